@@ -1,0 +1,1 @@
+"""The multi-process daemon and the command line."""

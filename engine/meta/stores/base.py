@@ -1,0 +1,161 @@
+"""The store contract: all a metadata store must do. Every store passes `tests/stores/test_contract.py`.
+
+A store holds rows. A row has a partition and a key (both bytes; keys order bytewise within a partition), a value, and a
+version: the position of the commit that last changed it. Positions are 1, 2, 3, … in commit order.
+
+A commit is a list of conditions and a list of effects, applied atomically or not at all, in one round trip.
+`Add` and `Max` change a fixed 8-byte big-endian field inside a value, so that contended rows (a directory's entry count
+and times, the volume's usage) need no read first. Effects apply in order; several may touch one row.
+
+Every commit leaves one record in the change log: who made it and which rows it touched.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from cairnfs.types import Position, SessionId
+
+Key = tuple[bytes, bytes]  # (partition, key)
+
+
+class Row(NamedTuple):
+    value: bytes
+    version: Position
+
+
+class Exists(NamedTuple):
+    """The row must exist."""
+
+    key: Key
+
+
+class Absent(NamedTuple):
+    """The row must not exist."""
+
+    key: Key
+
+
+class Unchanged(NamedTuple):
+    """The row must exist with exactly this version."""
+
+    key: Key
+    version: Position
+
+
+class AtMost(NamedTuple):
+    """The signed field at `offset` (0 when the row is missing) plus `n` must be <= `limit`."""
+
+    key: Key
+    offset: int
+    n: int
+    limit: int
+
+
+class Put(NamedTuple):
+    key: Key
+    value: bytes
+
+
+class Delete(NamedTuple):
+    """Delete the row; deleting a missing row is not an error."""
+
+    key: Key
+
+
+class Add(NamedTuple):
+    """Add `n` to the signed 64-bit big-endian field at `offset`.
+
+    A missing row is created, zero-filled, `offset + 8` bytes long. The result must stay within 2**53 in magnitude.
+    """
+
+    key: Key
+    offset: int
+    n: int
+
+
+class Max(NamedTuple):
+    """Set the 8-byte field at `offset` to the bytewise greater of itself and `value`.
+
+    Bytewise order makes this one comparison in any store; encode signed times biased by 2**63. The row must exist
+    (else the commit fails as if `Exists` were a condition).
+    """
+
+    key: Key
+    offset: int
+    value: bytes
+
+
+Condition = Exists | Absent | Unchanged | AtMost
+Effect = Put | Delete | Add | Max
+
+
+class ConditionFailed(Exception):
+    """Nothing was applied. `key` is the row that did not hold, `row` its present state (None when missing)."""
+
+    def __init__(self, key: Key, row: Row | None, condition: Condition | Effect) -> None:
+        super().__init__(key, condition)
+        self.key = key
+        self.row = row
+        self.condition = condition
+
+
+class Committed(NamedTuple):
+    """`added` has the new value of the field of each `Add`, in the order of the effects."""
+
+    position: Position
+    added: list[int]
+
+
+class LogRecord(NamedTuple):
+    """What one commit touched: the keys of its effects, without duplicates; `origin` is the store's session."""
+
+    position: Position
+    origin: SessionId
+    keys: list[Key]
+
+
+class LogTrimmed(Exception):
+    """Records after the asked position are gone: whoever follows the log must drop everything it cached."""
+
+
+class Store(Protocol):
+    """One metadata store, safe to use from several threads; `origin` marks this user's commits in the log.
+
+    Every method may raise StoreError (EIO) when the store fails or stays unreachable past its time limit.
+    """
+
+    origin: SessionId
+
+    def read(self, keys: Sequence[Key]) -> list[Row | None]:
+        """The rows, in the order asked, from one consistent snapshot, in one round trip."""
+        ...
+
+    def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
+        """Up to `limit` rows of a partition whose key starts with `prefix`, in key order, with key > `after`."""
+        ...
+
+    def partitions(self, prefix: bytes, after: bytes | None, limit: int) -> list[bytes]:
+        """Names of non-empty partitions starting with `prefix`, in order, > `after`. For checks, not for requests."""
+        ...
+
+    def commit(self, conditions: Sequence[Condition], effects: Sequence[Effect]) -> Committed:
+        """Apply all effects if all conditions hold. Raises ConditionFailed for the first one that does not."""
+        ...
+
+    def position(self) -> Position:
+        """Position of the newest commit; 0 in an empty store."""
+        ...
+
+    def log(self, after: Position, limit: int) -> list[LogRecord]:
+        """Up to `limit` records after a position, in order. Raises LogTrimmed when some of them are gone."""
+        ...
+
+    def sync(self) -> None:
+        """Return when every commit acknowledged so far survives loss of power."""
+        ...
+
+    def wipe(self) -> None:
+        """Delete every row and the log (`format --force`, `destroy`)."""
+        ...
+
+    def close(self) -> None: ...

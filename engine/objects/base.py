@@ -1,0 +1,45 @@
+"""The object store contract: immutable objects under flat names. Every store passes `tests/stores/test_objects.py`."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from cairnfs.types import Buffer
+
+
+class ObjectInfo(NamedTuple):
+    name: str
+    size: int
+    mtime_s: float
+
+
+class ObjectStore(Protocol):
+    """One bucket, pool or folder. Safe to use from several threads; blocking calls release the GIL.
+
+    Names are relative paths of [0-9a-z_/.-]. Every method may raise ObjectError (EIO, ENOSPC, EACCES).
+    """
+
+    def put(self, name: str, parts: Sequence[Buffer]) -> None:
+        """Store the concatenation of `parts` durably and atomically. The name must be new (EEXIST otherwise)."""
+        ...
+
+    def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        """The bytes of an object, or of a range; shorter than asked only at its end. ObjectMissing if there is none."""
+        ...
+
+    def head(self, name: str) -> ObjectInfo:
+        """Size and time of an object. ObjectMissing if there is none."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Delete an object; deleting a missing one is not an error."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Every object whose name starts with `prefix`, in order of name, without holding them all in memory."""
+        ...
+
+    def check(self) -> None:
+        """Raise ObjectError when the store cannot be used now (folder gone, disk not mounted)."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,38 @@
+"""What a user may set for one mount or embedded engine. Defaults are JuiceFS's where it has the same option."""
+
+from dataclasses import dataclass
+
+from cairnfs.const import MIB
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Settings of the engine, the same for every front."""
+
+    buffer_bytes: int = 300 * MIB  # write buffers and readahead together
+    cache_bytes: int = 256 * MIB  # verified slices kept in memory
+    max_uploads: int = 20
+    max_downloads: int = 20
+    readahead_bytes: int = 8 * MIB  # per sequential reader, at most
+    io_timeout_s: float = 60.0  # how long a call waits for a store that does not answer, before EIO
+    read_only: bool = False
+    heartbeat_s: float = 12.0
+    background_jobs: bool = True  # deletion and compaction by this process
+
+
+@dataclass(frozen=True)
+class FuseOptions:
+    """Settings of a FUSE front."""
+
+    volume_name: str = "cairnfs"
+    attr_timeout_s: float = 1.0
+    entry_timeout_s: float = 1.0
+    dir_entry_timeout_s: float = 1.0
+    min_threads: int = 2
+    max_threads: int = 64
+    max_write_bytes: int = MIB
+    max_background: int = 50
+    read_only: bool = False
+    allow_other: bool = False
+    mount_options: tuple[str, ...] = ()  # further -o words for the kernel: noatime, nosuid, nodev, noexec, ...
+    debug: bool = False

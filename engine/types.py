@@ -1,0 +1,150 @@
+"""Values that cross layer borders: who calls, what an inode is, what a directory entry is.
+
+Times are nanoseconds since the epoch (signed), sizes and offsets are bytes, names are bytes as the kernel gave them.
+"""
+
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, NewType
+
+Inode = NewType("Inode", int)
+PackId = NewType("PackId", int)
+Position = NewType("Position", int)
+SessionId = NewType("SessionId", int)
+
+Buffer = bytes | bytearray | memoryview
+
+
+def never_interrupted() -> bool:
+    return False
+
+
+class Caller(NamedTuple):
+    """Who makes a request. `interrupted` tells whether the calling process has been signalled since."""
+
+    uid: int = 0
+    gid: int = 0
+    pid: int = 0
+    umask: int = 0
+    interrupted: Callable[[], bool] = never_interrupted
+
+
+@dataclass(slots=True)
+class Attr:
+    """Attributes of one inode, as stored (`engine.meta.records` has the offset table) plus its number and row version.
+
+    `size` is bytes for files, the target's length for symbolic links, the number of entries for directories.
+    `alloc_bytes` counts bytes that the layout maps to stored slices, exactly (holes are not in it).
+    `data_version` grows by one with each commit that changes content; equal versions mean equal bytes.
+    `parent` is the directory that holds the only name of the inode, 0 when it has or had several names.
+    `version` is the position of the commit that last changed the row, 0 when not known.
+    `tail` is the layout of chunk 0 for files (slice records), the target for symbolic links, empty otherwise.
+    """
+
+    ino: Inode
+    mode: int
+    uid: int
+    gid: int
+    nlink: int
+    size: int
+    rdev: int = 0
+    atime_ns: int = 0
+    mtime_ns: int = 0
+    ctime_ns: int = 0
+    btime_ns: int = 0
+    parent: int = 0
+    alloc_bytes: int = 0
+    data_version: int = 0
+    flags: int = 0
+    tail: bytes = b""
+    version: int = 0
+
+    @property
+    def is_dir(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def is_symlink(self) -> bool:
+        return stat.S_ISLNK(self.mode)
+
+    def copy(self) -> "Attr":
+        return replace(self)
+
+
+@dataclass(slots=True)
+class SetAttr:
+    """Which attributes to change; None leaves one as it is. The caller resolves "now" before it gets here."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+    ctime_ns: int | None = None
+    kill_suidgid: bool = False
+
+
+class DirEntry(NamedTuple):
+    """One entry of a directory listing. `cookie` is where to go on after this entry; `attr` only for readdirplus."""
+
+    name: bytes
+    ino: Inode
+    type: int  # S_IFMT bits
+    cookie: int
+    attr: Attr | None = None
+
+
+class Opened(NamedTuple):
+    """An open file or directory. `keep_cache`: pages the kernel has are still the content."""
+
+    fh: int
+    keep_cache: bool
+
+
+class Lock(NamedTuple):
+    """A byte-range (fcntl) or whole-file (flock) lock. `end` is inclusive, 2**63-1 for "to the end"."""
+
+    type: int  # fcntl.F_RDLCK, F_WRLCK, F_UNLCK
+    start: int
+    end: int
+    pid: int
+    owner: int
+    flock: bool = False
+
+
+class StatFs(NamedTuple):
+    """Volume totals in bytes and inodes; the fronts turn them into blocks."""
+
+    total_bytes: int
+    used_bytes: int
+    total_inodes: int
+    used_inodes: int
+
+
+class SliceRef(NamedTuple):
+    """Where the bytes of one slice are stored: `plain_len` bytes, found at `stored_off`..+`stored_len` of a pack.
+
+    `crc` is CRC32C of the plain bytes. `codec` is `const.CODEC_*`.
+    """
+
+    pack: PackId
+    stored_off: int
+    stored_len: int
+    plain_len: int
+    crc: int
+    codec: int
+
+
+class Extent(NamedTuple):
+    """`length` bytes of a file at `file_off`, found at `off` within the plain bytes of slice `ref` (None: a hole)."""
+
+    file_off: int
+    length: int
+    off: int
+    ref: SliceRef | None

@@ -1,0 +1,1 @@
+"""Compiled kernels: no policy, no imports from the engine."""
