@@ -1,1 +1,8 @@
-"""Compiled kernels: no policy, no imports from the engine."""
+"""Compiled kernels: no policy, no imports from the engine.
+
+Each kernel is NAME.pyx (argument checks, buffers, the GIL), NAME_*.c and NAME_*.h (loops and contracts, no Python.h) and
+NAME.pyi (what a caller may use). README.md beside this file describes formats, invariants and variants.
+"""
+
+KERNELS = ("checksum", "fuse_chan", "slicer")
+"""Every kernel, by module name: an editable install cannot list the folder as a package, so they are named here."""
