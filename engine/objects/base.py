@@ -5,6 +5,8 @@ from typing import NamedTuple, Protocol
 
 from cairnfs.types import Buffer
 
+MARKER = "cairnfs_uuid"  # the object that says whose folder, bucket or pool prefix this is: the volume's uuid as text
+
 
 class ObjectInfo(NamedTuple):
     name: str

@@ -1,0 +1,252 @@
+"""Objects as files in a folder: one local disk, or a shared file system such as NFS, CephFS or Lustre.
+
+Owns everything below `root`. An object appears whole or not at all: its bytes go into an unnamed file (O_TMPFILE) that is
+then linked under its final name without replacing, so a killed process leaves nothing behind. The sync comes after the
+link, because then one journal commit of the disk covers the bytes and the name; an object that loses power between the
+two may be torn, but nothing refers to it yet. Where unnamed files are not supported a hidden name is used instead.
+
+The folder must hold the marker object `cairnfs_uuid`. A folder that lost it (an unmounted disk, a deleted tree) is an
+error and is never created again by a write.
+"""
+
+import errno
+import itertools
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+from cairnfs.errors import ObjectError, ObjectMissing
+from cairnfs.objects.base import MARKER, ObjectInfo
+from cairnfs.types import Buffer
+
+# Components never start with a dot: hidden names are ours, for objects being written.
+_NAME = re.compile(r"[0-9a-z_-][0-9a-z_.-]*(/[0-9a-z_-][0-9a-z_.-]*)*")
+_MAX_PARTS = 512  # IOV_MAX is 1024 on Linux
+# What the user can act upon keeps its errno; all else is EIO to an application.
+_TELLING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.EFBIG})
+_NO_UNNAMED = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS})
+_NO_LINK = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_FILE_MODE = 0o644
+
+
+class FileStore:
+    """An object store in the folder `root`, which must exist and carry the marker (see `cairnfs.objects.create_bucket`)."""
+
+    def __init__(self, root: str) -> None:
+        self.root = os.path.abspath(root)
+        self._marker = os.path.join(self.root, MARKER)
+        self._unnamed_files = True
+        self._serial = itertools.count()
+
+    def put(self, name: str, parts: Sequence[Buffer]) -> None:
+        path = self._path(name)
+        try:
+            try:
+                self._store(path, parts)
+            except FileNotFoundError:
+                self._make_folders(os.path.dirname(path))
+                self._store(path, parts)
+        except OSError as e:
+            raise self._error(e, "store", name) from e
+
+    def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        try:
+            fd = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if length is None:
+                    length = max(0, os.fstat(fd).st_size - offset)
+                return _read_at(fd, offset, length)
+            finally:
+                os.close(fd)
+        except OSError as e:
+            raise self._error(e, "read", name) from e
+
+    def head(self, name: str) -> ObjectInfo:
+        try:
+            st = os.stat(self._path(name))
+        except OSError as e:
+            raise self._error(e, "look at", name) from e
+        return ObjectInfo(name, st.st_size, st.st_mtime)
+
+    def delete(self, name: str) -> None:
+        try:
+            os.unlink(self._path(name))
+        except FileNotFoundError:
+            self.check()
+        except OSError as e:
+            raise self._error(e, "delete", name) from e
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        self.check()
+        folder = prefix.rpartition("/")[0]
+        yield from self._walk(folder, prefix)
+
+    def check(self) -> None:
+        try:
+            os.stat(self._marker)
+        except OSError as e:
+            raise ObjectError(
+                f"{self.root} is not this volume's folder now ({MARKER}: {e.strerror}): mount the disk or restore the folder"
+            ) from e
+
+    def close(self) -> None:
+        """Nothing is held open between calls."""
+
+    def remove_folders(self) -> None:
+        """Remove the folders of deleted objects and the root, as far as they are empty."""
+        for folder, _, _ in os.walk(self.root, topdown=False):
+            try:
+                os.rmdir(folder)
+            except OSError as e:
+                if e.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                    raise self._error(e, "remove the folder of", os.path.relpath(folder, self.root)) from e
+
+    def _path(self, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ObjectError(f"{name!r} cannot be the name of an object", errno.EINVAL)
+        return f"{self.root}/{name}"
+
+    def _store(self, path: str, parts: Sequence[Buffer]) -> None:
+        folder = os.path.dirname(path)
+        if self._unnamed_files:
+            try:
+                fd = os.open(folder, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, _FILE_MODE)
+            except OSError as e:
+                if e.errno not in _NO_UNNAMED:
+                    raise
+                self._unnamed_files = False
+            else:
+                _finish_unnamed(fd, path, parts)
+                return
+        self._store_by_hidden_name(folder, path, parts)
+
+    def _store_by_hidden_name(self, folder: str, path: str, parts: Sequence[Buffer]) -> None:
+        hidden = f"{folder}/.{os.getpid()}-{next(self._serial)}-{os.path.basename(path)}"
+        fd = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+        try:
+            _write_all(fd, parts)
+            os.fsync(fd)
+            _publish(hidden, path)
+        finally:
+            os.close(fd)
+            _remove_if_there(hidden)
+        _sync_folder(folder)
+
+    def _make_folders(self, folder: str) -> None:
+        """Make the folders between the root and an object; the root itself must be there and be ours."""
+        self.check()
+        at = self.root
+        for part in os.path.relpath(folder, self.root).split("/"):
+            above, at = at, f"{at}/{part}"
+            try:
+                os.mkdir(at)
+            except FileExistsError:
+                continue
+            _sync_folder(above)
+
+    def _walk(self, folder: str, prefix: str) -> Iterator[ObjectInfo]:
+        """Objects below one folder in order of full name; only one folder per level is held in memory."""
+        try:
+            with os.scandir(f"{self.root}/{folder}" if folder else self.root) as found:
+                entries = sorted(_sort_name(e) for e in found if not e.name.startswith("."))
+        except FileNotFoundError:
+            return
+        except OSError as e:
+            raise self._error(e, "list", folder) from e
+        for entry in entries:
+            name = f"{folder}/{entry}" if folder else entry
+            if name.endswith("/"):
+                if name.startswith(prefix) or prefix.startswith(name):
+                    yield from self._walk(name[:-1], prefix)
+            elif name.startswith(prefix):
+                try:
+                    yield self.head(name)
+                except ObjectMissing:
+                    continue  # deleted since the folder was read
+
+    def _error(self, e: OSError, doing: str, name: str) -> ObjectError:
+        if isinstance(e, ObjectError):
+            return e
+        if e.errno == errno.ENOENT:
+            try:
+                self.check()
+            except ObjectError as vanished:
+                return vanished
+            return ObjectMissing(f"object {name} does not exist in {self.root}")
+        code = e.errno if e.errno in _TELLING else errno.EIO
+        return ObjectError(f"cannot {doing} object {name} in {self.root}: {e.strerror}", code)
+
+
+def _sort_name(entry: os.DirEntry[str]) -> str:
+    return entry.name + "/" if entry.is_dir(follow_symlinks=False) else entry.name
+
+
+def _read_at(fd: int, offset: int, length: int) -> bytes:
+    data = os.pread(fd, length, offset)
+    if len(data) == length or not data:
+        return data
+    pieces = [data]  # a signal, a network file system or the end of the file cut the read short
+    got = len(data)
+    while got < length:
+        data = os.pread(fd, length - got, offset + got)
+        if not data:
+            break
+        pieces.append(data)
+        got += len(data)
+    return b"".join(pieces)
+
+
+def _write_all(fd: int, parts: Sequence[Buffer]) -> None:
+    for first in range(0, len(parts), _MAX_PARTS):
+        some = parts[first : first + _MAX_PARTS]
+        expected = sum(len(p) for p in some)
+        written = os.writev(fd, some)
+        if written < expected:
+            _write_rest(fd, b"".join(some), written)
+
+
+def _write_rest(fd: int, data: bytes, written: int) -> None:
+    while written < len(data):
+        written += os.write(fd, memoryview(data)[written:])
+
+
+def _finish_unnamed(fd: int, path: str, parts: Sequence[Buffer]) -> None:
+    linked = False
+    try:
+        _write_all(fd, parts)
+        # src_dir_fd selects linkat(), which alone can follow the /proc link; an absolute path ignores its value.
+        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+        linked = True
+        os.fsync(fd)
+    except BaseException:
+        if linked:
+            _remove_if_there(path)
+        raise
+    finally:
+        os.close(fd)
+
+
+def _publish(hidden: str, path: str) -> None:
+    try:
+        os.link(hidden, path)
+    except OSError as e:
+        if e.errno not in _NO_LINK:
+            raise
+        if os.path.lexists(path):  # no hard links here: names are unique by construction, this catches a reused one
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from e
+        os.rename(hidden, path)
+
+
+def _remove_if_there(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _sync_folder(folder: str) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
