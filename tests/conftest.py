@@ -1,0 +1,132 @@
+"""What every test gets: a quiet run is part of passing.
+
+Unannounced log records of WARNING or above, descriptors left open and cairnfs mounts left behind fail the test.
+"""
+
+import gc
+import logging
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from support.mounts import Mount, MountFactory, cairnfs_mounts
+
+hypothesis.settings.register_profile("ci", max_examples=40, stateful_step_count=30, deadline=None, print_blob=True)
+hypothesis.settings.register_profile("expensive", max_examples=1000, stateful_step_count=80, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("CAIRN_HYPOTHESIS", "ci"))
+
+IN_CI = os.environ.get("CI") == "true"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--pjdfstest", metavar="DIR", help="a built pjdfstest source tree")
+    parser.addoption("--fsx", metavar="PROGRAM", help="a built fsx program")
+    parser.addoption("--full", action="store_true", help="full sizes: a million directory entries, 200,000 fsx operations")
+
+
+def pytest_sessionstart() -> None:
+    for mountpoint in cairnfs_mounts():
+        if "/pytest-of-" in mountpoint:
+            subprocess.run(["umount", "-l", mountpoint], check=False)
+
+
+def missing(what: str) -> None:
+    """Skip for want of something on this machine; in CI, where it must be there, fail."""
+    if IN_CI:
+        pytest.fail(f"{what} is missing, and CI must have it")
+    pytest.skip(f"{what} is missing")
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_descriptors() -> Iterator[None]:
+    gc.collect()
+    before = open_descriptors()
+    yield
+    gc.collect()
+    leaked = {fd: to for fd, to in open_descriptors().items() if fd not in before}
+    assert not leaked, f"descriptors left open: {leaked}"
+
+
+def open_descriptors() -> dict[int, str]:
+    """Descriptors of this process, without those that pytest itself and the listing hold."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            to = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue
+        if "/proc/" not in to and not to.startswith("/dev/null"):
+            found[int(name)] = to
+    return found
+
+
+class ExpectedLogs:
+    """Announces log records that a test provokes on purpose: `expected_logs.add("pack .* corrupt")`."""
+
+    def __init__(self) -> None:
+        self.patterns: list[str] = []
+
+    def add(self, pattern: str) -> None:
+        self.patterns.append(pattern)
+
+
+@pytest.fixture
+def expected_logs() -> ExpectedLogs:
+    return ExpectedLogs()
+
+
+@pytest.fixture(autouse=True)
+def quiet_logs(caplog: pytest.LogCaptureFixture, expected_logs: ExpectedLogs) -> Iterator[None]:
+    import re
+
+    yield
+    loud = [
+        record
+        for phase in ("setup", "call")
+        for record in caplog.get_records(phase)
+        if record.levelno >= logging.WARNING and record.name.startswith("cairnfs")
+    ]
+    unannounced = [r.getMessage() for r in loud if not any(re.search(p, r.getMessage()) for p in expected_logs.patterns)]
+    assert not unannounced, f"log records nobody announced: {unannounced}"
+
+
+@pytest.fixture(scope="session")
+def need_fuse() -> None:
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+    except OSError as error:
+        missing(f"/dev/fuse ({error.strerror})")
+
+
+@pytest.fixture(params=["channel", "pyfuse3"])
+def front(request: pytest.FixtureRequest) -> str:
+    if request.param == "pyfuse3":
+        try:
+            import pyfuse3  # noqa: F401
+        except ImportError:
+            missing("pyfuse3")
+    return str(request.param)
+
+
+@pytest.fixture
+def mounts(tmp_path: Path, need_fuse: None) -> Iterator[MountFactory]:
+    """Makes volumes and mounts; at the end unmounts them, and checks logs and, with fsck, the volumes."""
+    factory = MountFactory(tmp_path)
+    yield factory
+    factory.finish()
+
+
+@pytest.fixture
+def mount(mounts: MountFactory, front: str) -> Mount:
+    """A fresh volume, mounted once per front."""
+    return mounts.new(front=front)
+
+
+@pytest.fixture
+def channel_mount(mounts: MountFactory) -> Mount:
+    """A fresh volume behind the compiled channel, for what pyfuse3 cannot express."""
+    return mounts.new(front="channel")

@@ -1,0 +1,36 @@
+"""pjdfstest, the independent POSIX suite: `make pjdfstest PJDFSTEST=DIR` with a built source tree of it."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support.mounts import Mount
+
+pytestmark = [pytest.mark.fuse, pytest.mark.slow, pytest.mark.timeout(3000)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="pjdfstest needs root")
+def test_every_assertion_passes(mount: Mount, request: pytest.FixtureRequest) -> None:
+    suite = request.config.getoption("--pjdfstest")
+    if not suite:
+        pytest.skip("no --pjdfstest=DIR: pjdfstest is not part of this project")
+    mount.path.chmod(0o755)
+    for parent in mount.path.parents:
+        if "pytest" in str(parent):
+            parent.chmod(0o755)
+    work = mount.path / "work"
+    work.mkdir(mode=0o755)
+    done = subprocess.run(
+        ["prove", "-r", str(Path(suite) / "tests")],
+        cwd=work,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=2900,
+    )
+    print(done.stdout[-6000:])
+    failed = re.findall(r"^(\S+\.t)\s+\(Wstat.*", done.stdout, re.MULTILINE)
+    assert done.returncode == 0 and not failed, done.stdout[-6000:] + done.stderr[-3000:]

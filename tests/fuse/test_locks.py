@@ -1,0 +1,156 @@
+"""flock and fcntl locks between processes, on one mount and on two mounts of one volume, through the channel."""
+
+import errno
+import fcntl
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from support.mounts import Mount, MountFactory
+
+pytestmark = pytest.mark.fuse
+
+HOLDER = """
+import fcntl, sys, time
+f = open(sys.argv[1], "r+b")
+if sys.argv[2] == "flock":
+    fcntl.flock(f, fcntl.LOCK_EX)
+else:
+    fcntl.lockf(f, fcntl.LOCK_EX, 10, 5)
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+class Holder:
+    """Another process that holds a lock until told to let go."""
+
+    def __init__(self, path: Path, kind: str) -> None:
+        command = [sys.executable, "-c", HOLDER, str(path), kind]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "held\n"
+
+    def __enter__(self) -> "Holder":
+        return self
+
+    def release(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            try:
+                self.release()
+            except BrokenPipeError:
+                pass
+        self.process.wait(10)
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            stream.close()
+
+
+def busy(call: object, *args: object) -> bool:
+    try:
+        call(*args)  # type: ignore[operator]
+    except OSError as error:
+        assert error.errno in (errno.EAGAIN, errno.EACCES)
+        return True
+    return False
+
+
+def two_paths(mounts: MountFactory, shared: bool) -> tuple[Path, Path]:
+    one = mounts.new()
+    two = one if shared else mounts.new(one.volume)
+    (one.path / "f").write_bytes(b"x" * 100)
+    return one.path / "f", two.path / "f"
+
+
+@pytest.mark.parametrize("same_mount", [True, False], ids=["one-mount", "two-mounts"])
+def test_locks_exclude(mounts: MountFactory, same_mount: bool) -> None:
+    here, there = two_paths(mounts, same_mount)
+    with open(here, "r+b") as file:
+        with Holder(there, "flock"):
+            assert busy(fcntl.flock, file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            assert not busy(fcntl.lockf, file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_UN)
+        assert not busy(fcntl.flock, file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with Holder(there, "fcntl") as holder:
+            assert busy(fcntl.lockf, file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 12)
+            assert not busy(fcntl.lockf, file, fcntl.LOCK_EX | fcntl.LOCK_NB, 5, 0)
+            query = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            found = struct.unpack("hhqqi4x", fcntl.fcntl(file, fcntl.F_GETLK, query))
+            assert (found[0], found[2], found[3]) == (fcntl.F_WRLCK, 5, 10)
+            if same_mount:
+                assert found[4] == holder.process.pid
+        assert not busy(fcntl.lockf, file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize("kind", ["flock", "fcntl"])
+def test_a_waiter_gets_the_lock_when_it_is_released(mounts: MountFactory, kind: str) -> None:
+    here, there = two_paths(mounts, True)
+    with Holder(here, kind):
+        waiter = subprocess.Popen([sys.executable, "-c", HOLDER, str(there), kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        time.sleep(0.3)
+        assert waiter.poll() is None
+    assert waiter.stdout is not None and waiter.stdin is not None
+    assert waiter.stdout.readline() == b"held\n"
+    waiter.communicate(b"\n", timeout=10)
+
+
+@pytest.mark.parametrize("kind", ["flock", "fcntl"])
+def test_waiting_can_be_interrupted(mounts: MountFactory, kind: str) -> None:
+    here, there = two_paths(mounts, True)
+    with Holder(here, kind):
+        waiter = subprocess.Popen([sys.executable, "-c", HOLDER, str(there), kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        time.sleep(0.5)
+        waiter.send_signal(signal.SIGTERM)
+        assert waiter.wait(10) == -signal.SIGTERM
+        waiter.communicate()
+
+
+def test_a_dead_process_leaves_no_lock(mounts: MountFactory) -> None:
+    here, there = two_paths(mounts, True)
+    for kind in ("flock", "fcntl"):
+        with Holder(there, kind) as holder:
+            holder.process.kill()
+            holder.process.wait()
+            with open(here, "r+b") as file:
+                deadline = time.monotonic() + 10
+                while busy(fcntl.flock if kind == "flock" else fcntl.lockf, file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    assert time.monotonic() < deadline
+
+
+def test_a_dead_mount_leaves_no_lock(mounts: MountFactory) -> None:
+    one = mounts.new()
+    two = mounts.new(one.volume)
+    (one.path / "f").write_bytes(b"x")
+    file = open(one.path / "f", "r+b")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    one.kill()
+    with pytest.raises(OSError):
+        file.close()
+    one.start()
+    with open(two.path / "f", "r+b") as other:
+        deadline = time.monotonic() + 20
+        while busy(fcntl.flock, other, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_closing_one_descriptor_drops_fcntl_locks(channel_mount: Mount) -> None:
+    path = channel_mount.path / "f"
+    path.write_bytes(b"x" * 100)
+    first = open(path, "r+b")
+    fcntl.lockf(first, fcntl.LOCK_EX)
+    open(path, "rb").close()
+    with Holder(path, "fcntl"):
+        pass
+    first.close()

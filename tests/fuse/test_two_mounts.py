@@ -1,0 +1,55 @@
+"""Two mounts of one volume on one machine: what one process commits, the other sees."""
+
+import os
+import time
+
+import pytest
+
+from support.mounts import MountFactory
+
+pytestmark = pytest.mark.fuse
+
+
+def eventually(condition: object, seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "the other mount's change never arrived"
+        time.sleep(0.01)
+
+
+def test_an_open_sees_what_was_closed_elsewhere(mounts: MountFactory) -> None:
+    one = mounts.new()
+    two = mounts.new(one.volume)
+    (one.path / "f").write_bytes(b"first")
+    eventually((two.path / "f").exists)
+    for i in range(50):
+        data = b"content %d" % i * (i + 1)
+        (one.path / "f").write_bytes(data)
+        assert (two.path / "f").read_bytes() == data
+
+
+def test_names_attributes_and_removals_arrive(mounts: MountFactory) -> None:
+    one = mounts.new()
+    two = mounts.new(one.volume)
+    (one.path / "d").mkdir()
+    (one.path / "d" / "f").write_bytes(b"x")
+    eventually((two.path / "d" / "f").exists)
+    (one.path / "d" / "f").chmod(0o600)
+    eventually(lambda: os.stat(two.path / "d" / "f").st_mode & 0o777 == 0o600)
+    os.rename(one.path / "d" / "f", one.path / "d" / "g")
+    eventually(lambda: os.listdir(two.path / "d") == ["g"])
+    eventually(lambda: not (two.path / "d" / "f").exists())
+    (one.path / "d" / "g").unlink()
+    eventually(lambda: not (two.path / "d" / "g").exists())
+
+
+def test_a_file_removed_elsewhere_leaves_no_orphan(mounts: MountFactory) -> None:
+    one = mounts.new()
+    two = mounts.new(one.volume)
+    (one.path / "f").write_bytes(b"x" * 100_000)
+    eventually((two.path / "f").exists)
+    (two.path / "f").unlink()
+    eventually(lambda: not (one.path / "f").exists())
+    (one.path / "f").write_bytes(b"again")
+    eventually((two.path / "f").exists)
+    assert (two.path / "f").read_bytes() == b"again"

@@ -1,0 +1,1 @@
+"""Fixtures' machinery shared by the tests."""

@@ -1,0 +1,176 @@
+"""Real volumes and real mounts for tests, through the command line as a user has it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+CAIRNFS = [sys.executable, "-m", "cairnfs.daemon.cli"]
+BAD_LOG = re.compile(r"traceback|\berror\b|\bwarning\b|\bcritical\b", re.IGNORECASE)
+
+
+def cairnfs_mounts() -> list[str]:
+    """Mountpoints of every cairnfs mount of this machine."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, source = line.partition(" - ")
+        if source.startswith("fuse.cairnfs "):
+            found.append(re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), fields.split()[4]))
+    return found
+
+
+def cairnfs(*args: str | Path, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run the command line; fails with its output when it fails, and whenever it prints a traceback."""
+    done = subprocess.run([*CAIRNFS, *map(str, args)], capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+    assert "Traceback" not in done.stderr, done.stderr
+    if check:
+        assert done.returncode == 0, f"cairnfs {' '.join(map(str, args))}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+class Volume:
+    """A formatted volume on SQLite and a folder, below one test's temporary directory."""
+
+    def __init__(self, root: Path, name: str = "test-volume", *format_options: str) -> None:
+        self.root = root
+        self.name = name
+        root.mkdir(parents=True, exist_ok=True)
+        self.bucket = root / "bucket"
+        self.db = root / "meta.db"
+        self.url = f"sqlite3://{self.db}"
+        cairnfs("format", self.url, name, "--bucket", self.bucket, *format_options)
+
+    @property
+    def packs(self) -> list[Path]:
+        return sorted(p for p in (self.bucket / self.name / "packs").rglob("*") if p.is_file())
+
+    def fsck(self, *options: str) -> dict[str, object]:
+        done = cairnfs("fsck", self.url, "--json", *options, check=False)
+        report = json.loads(done.stdout)
+        assert isinstance(report, dict)
+        return report
+
+    def assert_clean(self, *options: str) -> None:
+        done = cairnfs("fsck", self.url, "--json", *options, check=False)
+        assert done.returncode == 0, f"fsck found damage: {done.stdout}\n{done.stderr}"
+
+
+class Mount:
+    """One mount of a volume by a real process."""
+
+    def __init__(self, volume: Volume, path: Path, front: str, *options: str) -> None:
+        self.volume = volume
+        self.path = path
+        self.front = front
+        self.options = options
+        self.log = path.with_name(path.name + ".log")
+        self.expected_log: list[str] = []
+        self.mounted = False
+        path.mkdir(parents=True, exist_ok=True)
+
+    def start(self) -> "Mount":
+        args = ["mount", self.volume.url, str(self.path), "-d", "--front", self.front, "--log", str(self.log), *self.options]
+        cairnfs(*args)
+        self.mounted = True
+        return self
+
+    def stop(self) -> None:
+        cairnfs("umount", self.path)
+        self.mounted = False
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    @property
+    def pids(self) -> list[int]:
+        """Processes of this mount: those whose command line names its mountpoint."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if str(self.path).encode() in words and b"mount" in words and b"umount" not in words:
+                found.append(int(entry.name))
+        return found
+
+    def kill(self) -> None:
+        """kill -9 every process of the mount, wait until they are gone, and clear the dead mountpoint."""
+        pids = self.pids
+        assert pids, "the mount has no process"
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while any(alive(pid) for pid in pids):
+            assert time.monotonic() < deadline, "killed processes do not go away"
+            time.sleep(0.01)
+        subprocess.run(["umount", "-l", str(self.path)], check=False, capture_output=True)
+        self.mounted = False
+
+    def check_log(self) -> None:
+        if not self.log.exists():
+            return
+        bad = [
+            line
+            for line in self.log.read_text(errors="replace").splitlines()
+            if BAD_LOG.search(line) and not any(re.search(p, line) for p in self.expected_log)
+        ]
+        assert not bad, "the mount's log has lines nobody announced:\n" + "\n".join(bad[:20])
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+class MountFactory:
+    """Makes volumes and mounts of one test, and takes them down."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.volumes: list[Volume] = []
+        self.mounts: list[Mount] = []
+        self.damaged: set[str] = set()
+
+    def volume(self, *format_options: str) -> Volume:
+        volume = Volume(self.root / f"v{len(self.volumes)}", "test-volume", *format_options)
+        self.volumes.append(volume)
+        return volume
+
+    def new(self, volume: Volume | None = None, *options: str, front: str = "channel") -> Mount:
+        mount = Mount(volume or self.volume(), self.root / f"mnt{len(self.mounts)}", front, *options)
+        self.mounts.append(mount)
+        return mount.start()
+
+    def expect_damage(self, volume: Volume) -> None:
+        """The test damages this volume on purpose: do not run fsck on it at the end."""
+        self.damaged.add(volume.url)
+
+    def finish(self) -> None:
+        problems = []
+        for mount in self.mounts:
+            for step in (mount.stop if mount.mounted else None, mount.check_log):
+                try:
+                    if step:
+                        step()
+                except (AssertionError, subprocess.TimeoutExpired) as error:
+                    problems.append(str(error))
+            if str(mount.path) in cairnfs_mounts():
+                subprocess.run(["umount", "-l", str(mount.path)], check=False)
+                problems.append(f"{mount.path} was still mounted")
+        for volume in self.volumes:
+            if volume.url not in self.damaged:
+                try:
+                    volume.assert_clean()
+                except AssertionError as error:
+                    problems.append(str(error))
+        assert not problems, "\n".join(problems)
