@@ -1,0 +1,33 @@
+"""Kernels, their names and their stubs belong together: what is compiled is named, stubbed, and stubbed as it is."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cairnfs.ext
+
+FOLDER = Path(cairnfs.ext.__file__).parent
+TREE = Path(__file__).parents[2] / "build" / "tree"
+
+
+def stems(pattern: str) -> list[str]:
+    return sorted(path.stem for path in FOLDER.glob(pattern))
+
+
+def test_every_kernel_is_named_in_order() -> None:
+    assert list(cairnfs.ext.KERNELS) == stems("*.pyx")
+
+
+def test_every_kernel_has_a_stub_and_no_stub_is_without_a_kernel() -> None:
+    assert stems("*.pyi") == list(cairnfs.ext.KERNELS)
+
+
+@pytest.mark.parametrize("kernel", cairnfs.ext.KERNELS)
+def test_stub_says_what_the_kernel_has(kernel: str) -> None:
+    path = os.pathsep.join([str(TREE), *filter(None, sys.path)])
+    command = [sys.executable, "-m", "mypy.stubtest", f"cairnfs.ext.{kernel}"]
+    done = subprocess.run(command, env={**os.environ, "MYPYPATH": str(TREE), "PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
