@@ -1,11 +1,12 @@
 """The store contract: all a metadata store must do. Every store passes `tests/stores/test_contract.py`.
 
-A store holds rows. A row has a partition and a key (both bytes; keys order bytewise within a partition), a value, and a
-version: the position of the commit that last changed it. Positions are 1, 2, 3, … in commit order.
+A store holds rows. A row has a partition (1 to 255 bytes) and a key (up to 65,535 bytes; keys order bytewise within a
+partition), a value, and a version: the position of the commit that last changed it. Positions are 1, 2, 3, … in commit order.
 
 A commit is a list of conditions and a list of effects, applied atomically or not at all, in one round trip.
 `Add` and `Max` change a fixed 8-byte big-endian field inside a value, so that contended rows (a directory's entry count
-and times, the volume's usage) need no read first. Effects apply in order; several may touch one row.
+and times, the volume's usage) need no read first. Conditions look at the state before the commit; effects apply in order,
+several may touch one row. A field beyond the end of a value reads as 0; changing it fills the value with zeros up to it.
 
 Every commit leaves one record in the change log: who made it and which rows it touched.
 """
@@ -65,7 +66,7 @@ class Delete(NamedTuple):
 class Add(NamedTuple):
     """Add `n` to the signed 64-bit big-endian field at `offset`.
 
-    A missing row is created, zero-filled, `offset + 8` bytes long. The result must stay within 2**53 in magnitude.
+    A missing row is created, zero-filled, `offset + 8` bytes long. The result must stay within 2**53 in magnitude (StoreError).
     """
 
     key: Key
@@ -139,7 +140,10 @@ class Store(Protocol):
         ...
 
     def commit(self, conditions: Sequence[Condition], effects: Sequence[Effect]) -> Committed:
-        """Apply all effects if all conditions hold. Raises ConditionFailed for the first one that does not."""
+        """Apply all effects if all conditions hold. Raises ConditionFailed for the first one that does not.
+
+        Without effects it only checks: no position is used up, no log record is left, the newest position is returned.
+        """
         ...
 
     def position(self) -> Position:
@@ -147,7 +151,10 @@ class Store(Protocol):
         ...
 
     def log(self, after: Position, limit: int) -> list[LogRecord]:
-        """Up to `limit` records after a position, in order. Raises LogTrimmed when some of them are gone."""
+        """Up to `limit` records after a position, in order.
+
+        Raises LogTrimmed when some of them are gone, or when the position has not been reached (the store was replaced).
+        """
         ...
 
     def sync(self) -> None:
@@ -155,7 +162,7 @@ class Store(Protocol):
         ...
 
     def wipe(self) -> None:
-        """Delete every row and the log (`format --force`, `destroy`)."""
+        """Delete every row and the log (`format --force`, `destroy`). Positions go on, so that followers see a gap."""
         ...
 
     def close(self) -> None: ...

@@ -1,0 +1,61 @@
+"""Numbers that are never used twice: inodes, packs, sessions.
+
+Each process takes a batch from a counter in the store, by one commit, and hands them out itself. What is left of a batch when
+a process ends is never used.
+"""
+
+import threading
+
+from cairnfs.meta import records
+from cairnfs.meta.stores.base import Add, Exists, Store
+from cairnfs.types import Inode, PackId, SessionId
+
+INODE_BATCH = 1024  # one extra commit per 1,024 creates; 2**53 numbers last for 8 * 10**12 mounts
+PACK_BATCH = 256
+
+
+class _Batch:
+    """Numbers from one counter, safe to take from several threads."""
+
+    def __init__(self, store: Store, offset: int, batch: int) -> None:
+        self._store = store
+        self._offset = offset
+        self._batch = batch
+        self._lock = threading.Lock()
+        self._next = 0
+        self._end = 0
+
+    def take(self) -> int:
+        with self._lock:
+            if self._next == self._end:
+                self._end = take_numbers(self._store, self._offset, self._batch) + self._batch
+                self._next = self._end - self._batch
+            self._next += 1
+            return self._next - 1
+
+
+class Ids:
+    """The allocators of one process."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._inodes = _Batch(store, records.NEXT_INODE_AT, INODE_BATCH)
+        self._packs = _Batch(store, records.NEXT_PACK_AT, PACK_BATCH)
+
+    def inode(self) -> Inode:
+        """An inode number no inode ever had. StoreError when the store fails."""
+        return Inode(self._inodes.take())
+
+    def pack(self) -> PackId:
+        """A pack id no pack ever had. StoreError when the store fails."""
+        return PackId(self._packs.take())
+
+    def session(self) -> SessionId:
+        """A session id no session ever had. StoreError when the store fails."""
+        return SessionId(take_numbers(self._store, records.NEXT_SESSION_AT, 1))
+
+
+def take_numbers(store: Store, offset: int, n: int) -> int:
+    """Reserve `n` consecutive numbers of a counter in the `next` row; returns the first."""
+    committed = store.commit([Exists(records.NEXT_KEY)], [Add(records.NEXT_KEY, offset, n)])
+    return committed.added[0] - n

@@ -1,0 +1,140 @@
+"""The SQLite file of a metadata store: finding or creating it, its schema, connections to it, and what its errors mean.
+
+Schema 1: `rows` holds the rows of the store contract, `log` the change log. `log.position` counts commits; its newest record
+always stays, so the newest position is never lost. `log.keys` is, for each row touched: u8 length of the partition, u16 length
+of the key (big-endian), partition, key. `application_id` marks the file as ours, `user_version` is the schema's number.
+"""
+
+import errno
+import os
+import sqlite3
+from pathlib import Path
+from urllib.parse import quote
+
+from cairnfs.errors import CorruptError, StoreError, VolumeError
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x63616972  # "cair"
+
+# Reads see the file through a shared mapping: SQLite empties the page cache of a connection whenever another connection has
+# committed, but mapped pages need neither cache nor system call. A GiB of address space covers some millions of files;
+# what lies beyond is read with pread.
+MMAP_BYTES = 1 << 30
+
+_SCHEMA = (
+    "CREATE TABLE rows(part BLOB NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, version INTEGER NOT NULL, "
+    "PRIMARY KEY(part, key)) WITHOUT ROWID",
+    "CREATE TABLE log(position INTEGER PRIMARY KEY, origin INTEGER NOT NULL, keys BLOB NOT NULL)",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+
+_NO_SPACE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def primary_code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code of an error; SQLITE_ERROR when the driver raised it by itself."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """True when another connection held a lock: trying again may succeed."""
+    return primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def store_error(path: Path, error: sqlite3.Error) -> StoreError | CorruptError:
+    """What to raise for a failed SQLite call: ENOSPC when the disk is full, EROFS when it is read-only, else EIO."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    if code in _NO_SPACE or code & 0xFF in _NO_SPACE:
+        return StoreError(f"no space left for the metadata in {path}", errno.ENOSPC)
+    if code & 0xFF in _DAMAGED:
+        return CorruptError(f"the metadata file {path} is damaged: {error}")
+    if code & 0xFF == sqlite3.SQLITE_READONLY:
+        return StoreError(f"the metadata file {path} cannot be written: {error}", errno.EROFS)
+    return StoreError(f"the metadata file {path} failed: {error}")
+
+
+def find(path: Path, url: str, create: bool) -> None:
+    """Raise VolumeError when there is no usable file at `path` and none may, or can, be created."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise VolumeError(f"the folder {folder} of the metadata file does not exist", errno.ENOENT)
+    if path.is_dir():
+        raise VolumeError(f"{path} is a folder; name a file for the metadata", errno.EISDIR)
+    if not path.exists() and not create:
+        raise VolumeError(f"no volume at {url}: create it with 'cairnfs format {url} NAME'", errno.ENOENT)
+    for needed in (folder, path):
+        if needed.exists() and not os.access(needed, os.R_OK | os.W_OK):
+            raise VolumeError(f"{needed} cannot be written by this user; metadata needs the file and its folder", errno.EACCES)
+
+
+def connect(path: Path, timeout_s: float, *, cache_kib: int) -> sqlite3.Connection:
+    """A connection to an existing or new file, used by one thread at a time; it waits for locks up to `timeout_s`.
+
+    Automatic checkpoints are off: they would run inside the request that happens to cross the threshold.
+    """
+    connection = sqlite3.connect(
+        f"file:{quote(os.fsencode(path))}?mode=rwc",
+        uri=True,
+        timeout=timeout_s,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+    )
+    try:
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
+        connection.execute(f"PRAGMA mmap_size = {MMAP_BYTES}").fetchall()
+        connection.execute(f"PRAGMA cache_size = -{cache_kib}")
+        connection.execute("PRAGMA secure_delete = OFF").fetchall()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def prepare(connection: sqlite3.Connection, path: Path, url: str, create: bool) -> None:
+    """Check that the file is ours and of a schema we know, creating the schema in an empty file if allowed.
+
+    Raises VolumeError otherwise, sqlite3.Error when the file cannot be used.
+    """
+    try:
+        empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        schema = connection.execute("PRAGMA user_version").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        if primary_code(error) == sqlite3.SQLITE_NOTADB:
+            raise VolumeError(f"{path} is not an SQLite database; name another file for the metadata") from None
+        raise
+    if empty and not create:
+        raise VolumeError(f"no volume at {url}: create it with 'cairnfs format {url} NAME'", errno.ENOENT)
+    if not empty and application != APPLICATION_ID:
+        raise VolumeError(f"{path} is an SQLite database of another program; name another file for the metadata")
+    if not empty and schema != SCHEMA_VERSION:
+        raise VolumeError(
+            f"{path} has metadata schema {schema}, this version of cairnfs knows schema {SCHEMA_VERSION}: "
+            f"{'upgrade cairnfs' if schema > SCHEMA_VERSION else 'the file is damaged'}"
+        )
+    _use_wal(connection, path)
+    if empty:
+        _create_schema(connection)
+
+
+def _use_wal(connection: sqlite3.Connection, path: Path) -> None:
+    """Readers then never wait for the writer. The mode is kept in the file; setting it again costs nothing."""
+    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise VolumeError(f"the file system of {path} does not support SQLite's WAL mode; put the metadata on a local disk")
+
+
+def _create_schema(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:  # nobody was faster
+            for statement in _SCHEMA:
+                connection.execute(statement)
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise

@@ -1,0 +1,183 @@
+"""One metadata operation as a transaction: reads, conditions and effects gathered, then committed in one round trip.
+
+`transact(store, build)` runs `build(txn)` and commits what it gathered. When a condition does not hold, somebody changed
+a row in between: `build` runs again on a new Txn with fresh reads. An FsError raised by `build` ends the operation, and so
+does a failed condition that was given an error of its own (ENOSPC for a full volume, EEXIST for a taken name).
+
+Reads of different calls may come from different moments; only what is a condition is guaranteed to hold at the commit.
+`build` must have no effects of its own, because it may run several times.
+"""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from cairnfs.errors import FsError, StoreError
+from cairnfs.meta.stores.base import (
+    Absent,
+    Add,
+    AtMost,
+    Committed,
+    Condition,
+    ConditionFailed,
+    Delete,
+    Effect,
+    Exists,
+    Key,
+    Max,
+    Put,
+    Row,
+    Store,
+    Unchanged,
+)
+from cairnfs.meta.stores.fields import added, raised
+from cairnfs.types import Position
+
+T = TypeVar("T")
+
+MAX_ATTEMPTS = 100
+MAX_PAUSE_S = 0.02  # a conflicting commit takes well under a millisecond; a longer wait only costs latency
+
+UNCOMMITTED = Position(0)  # version of a row that this transaction itself has changed
+
+
+class Txn:
+    """Gathers one commit. Reads show the transaction's own effects; `unchanged` speaks of rows as they were read."""
+
+    __slots__ = ("_changed", "_errors", "_read", "_store", "conditions", "effects")
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._read: dict[Key, Row | None] = {}
+        self._changed: dict[Key, list[Effect]] = {}
+        self._errors: list[tuple[Condition, FsError]] = []
+        self.conditions: list[Condition] = []
+        self.effects: list[Effect] = []
+
+    def get(self, key: Key) -> Row | None:
+        """The row as this transaction sees it: read once, with the transaction's own effects applied."""
+        if key not in self._read:
+            self._read[key] = self._store.read((key,))[0]
+        return self._view(key) if key in self._changed else self._read[key]
+
+    def get_many(self, keys: Sequence[Key]) -> list[Row | None]:
+        """Like `get` for each key, fetching what is not yet known in one round trip and from one snapshot."""
+        missing = [key for key in dict.fromkeys(keys) if key not in self._read]
+        if missing:
+            self._read.update(zip(missing, self._store.read(missing), strict=True))
+        return [self._view(key) if key in self._changed else self._read[key] for key in keys]
+
+    def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
+        """A page of a partition as stored: without this transaction's effects, and no condition comes of it."""
+        return self._store.scan(partition, after, limit, prefix=prefix)
+
+    def unchanged(self, key: Key) -> None:
+        """Condition: the row is still as this transaction first read it, present or absent (reads it if it has not)."""
+        if key not in self._read:
+            self._read[key] = self._store.read((key,))[0]
+        row = self._read[key]
+        self.conditions.append(Absent(key) if row is None else Unchanged(key, row.version))
+
+    def exists(self, key: Key, error: FsError | None = None) -> None:
+        """Condition: the row exists at the commit. With `error`, that is raised instead of trying again."""
+        self._condition(Exists(key), error)
+
+    def absent(self, key: Key, error: FsError | None = None) -> None:
+        """Condition: the row does not exist before the commit. With `error`, that is raised instead of trying again."""
+        self._condition(Absent(key), error)
+
+    def at_most(self, key: Key, offset: int, n: int, limit: int, error: FsError | None = None) -> None:
+        """Condition: the field plus `n` is at most `limit`; its value is that before this commit's effects."""
+        self._condition(AtMost(key, offset, n, limit), error)
+
+    def put(self, key: Key, value: bytes) -> None:
+        """Effect: the row has this value."""
+        self._effect(Put(key, value))
+
+    def delete(self, key: Key) -> None:
+        """Effect: the row is gone, whether it existed or not."""
+        self._effect(Delete(key))
+
+    def add(self, key: Key, offset: int, n: int) -> int:
+        """Effect: `n` is added to a field. Returns the index of its new value in `Committed.added`."""
+        index = sum(type(effect) is Add for effect in self.effects)
+        self._effect(Add(key, offset, n))
+        return index
+
+    def max(self, key: Key, offset: int, value: bytes) -> None:
+        """Effect: a field becomes the greater of itself and `value`; the row must exist."""
+        self._effect(Max(key, offset, value))
+
+    def error_for(self, failed: Condition | Effect) -> FsError | None:
+        """The error that was given with a condition, if any."""
+        for condition, error in self._errors:
+            if condition is failed or condition == failed:
+                return error
+        return None
+
+    def _condition(self, condition: Condition, error: FsError | None) -> None:
+        self.conditions.append(condition)
+        if error is not None:
+            self._errors.append((condition, error))
+
+    def _effect(self, effect: Effect) -> None:
+        self.effects.append(effect)
+        changes = self._changed.get(effect.key)
+        if changes is None:
+            self._changed[effect.key] = [effect]
+        else:
+            changes.append(effect)
+
+    def _view(self, key: Key) -> Row | None:
+        row = self._read[key]
+        value = None if row is None else row.value
+        for effect in self._changed[key]:
+            value = _applied(effect, value)
+        return None if value is None else Row(value, UNCOMMITTED)
+
+
+def _applied(effect: Effect, value: bytes | None) -> bytes | None:
+    match effect:
+        case Put():
+            return effect.value
+        case Delete():
+            return None
+        case Add():
+            return added(value, effect.offset, effect.n)[0]
+        case Max():
+            # On a missing row the commit will fail, so what is shown until then does not matter.
+            return None if value is None else raised(value, effect.offset, effect.value)
+
+
+def transact(store: Store, build: Callable[[Txn], T]) -> T:
+    """Run one operation to its commit and return what `build` returned. Raises what `build` raises.
+
+    StoreError (EIO) when the store fails, or when other writers got in between too many times in a row.
+    """
+    return transact_at(store, build)[0]
+
+
+def transact_at(store: Store, build: Callable[[Txn], T]) -> tuple[T, Committed]:
+    """`transact` that also returns the position of the commit and the new values of added fields.
+
+    An operation without conditions and effects commits nothing; its position is 0.
+    """
+    failed: ConditionFailed | None = None
+    for attempt in range(MAX_ATTEMPTS):
+        if attempt > 1:  # the first conflict is retried at once: whoever won is done
+            time.sleep(random.uniform(0, min(MAX_PAUSE_S, 0.0001 * 2**attempt)))
+        txn = Txn(store)
+        result = build(txn)
+        if not txn.conditions and not txn.effects:
+            return result, Committed(UNCOMMITTED, [])
+        try:
+            return result, store.commit(txn.conditions, txn.effects)
+        except ConditionFailed as failure:
+            error = txn.error_for(failure.condition)
+            if error is not None:
+                raise error from None
+            failed = failure
+    raise StoreError(
+        f"a metadata operation gave up after {MAX_ATTEMPTS} attempts: other writers keep changing the same row"
+    ) from failed
