@@ -18,7 +18,7 @@ from cairnfs.meta.stores.base import Store
 from cairnfs.meta.txn import Txn, transact
 from cairnfs.types import Attr, Inode
 
-COMPRESSIONS = ("none", "zstd")
+COMPRESSION_PATTERN = re.compile(r"none|zstd(:[1-9]|:1[0-9])?")  # what `cairnfs.objects.codec` can make
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")  # JuiceFS's rule; a name is also part of object names
 
 _DIRECTORY = 0o040000
@@ -48,8 +48,8 @@ class VolumeFormat:
                 f"block size {self.block_bytes}: use a power of two from {MIN_BLOCK_BYTES >> 10} KiB "
                 f"to {MAX_BLOCK_BYTES >> 20} MiB"
             )
-        if self.compression not in COMPRESSIONS:
-            raise UsageError(f"unknown compression '{self.compression}'; use {' or '.join(COMPRESSIONS)}")
+        if not COMPRESSION_PATTERN.fullmatch(self.compression):
+            raise UsageError(f"unknown compression '{self.compression}'; use none, zstd, or zstd:LEVEL with a level from 1 to 19")
         if self.capacity_bytes < 0 or self.inodes < 0:
             raise UsageError("capacity and inodes must be 0 (no limit) or more")
 
