@@ -1,0 +1,208 @@
+"""The name space: which names a directory has and which inodes they stand for. The face of `links` and `rename`, too.
+
+Permissions are the kernel's business, and names arrive checked (length, no slash, not "." or ".."). Each change is one
+commit. A directory keeps its number of entries in `size`, and one link per subdirectory besides its own two; an inode
+with one name knows its directory by `parent`.
+"""
+
+import errno
+import stat
+from typing import NamedTuple
+
+from cairnfs.const import MAX_SYMLINK_BYTES, ROOT_INO
+from cairnfs.errors import FsError
+from cairnfs.meta import acl
+from cairnfs.meta.core import MetaCore
+from cairnfs.meta.dirs import Vanished, change_directory, directory, look_again
+from cairnfs.meta.links import IsOpen, Unlinked, link, release_deleted, rmdir, unlink
+from cairnfs.meta.records import (
+    FLAG_ACCESS_ACL,
+    FLAG_DEFAULT_ACL,
+    FLAG_XATTR,
+    USAGE_KEY,
+    USED_INODES_AT,
+    decode_attr,
+    decode_dentry,
+    dentry_key,
+    dentry_part,
+    dentry_value,
+    encode_attr,
+    inode_key,
+    xattr_key,
+)
+from cairnfs.meta.rename import Renamed, rename
+from cairnfs.meta.txn import Txn
+from cairnfs.types import Attr, Caller, Inode
+
+SCAN_NAMES = 1024  # names per round trip when a directory is searched for an inode
+
+
+class Listed(NamedTuple):
+    """One name of a directory; `type` is the S_IFMT bits. `attr` is None unless asked for, or when just removed."""
+
+    name: bytes
+    ino: Inode
+    type: int
+    attr: Attr | None
+
+
+class Names:
+    """Lookup, creation, links, removal, rename and listing. Every method may raise StoreError and CorruptError (EIO)."""
+
+    def __init__(self, core: MetaCore) -> None:
+        self._core = core
+        self._store = core.store
+
+    def get(self, ino: Inode) -> Attr:
+        """Attributes of an inode. ENOENT."""
+        row = self._store.read((inode_key(ino),))[0]
+        if row is None:
+            raise FsError(errno.ENOENT)
+        return decode_attr(ino, row)
+
+    def lookup(self, parent: Inode, name: bytes) -> Attr:
+        """Attributes of the inode that a name stands for. ENOENT."""
+        return look_again(lambda: self._look_up_once(parent, name), parent, name)
+
+    def create(self, caller: Caller, parent: Inode, name: bytes, mode: int, rdev: int = 0, target: bytes = b"") -> Attr:
+        """Make a new inode of the type in `mode` and give it a name; `target` is that of a symbolic link.
+
+        The umask, or the directory's default ACL instead of it, narrows the permissions; a set-group-id directory gives
+        its group. EEXIST, ENOENT (the directory is gone), ENOTDIR, EMLINK, ENAMETOOLONG (target), ENOSPC (inodes).
+        """
+        if len(target) > MAX_SYMLINK_BYTES:
+            raise FsError(errno.ENAMETOOLONG)
+        new = _new_attr(self._core, caller, parent, mode, rdev, target)
+        attr, committed = self._core.transact_at(lambda txn: self._create(txn, new.copy(), name, caller.umask))
+        attr.version = committed.position
+        return attr
+
+    def link(self, ino: Inode, parent: Inode, name: bytes) -> Attr:
+        """Give an inode another name. EEXIST, EPERM (a directory), ENOENT (no name left, or no directory), EMLINK."""
+        return link(self._core, ino, parent, name)
+
+    def unlink(self, parent: Inode, name: bytes, is_open: IsOpen) -> Unlinked:
+        """Remove a name of something that is no directory. ENOENT, EISDIR. `is_open`: see `links.unlink`."""
+        return unlink(self._core, parent, name, is_open)
+
+    def rmdir(self, parent: Inode, name: bytes) -> Unlinked:
+        """Remove an empty directory. ENOENT, ENOTDIR, ENOTEMPTY."""
+        return rmdir(self._core, parent, name)
+
+    def release_deleted(self, ino: Inode) -> None:
+        """The last handle of an inode without names was closed: free it. Does nothing for one that is gone or has names."""
+        release_deleted(self._core, ino)
+
+    def rename(self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int, is_open: IsOpen) -> Renamed:
+        """Move a name, replacing what is there; `flags` are those of renameat2(). Errors: see `rename.rename`."""
+        return rename(self._core, parent, name, new_parent, new_name, flags, is_open)
+
+    def list(self, parent: Inode, after: bytes | None, limit: int, with_attrs: bool) -> list[Listed]:
+        """Up to `limit` names greater than `after` in bytewise order; with attributes it takes two round trips, else one."""
+        rows = self._store.scan(dentry_part(parent), after, limit)
+        found = [(name, decode_dentry(parent, name, row.value)) for name, row in rows]
+        if not with_attrs or not found:
+            return [Listed(name, dentry.ino, dentry.type, None) for name, dentry in found]
+        inodes = self._store.read([inode_key(dentry.ino) for _, dentry in found])
+        return [
+            Listed(name, dentry.ino, dentry.type, None if row is None else decode_attr(dentry.ino, row))
+            for (name, dentry), row in zip(found, inodes, strict=True)
+        ]
+
+    def path_of(self, ino: Inode) -> bytes | None:
+        """The path from the root, None when the inode has or had several names, or none. Reads whole directories."""
+        names: list[bytes] = []
+        while ino != ROOT_INO:
+            parent = Inode(self.get(ino).parent)
+            name = self._name_in(parent, ino) if parent else None
+            if name is None:
+                return None
+            names.append(name)
+            ino = parent
+        return b"/" + b"/".join(reversed(names))
+
+    def _look_up_once(self, parent: Inode, name: bytes) -> Attr:
+        found = self._store.read((dentry_key(parent, name),))[0]
+        if found is None:
+            raise FsError(errno.ENOENT)
+        dentry = decode_dentry(parent, name, found.value)
+        row = self._store.read((inode_key(dentry.ino),))[0]
+        if row is None:
+            raise Vanished
+        return decode_attr(dentry.ino, row)
+
+    def _create(self, txn: Txn, attr: Attr, name: bytes, umask: int) -> Attr:
+        parent = Inode(attr.parent)
+        parent_row, taken = txn.get_many((inode_key(parent), dentry_key(parent, name)))
+        into = directory(parent, parent_row)
+        if taken is not None:
+            raise FsError(errno.EEXIST)
+        txn.exists(inode_key(parent), FsError(errno.ENOENT))
+        txn.absent(dentry_key(parent, name), FsError(errno.EEXIST))
+        self._count_inode(txn)
+        _inherit_group(attr, into)
+        _inherit_permissions(txn, attr, into, umask)
+        txn.put(inode_key(attr.ino), encode_attr(attr))
+        txn.put(dentry_key(parent, name), dentry_value(attr.ino, attr.mode))
+        change_directory(txn, into, attr.ctime_ns, entries=1, subdirs=int(attr.is_dir))
+        return attr
+
+    def _count_inode(self, txn: Txn) -> None:
+        limit = self._core.format.inodes
+        if limit:
+            txn.at_most(USAGE_KEY, USED_INODES_AT, 1, limit, FsError(errno.ENOSPC))
+        txn.add(USAGE_KEY, USED_INODES_AT, 1)
+
+    def _name_in(self, parent: Inode, ino: Inode) -> bytes | None:
+        after: bytes | None = None
+        while page := self.list(parent, after, SCAN_NAMES, False):
+            for listed in page:
+                if listed.ino == ino:
+                    return listed.name
+            after = page[-1].name
+        return None
+
+
+def _new_attr(core: MetaCore, caller: Caller, parent: Inode, mode: int, rdev: int, target: bytes) -> Attr:
+    now_ns = core.now_ns()
+    return Attr(
+        core.ids.inode(),
+        mode,
+        caller.uid,
+        caller.gid,
+        nlink=2 if stat.S_ISDIR(mode) else 1,
+        size=len(target),
+        rdev=rdev,
+        atime_ns=now_ns,
+        mtime_ns=now_ns,
+        ctime_ns=now_ns,
+        btime_ns=now_ns,
+        parent=parent,
+        tail=target,
+    )
+
+
+def _inherit_group(attr: Attr, into: Attr) -> None:
+    """Below a set-group-id directory everything has its group, and directories are set-group-id themselves."""
+    if into.mode & stat.S_ISGID:
+        attr.gid = into.gid
+        if attr.is_dir:
+            attr.mode |= stat.S_ISGID
+
+
+def _inherit_permissions(txn: Txn, attr: Attr, into: Attr, umask: int) -> None:
+    """Apply the directory's default ACL, or the umask when it has none; symbolic links know neither."""
+    if attr.is_symlink:
+        attr.mode |= 0o777
+        return
+    row = txn.get(xattr_key(into.ino, acl.DEFAULT)) if into.flags & FLAG_DEFAULT_ACL else None
+    if row is None:
+        attr.mode &= ~umask
+        return
+    access, attr.mode = acl.inherit(acl.parse(row.value), attr.mode)
+    if access is not None:
+        txn.put(xattr_key(attr.ino, acl.ACCESS), acl.encode(access))
+        attr.flags |= FLAG_XATTR | FLAG_ACCESS_ACL
+    if attr.is_dir:
+        txn.put(xattr_key(attr.ino, acl.DEFAULT), row.value)
+        attr.flags |= FLAG_XATTR | FLAG_DEFAULT_ACL
