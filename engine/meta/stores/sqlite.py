@@ -48,7 +48,7 @@ TRIM_EVERY = 256  # commits; keeps the cost of trimming under a microsecond each
 
 MAX_READERS = 8  # connections; a read takes some 10 us and Python runs one at a time, so more would only cost descriptors
 WRITER_CACHE_KIB = 32 << 10  # the pages a writer changes: the tops of all trees and the directories in use
-READER_CACHE_KIB = 2 << 10  # only pages still in the log go through it, the rest is mapped
+READER_CACHE_KIB = 2 << 10  # SQLite empties it after every commit of another connection; the kernel caches the file anyway
 
 KEYS_PER_STATEMENT = 64  # each count is a prepared statement of its own
 
@@ -93,10 +93,8 @@ class SqliteStore:
         with self._reading() as connection:
             if len(keys) <= KEYS_PER_STATEMENT:
                 return _fetch(connection, keys)
-            found: list[Row | None] = []
             connection.execute("BEGIN")
-            for start in range(0, len(keys), KEYS_PER_STATEMENT):
-                found += _fetch(connection, keys[start : start + KEYS_PER_STATEMENT])
+            found = _fetch_all(connection, keys)
             connection.execute("COMMIT")
             return found
 

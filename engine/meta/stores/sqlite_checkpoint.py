@@ -12,9 +12,9 @@ import sqlite3
 import threading
 from collections.abc import Callable
 
-PASSIVE_PAGES = 4096  # 16 MiB: hot pages (one directory, the usage row) are then moved once per some thousand commits
-RESTART_PAGES = 4 * PASSIVE_PAGES  # 64 MiB: what the log grows to under constant writing
-LOG_LIMIT_BYTES = RESTART_PAGES * 4096  # a longer log (a reader stood in the way) is cut back to this
+PASSIVE_PAGES = 4096  # 16 MiB: hot pages (one directory, the usage row) are then moved once per about a thousand commits
+RESTART_PAGES = 2 * PASSIVE_PAGES  # 32 MiB: about what the log grows to under constant writing
+LOG_LIMIT_BYTES = 2 * RESTART_PAGES * 4096  # a longer log (a reader stood in the way) is cut back to this
 
 _log = logging.getLogger("cairnfs.meta")
 
@@ -68,7 +68,7 @@ class Checkpointer:
                 connection.close()
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
-        _, in_log, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        if in_log >= RESTART_PAGES and moved < in_log:
+        _, in_log, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        if in_log >= RESTART_PAGES:
             with self._write_lock:
                 connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
