@@ -1,7 +1,7 @@
 """CRC32C (Castagnoli, polynomial 0x1EDC6F41 reflected; RFC 3720 appendix B.4) over buffers, without the GIL.
 
-Buffers must be contiguous (BufferError otherwise). A checksum of one value of `crc` continues it: crc32c(b, crc32c(a)) is
-the checksum of a + b.
+Buffers must be contiguous (BufferError otherwise). A checksum given as `crc` is continued: crc32c(b, crc32c(a)) is the
+checksum of a + b.
 """
 
 from typing_extensions import Buffer
