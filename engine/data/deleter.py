@@ -1,0 +1,97 @@
+"""Deletes the objects of packs that no layout names any more, in the background.
+
+The metadata decides: a pack whose live bytes reached zero stays at zero. Its object goes first, then its rows, so that a
+crash in between leaves rows that are looked at again, never an object nobody knows of. Before objects go, the commits that
+freed them must be safe from loss of power: else a file could come back whose bytes are gone.
+"""
+
+import logging
+import threading
+
+from cairnfs.data.pack import pack_name
+from cairnfs.data.ports import MetaPort
+from cairnfs.errors import CairnError, ObjectError
+from cairnfs.objects.base import ObjectStore
+from cairnfs.types import PackId
+
+log = logging.getLogger(__name__)
+
+PERIOD_S = 5.0
+GATHER_S = 0.2  # after a notice: one sync serves what is freed in this time
+BATCH = 256
+FREE_CHUNKS = 64  # chunks of deleted large files freed between two looks at the packs
+
+
+class Deleter:
+    """One thread; `start` it once, `notify` it when something was freed, `close` it."""
+
+    def __init__(self, meta: MetaPort, objects: ObjectStore) -> None:
+        self._meta = meta
+        self._objects = objects
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._failing = False
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="cairnfs-deleter", daemon=True)
+        self._thread.start()
+
+    def notify(self) -> None:
+        """Something was removed or overwritten: look soon."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Stop after the object being deleted; what is left is found again by any process of the volume."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def run_once(self) -> int:
+        """Delete all there is to delete now; returns how many packs. Raises CairnError when the metadata store fails."""
+        n_deleted = 0
+        while not self._stop.is_set():
+            n_freed = self._meta.layout.free_deleted(FREE_CHUNKS)
+            n_deleted += self._delete_garbage()
+            if n_freed < FREE_CHUNKS:
+                break
+        return n_deleted
+
+    def _delete_garbage(self) -> int:
+        n_deleted = 0
+        after: PackId | None = None
+        while not self._stop.is_set():
+            packs = self._meta.layout.garbage(BATCH, after)
+            if not packs:
+                break
+            self._meta.store.sync()
+            for pack in packs:
+                if self._stop.is_set():
+                    break
+                n_deleted += self._delete(pack)
+            after = packs[-1]
+        return n_deleted
+
+    def _delete(self, pack: PackId) -> bool:
+        try:
+            self._objects.delete(pack_name(pack))
+        except ObjectError as e:
+            if not self._failing:
+                log.warning("pack %016x cannot be deleted now: %s", pack, e)
+            self._failing = True
+            return False
+        self._failing = False
+        return self._meta.layout.drop_pack(pack)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            if self._wake.wait(PERIOD_S):
+                self._stop.wait(GATHER_S)
+            self._wake.clear()
+            try:
+                self.run_once()
+            except CairnError as e:
+                log.warning("deletion of unused packs is put off: %s", e)
+            except Exception:
+                log.exception("deletion of unused packs failed")
