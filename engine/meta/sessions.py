@@ -1,0 +1,176 @@
+"""Sessions: who uses the volume, and cleaning up after those who are gone.
+
+A session is a row with the process's identity and a heartbeat. What dies with it: its locks, and the inodes without a name
+that it held open. Cleaning deletes the row last, so a cleaner that is killed leaves the rest to the next one; two
+cleaners do not harm each other. A session that was cleaned up while it lived (cut off for long) learns it from `heartbeat`.
+
+A session is dead when its process is known to have ended (this machine tells) or, for processes this machine cannot see,
+when its heartbeat is older than `STALE_S`. A process seen to run is never dead, however old its heartbeat: after a
+suspended machine wakes up all heartbeats are old.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from cairnfs.errors import CorruptError, StoreError
+from cairnfs.meta.core import MetaCore
+from cairnfs.meta.free import free_inode
+from cairnfs.meta.process import Process, this_process
+from cairnfs.meta.records import (
+    SESSION_PART,
+    decode_attr,
+    inode_key,
+    number_of,
+    session_key,
+    sustained_key,
+    sustained_part,
+)
+from cairnfs.meta.txn import Txn
+from cairnfs.types import Inode, SessionId
+
+STALE_S = 60  # five heartbeats of the default period
+SCAN_ROWS = 256
+
+_NONE = SessionId(0)
+
+
+class SessionInfo(NamedTuple):
+    """One session; `started` and `heartbeat` are seconds since the epoch."""
+
+    id: SessionId
+    process: Process
+    mountpoint: str
+    version: str
+    started: int
+    heartbeat: int
+
+    @property
+    def host(self) -> str:
+        return self.process.host
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+
+class Sessions:
+    """The sessions of one volume, and this process's own. Every method may raise StoreError (EIO)."""
+
+    def __init__(self, core: MetaCore, drop_locks: Callable[[SessionId], object]) -> None:
+        """`drop_locks` gives up every lock of a session."""
+        self._core = core
+        self._drop_locks = drop_locks
+        self._own: SessionInfo | None = None
+
+    def open(self, mountpoint: str, version: str) -> SessionId:
+        """Register the calling process; its commits then carry the session's id in the change log."""
+        now_s = self._core.now_ns() // 10**9
+        session = self._core.ids.session()
+        self._own = SessionInfo(session, this_process(), mountpoint, version, now_s, now_s)
+        self._core.store.origin = session
+        self._core.transact(_put(self._own))
+        return session
+
+    def heartbeat(self) -> None:
+        """Say that this session lives. StoreError when it was cleaned up meanwhile; it is then registered again."""
+        if self._own is None:
+            return
+        self._own = self._own._replace(heartbeat=self._core.now_ns() // 10**9)
+        if not self._core.transact(_refresh(self._own)):
+            raise StoreError(
+                f"session {self._own.id} was taken for dead after {STALE_S} s without a heartbeat: its locks were given up"
+            )
+
+    def close(self) -> None:
+        """End this process's session: its locks and nameless inodes go. Without a session, nothing happens."""
+        if self._own is not None:
+            own, self._own = self._own, None
+            self._clean(own.id)
+            self._core.store.origin = _NONE
+
+    def clean_stale(self, now_ns: int) -> list[SessionInfo]:
+        """Clean up after every dead session; returns those."""
+        own = _NONE if self._own is None else self._own.id
+        dead = [session for session in self.list() if session.id != own and is_dead(session, now_ns)]
+        for session in dead:
+            self._clean(session.id)
+        return dead
+
+    def list(self) -> list[SessionInfo]:
+        """All sessions, dead ones included, in the order they began. CorruptError (EIO) for a malformed row."""
+        found: list[SessionInfo] = []
+        after: bytes | None = None
+        while True:
+            page = self._core.store.scan(SESSION_PART, after, SCAN_ROWS)
+            found += [_decode(SessionId(number_of(key)), row.value) for key, row in page]
+            if len(page) < SCAN_ROWS:
+                return found
+            after = page[-1][0]
+
+    def _clean(self, session: SessionId) -> None:
+        self._drop_locks(session)
+        while page := self._core.store.scan(sustained_part(session), None, SCAN_ROWS):
+            for key, _ in page:
+                self._core.transact(_release(session, Inode(number_of(key))))
+        self._core.transact(lambda txn: txn.delete(session_key(session)))
+
+
+def is_dead(session: SessionInfo, now_ns: int) -> bool:
+    """Whether nobody is behind a session any more; see the module's text."""
+    alive = session.process.is_alive()
+    if alive is not None:
+        return not alive
+    now_s = now_ns / 10**9
+    return now_s - session.heartbeat > STALE_S or session.process.ended_by_boot(session.heartbeat, now_s)
+
+
+def _put(session: SessionInfo) -> Callable[[Txn], None]:
+    return lambda txn: txn.put(session_key(session.id), _encode(session))
+
+
+def _refresh(session: SessionInfo) -> Callable[[Txn], bool]:
+    """Write the row; whether it was still there."""
+
+    def build(txn: Txn) -> bool:
+        known = txn.get(session_key(session.id)) is not None
+        txn.put(session_key(session.id), _encode(session))
+        return known
+
+    return build
+
+
+def _release(session: SessionId, ino: Inode) -> Callable[[Txn], None]:
+    """Free an inode that a session held open, unless it has a name again; and forget that it was held."""
+
+    def build(txn: Txn) -> None:
+        row = txn.get(inode_key(ino))
+        txn.delete(sustained_key(session, ino))
+        if row is None:
+            return
+        attr = decode_attr(ino, row)
+        if attr.nlink == 0:
+            free_inode(txn, attr)
+
+    return build
+
+
+def _encode(session: SessionInfo) -> bytes:
+    row = {
+        **asdict(session.process),
+        "mountpoint": session.mountpoint,
+        "version": session.version,
+        "started": session.started,
+        "heartbeat": session.heartbeat,
+    }
+    return json.dumps(row).encode()
+
+
+def _decode(session: SessionId, value: bytes) -> SessionInfo:
+    try:
+        row: dict[str, Any] = json.loads(value)
+        process = Process(row["host"], row["boot_id"], row["pid_namespace"], int(row["pid"]), int(row["pid_start"]))
+        return SessionInfo(session, process, row["mountpoint"], row["version"], int(row["started"]), int(row["heartbeat"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise CorruptError(f"session {session}: the row cannot be read: {error!r}") from error
