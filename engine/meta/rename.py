@@ -137,11 +137,14 @@ class _Rename:
     def _exchange(self, moved: Attr, there: Attr, old: _Place, new: _Place) -> Renamed:
         self._txn.put(old.key, dentry_value(there.ino, there.mode))
         self._txn.put(new.key, dentry_value(moved.ino, moved.mode))
-        change_directory(self._txn, old.into, self._now_ns, subdirs=int(there.is_dir) - int(moved.is_dir))
-        if old.ino != new.ino:
+        if old.ino == new.ino:
+            change_directory(self._txn, old.into, self._now_ns)
+        else:
             self._forbid_loop(moved, new, old)
             self._forbid_loop(there, old, new)
-            change_directory(self._txn, new.into, self._now_ns, subdirs=int(moved.is_dir) - int(there.is_dir))
+            gained = int(there.is_dir) - int(moved.is_dir)
+            change_directory(self._txn, old.into, self._now_ns, subdirs=gained)
+            change_directory(self._txn, new.into, self._now_ns, subdirs=-gained)
         return Renamed(self._relocate(moved, old, new), self._relocate(there, new, old), None)
 
     def _relocate(self, stored: Attr, old: _Place, new: _Place) -> Attr:

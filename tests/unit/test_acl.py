@@ -3,6 +3,7 @@
 import errno
 
 import pytest
+
 from cairnfs.errors import FsError
 from cairnfs.meta import acl
 from cairnfs.meta.acl import GROUP, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, Entry
