@@ -1,1 +1,224 @@
+"""What the file system means, for every front alike: POSIX operations over metadata and data, synchronous, thread-safe.
 
+`Vfs` is the face: each method is one operation, checked and handed to the part that owns it. Any number of threads may
+call it at once; `README.md` has the lock order, and what each operation promises. Permissions are checked by whoever
+calls (the kernel, with default_permissions), not here. Every method may raise FsError with the errno that POSIX wants,
+StoreError or ObjectError (EIO, ENOSPC) when a store fails, and CorruptError (EIO).
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+
+from cairnfs.clock import Clock, SystemClock
+from cairnfs.data import Data
+from cairnfs.meta import Meta
+from cairnfs.options import EngineOptions
+from cairnfs.types import Attr, Buffer, Caller, DirEntry, Inode, Lock, Opened, SetAttr, StatFs
+from cairnfs.vfs.attrs import Attributes
+from cairnfs.vfs.fileio import FileIo
+from cairnfs.vfs.locks import Locking
+from cairnfs.vfs.namespace import Namespace, RemovedDirs
+from cairnfs.vfs.ranges import Ranges
+from cairnfs.vfs.readdir import Directories
+from cairnfs.vfs.state import VfsState
+from cairnfs.vfs.xattr import Xattrs
+
+log = logging.getLogger("cairnfs.vfs")
+
+
+class Vfs:
+    """One mounted or embedded volume. The session of `meta` must be open unless `options.read_only`."""
+
+    def __init__(self, meta: Meta, data: Data, options: EngineOptions, clock: Clock | None = None) -> None:
+        self.options = options
+        self._state = state = VfsState(meta, data, options, SystemClock() if clock is None else clock)
+        self._removed = RemovedDirs()
+        self._names = Namespace(state, self._removed)
+        self._attrs = Attributes(state, self._removed)
+        self._locking = Locking(state)
+        self._io = FileIo(state, self._names, self._attrs, self._locking)
+        self._ranges = Ranges(state)
+        self._dirs = Directories(state)
+        self._xattrs = Xattrs(state)
+
+    # Names
+
+    def lookup(self, c: Caller, parent: Inode, name: bytes) -> Attr:
+        """Attributes of the entry `name`; "." and ".." work, too. ENOENT, ENOTDIR, ENAMETOOLONG."""
+        return self._names.lookup(parent, name)
+
+    def forget(self, ino: Inode, n: int) -> None:
+        """The kernel has dropped `n` references to an inode, and its pages with the last. Never fails."""
+        self._state.pages.drop(ino)
+        self._removed.drop(ino)
+
+    def mknod(self, c: Caller, parent: Inode, name: bytes, mode: int, rdev: int = 0) -> Attr:
+        """Create a file, fifo, socket or device, unopened. EEXIST, ENOENT, ENOSPC, EROFS."""
+        return self._names.make(c, parent, name, mode, rdev)
+
+    def mkdir(self, c: Caller, parent: Inode, name: bytes, mode: int) -> Attr:
+        """Create a directory. EEXIST, ENOENT, EMLINK, ENOSPC, EROFS."""
+        return self._names.mkdir(c, parent, name, mode)
+
+    def symlink(self, c: Caller, parent: Inode, name: bytes, target: bytes) -> Attr:
+        """Create a symbolic link. EEXIST, ENOENT (also an empty target), ENAMETOOLONG, ENOSPC, EROFS."""
+        return self._names.symlink(c, parent, name, target)
+
+    def readlink(self, c: Caller, ino: Inode) -> bytes:
+        """Target of a symbolic link. EINVAL when it is none."""
+        return self._names.readlink(ino)
+
+    def link(self, c: Caller, ino: Inode, new_parent: Inode, new_name: bytes) -> Attr:
+        """Give an inode another name. EEXIST, EPERM (directory), ENOENT (its last name is gone), EMLINK, EROFS."""
+        return self._names.link(ino, new_parent, new_name)
+
+    def unlink(self, c: Caller, parent: Inode, name: bytes) -> None:
+        """Remove a name; an inode that is open here stays until its last close. ENOENT, EISDIR, EROFS."""
+        self._names.unlink(parent, name)
+
+    def rmdir(self, c: Caller, parent: Inode, name: bytes) -> None:
+        """Remove an empty directory. ENOENT, ENOTDIR, ENOTEMPTY, EINVAL ("."), EROFS."""
+        self._names.rmdir(parent, name)
+
+    def rename(self, c: Caller, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int = 0) -> None:
+        """Rename atomically; `flags` as in renameat2(2) without RENAME_WHITEOUT. See `engine.meta.rename` for errors."""
+        self._names.rename(parent, name, new_parent, new_name, flags)
+
+    # Attributes
+
+    def getattr(self, c: Caller, ino: Inode, fh: int | None = None) -> Attr:
+        """Attributes including size and times of data not committed yet. ENOENT."""
+        return self._attrs.getattr(ino)
+
+    def setattr(self, c: Caller, ino: Inode, change: SetAttr, fh: int | None = None) -> Attr:
+        """Change attributes, size included. EINVAL, EFBIG, ENOENT, ENOSPC, EROFS."""
+        return self._attrs.setattr(c, ino, change)
+
+    def access(self, c: Caller, ino: Inode, mask: int) -> None:
+        """ENOENT, or EROFS for writing to a read-only volume; permissions are the kernel's business."""
+        self._attrs.access(ino, mask)
+
+    def statfs(self, c: Caller) -> StatFs:
+        """Totals of the volume. Data not committed yet is not in them."""
+        return self._attrs.statfs()
+
+    # Files
+
+    def create(self, c: Caller, parent: Inode, name: bytes, mode: int, flags: int) -> tuple[Attr, Opened]:
+        """Create and open a file; without O_EXCL an existing one is opened. EEXIST, EISDIR, ENOENT, ENOSPC, EROFS."""
+        return self._io.create(c, parent, name, mode, flags)
+
+    def open(self, c: Caller, ino: Inode, flags: int) -> Opened:
+        """Open a regular file, with O_TRUNC if given. ENOENT, EISDIR, ELOOP (symbolic link), ENXIO (others), EROFS."""
+        return self._io.open(ino, flags)
+
+    def read(self, c: Caller, fh: int, offset: int, size: int) -> list[memoryview]:
+        """Up to `size` bytes as consecutive views, valid as long as they are referenced; short only at the end of file.
+        EBADF, EIO.
+        """
+        return self._io.read(fh, offset, size)
+
+    def write(self, c: Caller, fh: int, offset: int, data: Buffer, kill_suidgid: bool = False) -> int:
+        """Write all of `data` (copied before this returns) at `offset`, or at the end of file for an O_APPEND handle.
+        EBADF, EFBIG, ENOSPC (the volume is full), EIO (earlier data could not be stored), EROFS.
+        """
+        return self._io.write(c, fh, offset, data, kill_suidgid)
+
+    def flush(self, c: Caller, fh: int, lock_owner: int | None = None) -> None:
+        """A descriptor was closed: store and commit its file's data, free the owner's fcntl locks. EIO, ENOSPC."""
+        self._io.flush(fh, lock_owner)
+
+    def fsync(self, c: Caller, fh: int, datasync: bool = False) -> None:
+        """When this returns, the file's data and metadata survive loss of power. EIO, ENOSPC."""
+        self._io.fsync(fh)
+
+    def release(self, c: Caller, fh: int, lock_owner: int | None = None, flock_release: bool = False) -> None:
+        """The last descriptor of a handle was closed."""
+        self._io.release(fh, lock_owner, flock_release)
+
+    def fallocate(self, c: Caller, fh: int, mode: int, offset: int, length: int) -> None:
+        """fallocate(2): allocate, punch a hole, zero a range. EOPNOTSUPP for other modes; EBADF, EFBIG, ENOSPC, EROFS."""
+        self._ranges.fallocate(fh, mode, offset, length)
+
+    def lseek(self, c: Caller, fh: int, offset: int, whence: int) -> int:
+        """SEEK_END, SEEK_DATA, SEEK_HOLE. EINVAL for others, ENXIO past the end."""
+        return self._ranges.lseek(fh, offset, whence)
+
+    def copy_file_range(self, c: Caller, fh_in: int, off_in: int, fh_out: int, off_out: int, length: int) -> int:
+        """Copy by sharing stored slices; may copy less than asked. EBADF, EINVAL (overlap), EFBIG, ENOSPC, EROFS."""
+        return self._ranges.copy(fh_in, off_in, fh_out, off_out, length)
+
+    # Directories
+
+    def opendir(self, c: Caller, ino: Inode) -> Opened:
+        """Open a directory. ENOENT, ENOTDIR."""
+        return self._dirs.opendir(ino)
+
+    def readdir(self, c: Caller, fh: int, cookie: int, plus: bool = False) -> Iterator[DirEntry]:
+        """Entries after `cookie` (0: from the start), with attributes if `plus`. EBADF; EIO while iterating."""
+        return self._dirs.readdir(fh, cookie, plus)
+
+    def releasedir(self, c: Caller, fh: int) -> None:
+        """Close a directory. EBADF."""
+        self._dirs.releasedir(fh)
+
+    def fsyncdir(self, c: Caller, fh: int, datasync: bool = False) -> None:
+        """When this returns, every change of names made so far survives loss of power. EBADF."""
+        self._dirs.fsyncdir(fh)
+
+    # Extended attributes
+
+    def getxattr(self, c: Caller, ino: Inode, name: bytes) -> bytes:
+        """Value of an extended attribute; `cairnfs.info` is computed. ENODATA, ENOENT, ERANGE (bad name)."""
+        return self._xattrs.get(ino, name)
+
+    def setxattr(self, c: Caller, ino: Inode, name: bytes, value: bytes, flags: int = 0, kill_sgid: bool = False) -> None:
+        """Set an extended attribute; `flags` as in setxattr(2). EEXIST, ENODATA, E2BIG, ERANGE, EINVAL (ACL), EROFS."""
+        self._xattrs.set(c, ino, name, value, flags, kill_sgid)
+
+    def listxattr(self, c: Caller, ino: Inode) -> list[bytes]:
+        """Names of the extended attributes. ENOENT."""
+        return self._xattrs.list(ino)
+
+    def removexattr(self, c: Caller, ino: Inode, name: bytes) -> None:
+        """Remove an extended attribute. ENODATA, ENOENT, EROFS."""
+        self._xattrs.remove(ino, name)
+
+    # Locks
+
+    def getlk(self, c: Caller, ino: Inode, fh: int, lock: Lock) -> Lock | None:
+        """A lock that conflicts with `lock`, None when it could be taken."""
+        return self._locking.getlk(ino, lock)
+
+    def setlk(self, c: Caller, ino: Inode, fh: int, lock: Lock, wait: bool) -> None:
+        """Take or free a lock. EAGAIN when taken by another and not to `wait`; EINTR; EBADF."""
+        self._locking.setlk(c, fh, lock, wait)
+
+    # The volume
+
+    def syncfs(self, c: Caller) -> None:
+        """Store and commit everything dirty; when this returns it survives loss of power. EIO, ENOSPC."""
+        self._io.syncfs()
+
+    def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]] = ()) -> None:
+        """Another process has changed these inodes and names: what is known of them here is forgotten."""
+        for ino in inos:
+            self._state.pages.drop(ino)
+            file = self._state.files.get(ino)
+            if file is not None:
+                file.invalidate()
+
+    def invalidate_all(self) -> None:
+        """The change log has a gap: everything known here is forgotten."""
+        self._state.pages.clear()
+        for file in self._state.files.all():
+            file.invalidate()
+
+    def close(self) -> None:
+        """Store everything, close every handle, free what was kept for them. Raises what could not be stored."""
+        try:
+            if not self.options.read_only:
+                self._io.syncfs()
+        finally:
+            for fh in self._state.handles.numbers():
+                self._io.release(fh, None, False)

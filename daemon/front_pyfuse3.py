@@ -1,0 +1,339 @@
+"""The portable front: pyfuse3's `Operations` over the VFS. Thin: it translates values and errors, and decides nothing.
+
+pyfuse3 serves requests as tasks on one trio thread, while the VFS is synchronous and may wait (for a store, for memory).
+So each VFS call runs on a worker thread of trio's, at most `max_threads` at once: a slow read holds up nothing else. That
+costs two thread switches per request, which is why the compiled channel is the front to use where speed matters.
+
+pyfuse3 has no handlers for fcntl and flock locks, fallocate, lseek and copy_file_range. The kernel then keeps locks to
+itself (they work between processes of this machine only), refuses fallocate with EOPNOTSUPP, and does without the other two.
+It also applies the umask before it asks, so the umask narrows what a default ACL gives.
+"""
+
+import errno
+import logging
+import stat
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from cairnfs.const import MAX_NAME_BYTES
+from cairnfs.errors import MountError
+from cairnfs.options import FuseOptions
+from cairnfs.types import Attr, Caller, DirEntry, Inode, Opened, SetAttr, StatFs
+from cairnfs.vfs import Vfs
+
+try:
+    import pyfuse3
+    import trio
+except ImportError as error:
+    raise MountError(f"the front pyfuse3 cannot be used ({error}): install pyfuse3, or choose --front channel") from error
+
+if TYPE_CHECKING:
+    from pyfuse3 import FileHandleT, FlagT, InodeT, ModeT, ReaddirToken, RequestContext
+
+log = logging.getLogger(__name__)
+
+BLOCK_BYTES = 4096  # st_blksize and the unit of statfs
+DIR_BYTES = 4096  # st_size of a directory: the number of entries would only confuse tools
+GENERATION = 1  # inode numbers are never reused
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Pyfuse3Front:
+    """One mount through pyfuse3. pyfuse3 keeps its session in module globals: one such mount per process."""
+
+    def __init__(self, vfs: Vfs, mountpoint: Path, options: FuseOptions) -> None:
+        self._operations = VfsOperations(vfs, options)
+        self._mountpoint = mountpoint
+        self._options = options
+        self._lock = threading.Lock()
+        self._notifying = threading.Lock()  # keeps the session from being destroyed under a notification
+        self._stopping = False
+        self._token: trio.lowlevel.TrioToken | None = None
+
+    def run(self) -> None:
+        """Mount and serve until unmounted or stopped. MountError when it cannot be mounted."""
+        if not self._mountpoint.is_dir():
+            raise MountError(f"{self._mountpoint} is not a directory", errno.ENOTDIR)
+        try:
+            pyfuse3.init(self._operations, str(self._mountpoint), mount_words(self._options))
+        except RuntimeError as error:
+            pyfuse3.close(unmount=False)
+            raise MountError(f"{self._mountpoint} cannot be mounted: {error}") from error
+        try:
+            trio.run(self._serve)
+        finally:
+            with self._lock:
+                self._token = None
+            with self._notifying:
+                pyfuse3.close(unmount=True)
+
+    def stop(self) -> None:
+        """From any thread: make `run` unmount and return once the requests under way are answered; the others fail."""
+        with self._lock:
+            self._stopping = True
+            if self._token is not None:
+                self._token.run_sync_soon(pyfuse3.terminate)
+
+    def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]]) -> None:
+        """Make the kernel forget attributes and pages of inodes, and names. From any thread but trio's; may wait for
+        requests on the same directories.
+        """
+        with self._notifying:
+            if self._token is None:
+                return
+            for ino in inos:
+                _notify(pyfuse3.invalidate_inode, ino)
+            for parent, name in dentries:
+                _notify(pyfuse3.invalidate_entry, parent, name)
+
+    async def _serve(self) -> None:
+        with self._lock:
+            if self._stopping:
+                return
+            self._token = trio.lowlevel.current_trio_token()
+        self._operations.limit(self._options.max_threads)
+        await pyfuse3.main(self._options.min_threads, self._options.max_threads)
+
+
+Front = Pyfuse3Front
+
+
+def mount_words(options: FuseOptions) -> set[str]:
+    """The words of `-o` that libfuse gets."""
+    words = {"default_permissions", f"fsname=cairnfs:{options.volume_name}", "subtype=cairnfs", *options.mount_options}
+    for word, wanted in (("ro", options.read_only), ("allow_other", options.allow_other), ("debug", options.debug)):
+        if wanted:
+            words.add(word)
+    return words
+
+
+def _notify(tell: Callable[..., None], *args: object) -> None:
+    """Tell the kernel to forget something; ENOENT only says that it knows nothing of it."""
+    try:
+        tell(*args)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            log.warning("the kernel did not take an invalidation: %s", error)
+
+
+class VfsOperations(pyfuse3.Operations):
+    """Requests of the kernel as calls of the VFS, each on a worker thread."""
+
+    supports_dot_lookup = True
+    enable_writeback_cache = False
+    enable_acl = True
+
+    def __init__(self, vfs: Vfs, options: FuseOptions) -> None:
+        super().__init__()
+        self._vfs = vfs
+        self._options = options
+        self._limiter: trio.CapacityLimiter | None = None
+
+    def limit(self, n_threads: int) -> None:
+        """How many calls may be in the VFS at once. To be set on the trio thread before serving."""
+        self._limiter = trio.CapacityLimiter(n_threads)
+
+    async def _call(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Run a VFS call on a worker thread. Anything but FUSEError would end the whole mount."""
+        try:
+            return await trio.to_thread.run_sync(lambda: function(*args, **kwargs), limiter=self._limiter)
+        except OSError as error:
+            raise pyfuse3.FUSEError(error.errno or errno.EIO) from error
+        except Exception as error:
+            log.exception("unexpected error in a request")
+            raise pyfuse3.FUSEError(errno.EIO) from error
+
+    # Names
+
+    async def lookup(self, parent_inode: "InodeT", name: bytes, ctx: "RequestContext") -> pyfuse3.EntryAttributes:
+        return self._entry(await self._call(self._vfs.lookup, caller(ctx), Inode(parent_inode), name))
+
+    async def forget(self, inode_list: "Sequence[tuple[InodeT, int]]") -> None:
+        for ino, n in inode_list:
+            self._vfs.forget(Inode(ino), n)  # memory only: a thread would cost more
+
+    async def mknod(
+        self, parent_inode: "InodeT", name: bytes, mode: "ModeT", rdev: int, ctx: "RequestContext"
+    ) -> pyfuse3.EntryAttributes:
+        return self._entry(await self._call(self._vfs.mknod, caller(ctx), Inode(parent_inode), name, mode, rdev))
+
+    async def mkdir(self, parent_inode: "InodeT", name: bytes, mode: "ModeT", ctx: "RequestContext") -> pyfuse3.EntryAttributes:
+        return self._entry(await self._call(self._vfs.mkdir, caller(ctx), Inode(parent_inode), name, mode))
+
+    async def symlink(self, parent_inode: "InodeT", name: bytes, target: bytes, ctx: "RequestContext") -> pyfuse3.EntryAttributes:
+        return self._entry(await self._call(self._vfs.symlink, caller(ctx), Inode(parent_inode), name, target))
+
+    async def readlink(self, inode: "InodeT", ctx: "RequestContext") -> bytes:
+        return await self._call(self._vfs.readlink, caller(ctx), Inode(inode))
+
+    async def link(
+        self, inode: "InodeT", new_parent_inode: "InodeT", new_name: bytes, ctx: "RequestContext"
+    ) -> pyfuse3.EntryAttributes:
+        return self._entry(await self._call(self._vfs.link, caller(ctx), Inode(inode), Inode(new_parent_inode), new_name))
+
+    async def unlink(self, parent_inode: "InodeT", name: bytes, ctx: "RequestContext") -> None:
+        await self._call(self._vfs.unlink, caller(ctx), Inode(parent_inode), name)
+
+    async def rmdir(self, parent_inode: "InodeT", name: bytes, ctx: "RequestContext") -> None:
+        await self._call(self._vfs.rmdir, caller(ctx), Inode(parent_inode), name)
+
+    async def rename(
+        self,
+        parent_inode_old: "InodeT",
+        name_old: bytes,
+        parent_inode_new: "InodeT",
+        name_new: bytes,
+        flags: "FlagT",
+        ctx: "RequestContext",
+    ) -> None:
+        old, new = Inode(parent_inode_old), Inode(parent_inode_new)
+        await self._call(self._vfs.rename, caller(ctx), old, name_old, new, name_new, flags)
+
+    # Attributes
+
+    async def getattr(self, inode: "InodeT", ctx: "RequestContext") -> pyfuse3.EntryAttributes:
+        return self._entry(await self._call(self._vfs.getattr, caller(ctx), Inode(inode)))
+
+    async def setattr(
+        self,
+        inode: "InodeT",
+        attr: pyfuse3.EntryAttributes,
+        fields: "pyfuse3.SetattrFields",
+        fh: "FileHandleT | None",
+        ctx: "RequestContext",
+    ) -> pyfuse3.EntryAttributes:
+        return self._entry(await self._call(self._vfs.setattr, caller(ctx), Inode(inode), changes(attr, fields), fh))
+
+    async def access(self, inode: "InodeT", mode: "ModeT", ctx: "RequestContext") -> bool:
+        """Never asked with default_permissions."""
+        await self._call(self._vfs.access, caller(ctx), Inode(inode), mode)
+        return True
+
+    async def statfs(self, ctx: "RequestContext") -> pyfuse3.StatvfsData:
+        return totals(await self._call(self._vfs.statfs, caller(ctx)))
+
+    # Files
+
+    async def create(
+        self, parent_inode: "InodeT", name: bytes, mode: "ModeT", flags: "FlagT", ctx: "RequestContext"
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        attr, opened = await self._call(self._vfs.create, caller(ctx), Inode(parent_inode), name, mode, flags)
+        return file_info(opened), self._entry(attr)
+
+    async def open(self, inode: "InodeT", flags: "FlagT", ctx: "RequestContext") -> pyfuse3.FileInfo:
+        return file_info(await self._call(self._vfs.open, caller(ctx), Inode(inode), flags))
+
+    async def read(self, fh: "FileHandleT", off: int, size: int) -> bytes:
+        return b"".join(await self._call(self._vfs.read, NOBODY, fh, off, size))
+
+    async def write(self, fh: "FileHandleT", off: int, buf: bytes) -> int:
+        return await self._call(self._vfs.write, NOBODY, fh, off, buf)
+
+    async def flush(self, fh: "FileHandleT") -> None:
+        await self._call(self._vfs.flush, NOBODY, fh)
+
+    async def fsync(self, fh: "FileHandleT", datasync: bool) -> None:
+        await self._call(self._vfs.fsync, NOBODY, fh, datasync)
+
+    async def release(self, fh: "FileHandleT") -> None:
+        await self._call(self._vfs.release, NOBODY, fh)
+
+    # Directories
+
+    async def opendir(self, inode: "InodeT", ctx: "RequestContext") -> "FileHandleT":
+        opened = await self._call(self._vfs.opendir, caller(ctx), Inode(inode))
+        return pyfuse3.FileHandleT(opened.fh)
+
+    async def readdir(self, fh: "FileHandleT", start_id: int, token: "ReaddirToken") -> None:
+        await self._call(self._fill, fh, start_id, token)
+
+    async def releasedir(self, fh: "FileHandleT") -> None:
+        await self._call(self._vfs.releasedir, NOBODY, fh)
+
+    async def fsyncdir(self, fh: "FileHandleT", datasync: bool) -> None:
+        await self._call(self._vfs.fsyncdir, NOBODY, fh, datasync)
+
+    # Extended attributes
+
+    async def getxattr(self, inode: "InodeT", name: bytes, ctx: "RequestContext") -> bytes:
+        return await self._call(self._vfs.getxattr, caller(ctx), Inode(inode), name)
+
+    async def setxattr(self, inode: "InodeT", name: bytes, value: bytes, ctx: "RequestContext") -> None:
+        await self._call(self._vfs.setxattr, caller(ctx), Inode(inode), name, value)
+
+    async def listxattr(self, inode: "InodeT", ctx: "RequestContext") -> list[bytes]:
+        return await self._call(self._vfs.listxattr, caller(ctx), Inode(inode))
+
+    async def removexattr(self, inode: "InodeT", name: bytes, ctx: "RequestContext") -> None:
+        await self._call(self._vfs.removexattr, caller(ctx), Inode(inode), name)
+
+    # Values
+
+    def _fill(self, fh: int, cookie: int, token: "ReaddirToken") -> None:
+        """Entries until the kernel's buffer is full. pyfuse3 always answers READDIRPLUS, which cannot name what is gone."""
+        for entry in self._vfs.readdir(NOBODY, fh, cookie, plus=True):
+            shown = self._dir_entry(entry)
+            if shown is not None and not pyfuse3.readdir_reply(token, entry.name, shown, entry.cookie):
+                return
+
+    def _dir_entry(self, entry: DirEntry) -> pyfuse3.EntryAttributes | None:
+        return None if entry.attr is None else self._entry(entry.attr)
+
+    def _entry(self, attr: Attr) -> pyfuse3.EntryAttributes:
+        is_dir = stat.S_ISDIR(attr.mode)
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = pyfuse3.InodeT(attr.ino)
+        entry.generation = GENERATION
+        entry.entry_timeout = self._options.dir_entry_timeout_s if is_dir else self._options.entry_timeout_s
+        entry.attr_timeout = self._options.attr_timeout_s
+        entry.st_mode = pyfuse3.ModeT(attr.mode)
+        entry.st_nlink = attr.nlink
+        entry.st_uid, entry.st_gid, entry.st_rdev = attr.uid, attr.gid, attr.rdev
+        entry.st_size = DIR_BYTES if is_dir else attr.size
+        entry.st_blksize = BLOCK_BYTES
+        entry.st_blocks = (attr.alloc_bytes + 511) // 512
+        entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = attr.atime_ns, attr.mtime_ns, attr.ctime_ns
+        return entry
+
+
+NOBODY = Caller()  # requests on handles come without their caller, and need none
+
+
+def caller(ctx: "RequestContext") -> Caller:
+    """Who asks. pyfuse3 does not tell of interrupts."""
+    return Caller(ctx.uid, ctx.gid, ctx.pid, ctx.umask)
+
+
+def file_info(opened: Opened) -> pyfuse3.FileInfo:
+    """An open file as pyfuse3 wants it."""
+    return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(opened.fh), keep_cache=opened.keep_cache)
+
+
+def changes(attr: pyfuse3.EntryAttributes, fields: "pyfuse3.SetattrFields") -> SetAttr:
+    """What a SETATTR asks for. pyfuse3 has put in the time where the kernel said "now"."""
+    return SetAttr(
+        mode=stat.S_IMODE(attr.st_mode) if fields.update_mode else None,
+        uid=attr.st_uid if fields.update_uid else None,
+        gid=attr.st_gid if fields.update_gid else None,
+        size=attr.st_size if fields.update_size else None,
+        atime_ns=attr.st_atime_ns if fields.update_atime else None,
+        mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        ctime_ns=attr.st_ctime_ns if fields.update_ctime else None,
+    )
+
+
+def totals(usage: StatFs) -> pyfuse3.StatvfsData:
+    """Volume totals in blocks."""
+    data = pyfuse3.StatvfsData()
+    used_blocks = -(-usage.used_bytes // BLOCK_BYTES)
+    data.f_bsize = data.f_frsize = BLOCK_BYTES
+    data.f_blocks = usage.total_bytes // BLOCK_BYTES
+    data.f_bfree = data.f_bavail = max(0, data.f_blocks - used_blocks)
+    data.f_files = usage.total_inodes
+    data.f_ffree = data.f_favail = max(0, usage.total_inodes - usage.used_inodes)
+    data.f_namemax = MAX_NAME_BYTES
+    return data

@@ -1,0 +1,96 @@
+"""Attributes: getattr with dirty data laid over, setattr including size, access, statfs."""
+
+import errno
+import os
+
+from cairnfs.const import MAX_FILE_BYTES
+from cairnfs.errors import FsError
+from cairnfs.types import Attr, Caller, Inode, SetAttr, StatFs
+from cairnfs.vfs.namespace import RemovedDirs
+from cairnfs.vfs.openfiles import OpenFile
+from cairnfs.vfs.state import VfsState
+
+UNLIMITED_BYTES = 1 << 50  # what df shows of a volume without limits, as JuiceFS does
+UNLIMITED_INODES = 10 << 30
+
+
+class Attributes:
+    """Operations on attributes of one inode."""
+
+    def __init__(self, state: VfsState, removed: RemovedDirs) -> None:
+        self._state = state
+        self._meta = state.meta
+        self._removed = removed
+
+    def getattr(self, ino: Inode) -> Attr:
+        file = self._state.files.get(ino)
+        try:
+            if file is None:
+                return self._meta.names.get(ino)
+            dirty = file.dirty_state()
+            return file.overlay(file.refresh(), dirty)
+        except FsError as error:
+            gone = self._removed.get(ino)
+            if error.errno != errno.ENOENT or gone is None:
+                raise
+            return gone
+
+    def setattr(self, c: Caller, ino: Inode, change: SetAttr) -> Attr:
+        self._state.writable()
+        if change.size is not None:
+            attr = self._resize(ino, change.size, change.kill_suidgid)
+            if _nothing_else(change):
+                return attr
+        file = self._state.files.get(ino)
+        if file is None or file.writer is None:
+            return self._meta.attrs.set(c, ino, change)
+        if change.mtime_ns is None:
+            dirty = file.dirty_state()
+            return file.overlay(self._meta.attrs.set(c, ino, change), dirty)
+        with file.change:  # a write in between would win over the time set here
+            file.mtime_set()
+            dirty = file.dirty_state()
+            return file.overlay(self._meta.attrs.set(c, ino, change), dirty)
+
+    def truncate(self, file: OpenFile, size: int, kill_suidgid: bool) -> Attr:
+        """Set the size of an open file; what is cut off is gone, what is added is a hole."""
+        with file.change:
+            if size:
+                file.flush()
+            else:
+                file.discard()
+            now_ns = self._state.clock.now_ns()
+            return file.commit(lambda: self._meta.layout.truncate(file.ino, size, now_ns, kill_suidgid))
+
+    def access(self, ino: Inode, mask: int) -> None:
+        """Existence, and that the volume may be written; permissions are the kernel's (default_permissions)."""
+        self.getattr(ino)
+        if mask & os.W_OK:
+            self._state.writable()
+
+    def statfs(self) -> StatFs:
+        """Totals of the volume. One without limits shows powers of two of which at most seven eighths are used."""
+        usage = self._meta.attrs.statfs()
+        total_bytes = usage.total_bytes or _ample(UNLIMITED_BYTES, usage.used_bytes)
+        total_inodes = usage.total_inodes or _ample(UNLIMITED_INODES, usage.used_inodes)
+        return usage._replace(total_bytes=total_bytes, total_inodes=total_inodes)
+
+    def _resize(self, ino: Inode, size: int, kill_suidgid: bool) -> Attr:
+        if not 0 <= size <= MAX_FILE_BYTES:
+            raise FsError(errno.EFBIG if size > 0 else errno.EINVAL)
+        file = self._state.files.acquire(ino)
+        try:
+            return self.truncate(file, size, kill_suidgid)
+        finally:
+            self._state.files.release(file)
+
+
+def _ample(least: int, used: int) -> int:
+    total = least
+    while used > total // 8 * 7:
+        total *= 2
+    return total
+
+
+def _nothing_else(change: SetAttr) -> bool:
+    return change == SetAttr(size=change.size, kill_suidgid=change.kill_suidgid)

@@ -1,0 +1,53 @@
+"""Early ENOSPC: a write() that cannot possibly be committed fails at once instead of at close.
+
+The exact limit is a condition of each commit (`engine.meta`). Here is only an estimate that errs on the side of letting
+writes through: used bytes as last read, plus bytes that extend files and are not committed yet. Thread-safe.
+"""
+
+import errno
+import threading
+
+from cairnfs.clock import Clock
+from cairnfs.errors import FsError
+from cairnfs.meta import Meta
+
+USAGE_AGE_S = 1.0  # how old the usage may be while the volume looks far from full
+
+
+class Capacity:
+    """Counts what this process is about to add against the volume's capacity; does nothing when there is none."""
+
+    def __init__(self, meta: Meta, clock: Clock) -> None:
+        self._meta = meta
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._used_bytes = 0
+        self._pending_bytes = 0
+        self._read_at_s: float | None = None
+
+    def reserve(self, n_bytes: int) -> None:
+        """Count `n_bytes` that a write appends to a file. ENOSPC when the volume is known to be full."""
+        limit = self._meta.format.capacity_bytes
+        if not limit or n_bytes <= 0:
+            return
+        now = self._clock.monotonic_s()
+        with self._lock:
+            fresh = self._read_at_s is not None and now - self._read_at_s < USAGE_AGE_S
+            if fresh and self._used_bytes + self._pending_bytes + n_bytes <= limit:
+                self._pending_bytes += n_bytes
+                return
+        used = self._meta.attrs.statfs().used_bytes
+        with self._lock:
+            self._used_bytes, self._read_at_s = used, now
+            if used + self._pending_bytes + n_bytes > limit:
+                raise FsError(errno.ENOSPC)
+            self._pending_bytes += n_bytes
+
+    def settle(self, n_bytes: int, committed: bool) -> None:
+        """`n_bytes` counted by `reserve` are committed, or will never be."""
+        if not n_bytes:
+            return
+        with self._lock:
+            self._pending_bytes -= n_bytes
+            if committed:
+                self._used_bytes += n_bytes

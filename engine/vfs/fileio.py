@@ -1,0 +1,211 @@
+"""Open files: create, open, read, write, flush, fsync, release.
+
+A read takes a snapshot of dirty data first, then the layout, then stored bytes, and lays the first over the last: what was
+dirty and gets committed in between is then seen twice, never not at all.
+"""
+
+import errno
+import logging
+import os
+import stat
+
+from cairnfs.const import MAX_FILE_BYTES
+from cairnfs.errors import CorruptError, FsError, ObjectError, ObjectMissing
+from cairnfs.types import Attr, Buffer, Caller, Inode, Opened, SetAttr
+from cairnfs.vfs.attrs import Attributes
+from cairnfs.vfs.handles import Handle
+from cairnfs.vfs.locks import Locking
+from cairnfs.vfs.namespace import Namespace
+from cairnfs.vfs.openfiles import OpenFile
+from cairnfs.vfs.state import VfsState
+
+log = logging.getLogger("cairnfs.vfs")
+
+MAX_CREATE_RACES = 16  # times a name may vanish between "exists" and "open" before create gives up
+
+
+class FileIo:
+    """Operations on regular files through handles."""
+
+    def __init__(self, state: VfsState, names: Namespace, attrs: Attributes, locking: Locking) -> None:
+        self._state = state
+        self._names = names
+        self._attrs = attrs
+        self._locking = locking
+
+    # Opening
+
+    def create(self, c: Caller, parent: Inode, name: bytes, mode: int, flags: int) -> tuple[Attr, Opened]:
+        """Create and open in one step; without O_EXCL an existing file is opened."""
+        self._state.writable()
+        files = self._state.files
+        for _ in range(MAX_CREATE_RACES):
+            try:
+                n_removals = files.n_removals
+                attr = self._names.make(c, parent, name, stat.S_IFREG | stat.S_IMODE(mode))
+            except FsError as error:
+                if error.errno != errno.EEXIST or flags & os.O_EXCL:
+                    raise
+            else:
+                file = files.acquire(attr.ino)
+                if files.n_removals == n_removals or self._still_there(file):
+                    return attr, self._opened(file, attr, flags)
+                files.release(file)
+                continue
+            try:
+                attr = self._names.lookup(parent, name)
+                opened = self.open(attr.ino, flags)
+                return (self._attrs.getattr(attr.ino) if flags & os.O_TRUNC else attr), opened
+            except FsError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+        raise FsError(errno.ESTALE)
+
+    def open(self, ino: Inode, flags: int) -> Opened:
+        writing = flags & os.O_ACCMODE != os.O_RDONLY
+        if writing or flags & os.O_TRUNC:
+            self._state.writable()
+        file = self._state.files.acquire(ino)
+        try:
+            attr = file.refresh()
+            _check_regular(attr)
+            if flags & os.O_TRUNC and (attr.size or file.dirty):
+                attr = self._attrs.truncate(file, 0, kill_suidgid=False)
+            return self._opened(file, attr, flags)
+        except BaseException:
+            self._state.files.release(file)
+            raise
+
+    def _opened(self, file: OpenFile, attr: Attr, flags: int) -> Opened:
+        keep_cache = self._state.pages.opened(attr)
+        file.learn(attr, file.token())
+        handle = Handle(file, flags, self._state.data.reader.cursor())
+        return Opened(self._state.handles.add(handle), keep_cache)
+
+    def _still_there(self, file: OpenFile) -> bool:
+        try:
+            file.refresh()
+        except FsError:
+            return False
+        return True
+
+    # Reading and writing
+
+    def read(self, fh: int, offset: int, size: int) -> list[memoryview]:
+        handle = self._state.handles.get(fh)
+        if not handle.can_read:
+            raise FsError(errno.EBADF)
+        if offset < 0 or size < 0:
+            raise FsError(errno.EINVAL)
+        file = handle.file
+        try:
+            return self._read(handle, offset, size)
+        except ObjectMissing:
+            file.invalidate()  # a compaction or another node's change has moved the bytes since the layout was read
+        except CorruptError as error:
+            log.error("inode %d at %d: %s", file.ino, offset, error)
+            raise FsError(errno.EIO) from error
+        try:
+            return self._read(handle, offset, size)
+        except (ObjectError, CorruptError) as error:
+            log.error("inode %d at %d: %s", file.ino, offset, error)
+            raise FsError(errno.EIO) from error
+
+    def _read(self, handle: Handle, offset: int, size: int) -> list[memoryview]:
+        file = handle.file
+        writer = file.writer
+        dirty_end, pieces = (0, []) if writer is None else (writer.dirty_end, writer.snapshot(offset, size))
+        attr = file.attr()
+        end = min(offset + size, max(attr.size, dirty_end))
+        if end <= offset:
+            return []
+        stored_end = max(min(end, attr.size), offset)
+        stored = self._state.data.reader.read(file, handle.cursor, offset, stored_end - offset)
+        if not pieces and stored_end == end:
+            return stored
+        out = bytearray(end - offset)
+        at = 0
+        for part in stored:
+            out[at : at + len(part)] = part
+            at += len(part)
+        for piece_off, data in pieces:
+            at = piece_off - offset
+            out[at : at + len(data)] = data
+        return [memoryview(out)[: end - offset]]
+
+    def write(self, c: Caller, fh: int, offset: int, data: Buffer, kill_suidgid: bool) -> int:
+        handle = self._state.handles.get(fh)
+        if not handle.can_write:
+            raise FsError(errno.EBADF)
+        self._state.writable()
+        file = handle.file
+        n_bytes = len(data)
+        if kill_suidgid:
+            self._state.meta.attrs.set(c, file.ino, SetAttr(kill_suidgid=True))
+        with file.change:
+            if handle.append:
+                offset = self._append_at(file, offset)
+            if offset < 0:
+                raise FsError(errno.EINVAL)
+            if offset + n_bytes > MAX_FILE_BYTES:
+                raise FsError(errno.EFBIG)
+            if n_bytes:
+                file.write(offset, data)
+        return n_bytes
+
+    def _append_at(self, file: OpenFile, offset: int) -> int:
+        """End of file. The kernel put the bytes into its pages where it believes the end is: elsewhere, they are wrong."""
+        end = file.size()
+        if end != offset:
+            self._state.pages.drop(file.ino)
+        return end
+
+    # Storing and closing
+
+    def flush(self, fh: int, lock_owner: int | None) -> None:
+        """One close() of a handle. Data of a file without a name is not stored: it goes with the last handle."""
+        file = self._state.handles.get(fh).file
+        try:
+            if not file.unlinked:
+                file.flush()
+        finally:
+            if lock_owner is not None and lock_owner in file.lock_owners:
+                self._locking.release_owner(file, lock_owner)
+
+    def fsync(self, fh: int) -> None:
+        self._state.handles.get(fh).file.flush()
+        self._state.meta.store.sync()
+
+    def release(self, fh: int, lock_owner: int | None, flock_release: bool) -> None:
+        handle = self._state.handles.pop(fh)
+        try:
+            owners = handle.flock_owners | ({lock_owner} if flock_release and lock_owner is not None else set())
+            for owner in owners:
+                self._locking.release_flock(handle.file, owner)
+            for owner in handle.lock_owners & handle.file.lock_owners:
+                self._locking.release_owner(handle.file, owner)
+        finally:
+            self._state.files.release(handle.file)
+
+    def syncfs(self) -> None:
+        """Store everything dirty, then sync. Tries every file; raises the first error."""
+        first: OSError | None = None
+        for file in self._state.files.all():
+            try:
+                if not file.unlinked:
+                    file.flush()
+            except OSError as error:
+                log.error("inode %d: cannot be stored: %s", file.ino, error)
+                first = first or error
+        self._state.meta.store.sync()
+        if first is not None:
+            raise first
+
+
+def _check_regular(attr: Attr) -> None:
+    if attr.is_dir:
+        raise FsError(errno.EISDIR)
+    if attr.is_symlink:
+        raise FsError(errno.ELOOP)
+    if not attr.is_file:
+        raise FsError(errno.ENXIO)

@@ -1,0 +1,69 @@
+"""File handles: what one open() has that the inode has not (flags, position hints, locks taken through it).
+
+Handle numbers are never reused by a process, so a late message for a closed handle meets EBADF and not a stranger's file.
+"""
+
+import errno
+import itertools
+import os
+import threading
+from typing import Generic, TypeVar
+
+from cairnfs.data.readahead import Readahead
+from cairnfs.errors import FsError
+from cairnfs.vfs.openfiles import OpenFile
+
+_T = TypeVar("_T")
+
+
+class Handle:
+    """One open of a file. `lock_owners` and `flock_owners` are the owners that took locks through this handle."""
+
+    __slots__ = ("append", "can_read", "can_write", "cursor", "file", "flags", "flock_owners", "lock_owners")
+
+    def __init__(self, file: OpenFile, flags: int, cursor: Readahead) -> None:
+        mode = flags & os.O_ACCMODE
+        self.file = file
+        self.cursor = cursor  # what has been read through this handle, for readahead
+        self.flags = flags
+        self.can_read = mode != os.O_WRONLY
+        self.can_write = mode != os.O_RDONLY
+        self.append = bool(flags & os.O_APPEND)
+        self.lock_owners: set[int] = set()
+        self.flock_owners: set[int] = set()
+
+
+class HandleTable(Generic[_T]):
+    """Handle number -> handle, for one kind of handle."""
+
+    def __init__(self, numbers: "itertools.count[int]") -> None:
+        self._numbers = numbers
+        self._handles: dict[int, _T] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def add(self, handle: _T) -> int:
+        with self._lock:
+            fh = next(self._numbers)
+            self._handles[fh] = handle
+        return fh
+
+    def get(self, fh: int) -> _T:
+        """The handle. EBADF when it is not open."""
+        try:
+            return self._handles[fh]
+        except KeyError:
+            raise FsError(errno.EBADF) from None
+
+    def pop(self, fh: int) -> _T:
+        """The handle, closed by this very call. EBADF when it is not open."""
+        try:
+            return self._handles.pop(fh)
+        except KeyError:
+            raise FsError(errno.EBADF) from None
+
+    def numbers(self) -> list[int]:
+        with self._lock:
+            return list(self._handles)

@@ -1,0 +1,140 @@
+"""fcntl and flock locks: waiting for them, and letting go of them when handles close. The lock table is `engine.meta.locks`.
+
+A waiter tries again when a lock of that inode is released in this process, and from time to time for releases elsewhere.
+There is no queue (whoever tries first wins) and no search for deadlocks between owners.
+A lock is also a point of coherence between nodes: taking one forgets what is known of the inode, giving it back stores what
+is dirty first, so that whoever gets it next sees it.
+"""
+
+import errno
+import fcntl
+import threading
+from collections import Counter
+
+from cairnfs.errors import FsError
+from cairnfs.types import Caller, Inode, Lock
+from cairnfs.vfs.openfiles import OpenFile
+from cairnfs.vfs.state import VfsState
+
+FIRST_WAIT_S = 0.002
+LONGEST_WAIT_S = 0.1  # what a release on another node may take to be noticed
+INTERRUPT_CHECK_S = 0.02  # what a signal may take to end a wait
+
+
+class Releases:
+    """Counts releases per inode while somebody waits for one there."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: Counter[Inode] = Counter()
+        self._released: Counter[Inode] = Counter()
+
+    def enter(self, ino: Inode) -> None:
+        with self._changed:
+            self._waiting[ino] += 1
+
+    def leave(self, ino: Inode) -> None:
+        with self._changed:
+            self._waiting[ino] -= 1
+            if not self._waiting[ino]:
+                del self._waiting[ino]
+                self._released.pop(ino, None)
+
+    def count(self, ino: Inode) -> int:
+        return self._released[ino]
+
+    def notify(self, ino: Inode) -> None:
+        if ino in self._waiting:
+            with self._changed:
+                self._released[ino] += 1
+                self._changed.notify_all()
+
+    def wait(self, ino: Inode, seen: int, seconds: float) -> bool:
+        """Wait until more than `seen` releases were counted; False when that took longer."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._released[ino] != seen, seconds)
+
+
+class Locking:
+    """Operations on locks through open handles."""
+
+    def __init__(self, state: VfsState) -> None:
+        self._state = state
+        self._locks = state.meta.locks
+        self._releases = Releases()
+
+    def getlk(self, ino: Inode, lock: Lock) -> Lock | None:
+        """A lock that is in the way of `lock`, None when it could be taken."""
+        return self._locks.getlk(ino, lock)
+
+    def setlk(self, c: Caller, fh: int, lock: Lock, wait: bool) -> None:
+        """Take or give back a lock. EAGAIN when it is taken and `wait` is not set, EINTR when the wait was interrupted."""
+        handle = self._state.handles.get(fh)
+        file = handle.file
+        if lock.type == fcntl.F_UNLCK:
+            self._unlock(file, lock)
+            return
+        self._take(c, file, lock, wait)
+        if lock.flock:
+            handle.flock_owners.add(lock.owner)
+        else:
+            handle.lock_owners.add(lock.owner)
+            file.lock_owners.add(lock.owner)
+        file.invalidate()
+
+    def release_owner(self, file: OpenFile, owner: int) -> None:
+        """Give back every fcntl lock of an owner: POSIX does so when a process closes any descriptor of the file."""
+        file.lock_owners.discard(owner)
+        self._locks.release(file.ino, owner, flock=False)
+        self._releases.notify(file.ino)
+
+    def release_flock(self, file: OpenFile, owner: int) -> None:
+        """Give back the flock of an open file description, at its last close."""
+        self._locks.release(file.ino, owner, flock=True)
+        self._releases.notify(file.ino)
+
+    def _unlock(self, file: OpenFile, lock: Lock) -> None:
+        try:
+            if not file.unlinked:
+                file.flush()
+        finally:
+            self._locks.setlk(file.ino, lock)
+            self._releases.notify(file.ino)
+
+    def _take(self, c: Caller, file: OpenFile, lock: Lock, wait: bool) -> None:
+        if self._try(file.ino, lock):
+            return
+        if not wait:
+            raise FsError(errno.EAGAIN)
+        self._releases.enter(file.ino)
+        try:
+            self._wait_for(c, file.ino, lock)
+        finally:
+            self._releases.leave(file.ino)
+
+    def _wait_for(self, c: Caller, ino: Inode, lock: Lock) -> None:
+        delay = FIRST_WAIT_S
+        seen = self._releases.count(ino)
+        while not self._try(ino, lock):
+            self._pause(c, ino, seen, delay)
+            seen = self._releases.count(ino)
+            delay = min(2 * delay, LONGEST_WAIT_S)
+
+    def _pause(self, c: Caller, ino: Inode, seen: int, delay: float) -> None:
+        """Until a release here, or `delay` seconds. EINTR when the caller was signalled."""
+        left = delay
+        while left > 0:
+            if c.interrupted():
+                raise FsError(errno.EINTR)
+            if self._releases.wait(ino, seen, min(left, INTERRUPT_CHECK_S)):
+                return
+            left -= INTERRUPT_CHECK_S
+
+    def _try(self, ino: Inode, lock: Lock) -> bool:
+        try:
+            self._locks.setlk(ino, lock)
+        except FsError as error:
+            if error.errno == errno.EAGAIN:
+                return False
+            raise
+        return True

@@ -1,0 +1,120 @@
+"""Names: lookup, creation, links, removal, rename. Checks names; what the operations mean is `engine.meta.names`."""
+
+import errno
+import stat
+import threading
+from collections import OrderedDict
+
+from cairnfs.const import MAX_NAME_BYTES, MAX_SYMLINK_BYTES, ROOT_INO
+from cairnfs.errors import FsError
+from cairnfs.types import Attr, Caller, Inode
+from cairnfs.vfs.openfiles import CLEAN
+from cairnfs.vfs.state import VfsState, check_name
+
+MAX_REMOVED_DIRS = 1024
+
+
+class RemovedDirs:
+    """Attributes of directories removed here that someone may still be in: `stat(".")` goes on to work, as on a disk.
+
+    A hint kept until the kernel forgets the inode, bounded; without an entry the answer is ENOENT.
+    """
+
+    def __init__(self) -> None:
+        self._attrs: OrderedDict[Inode, Attr] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, attr: Attr) -> None:
+        with self._lock:
+            self._attrs[attr.ino] = attr
+            if len(self._attrs) > MAX_REMOVED_DIRS:
+                self._attrs.popitem(last=False)
+
+    def get(self, ino: Inode) -> Attr | None:
+        attr = self._attrs.get(ino)
+        return None if attr is None else attr.copy()
+
+    def drop(self, ino: Inode) -> None:
+        if ino in self._attrs:
+            with self._lock:
+                self._attrs.pop(ino, None)
+
+
+class Namespace:
+    """Operations on directory entries."""
+
+    def __init__(self, state: VfsState, removed: RemovedDirs) -> None:
+        self._state = state
+        self._names = state.meta.names
+        self._removed = removed
+
+    def lookup(self, parent: Inode, name: bytes) -> Attr:
+        if len(name) > MAX_NAME_BYTES:
+            raise FsError(errno.ENAMETOOLONG)
+        if name in (b".", b".."):
+            return self._dot(parent, name)
+        return self._state.shown(self._names.lookup(parent, name))
+
+    def readlink(self, ino: Inode) -> bytes:
+        attr = self._names.get(ino)
+        if not attr.is_symlink:
+            raise FsError(errno.EINVAL)
+        return attr.tail
+
+    def make(self, c: Caller, parent: Inode, name: bytes, mode: int, rdev: int = 0, target: bytes = b"") -> Attr:
+        """Create a node of the type in `mode` (a regular file when it has none)."""
+        self._state.writable()
+        check_name(name)
+        if not stat.S_IFMT(mode):
+            mode |= stat.S_IFREG
+        return self._names.create(c, parent, name, mode, rdev, target)
+
+    def mkdir(self, c: Caller, parent: Inode, name: bytes, mode: int) -> Attr:
+        return self.make(c, parent, name, stat.S_IFDIR | stat.S_IMODE(mode))
+
+    def symlink(self, c: Caller, parent: Inode, name: bytes, target: bytes) -> Attr:
+        if not target:
+            raise FsError(errno.ENOENT)
+        if len(target) > MAX_SYMLINK_BYTES:
+            raise FsError(errno.ENAMETOOLONG)
+        return self.make(c, parent, name, stat.S_IFLNK | 0o777, 0, target)
+
+    def link(self, ino: Inode, parent: Inode, name: bytes) -> Attr:
+        self._state.writable()
+        check_name(name)
+        file = self._state.files.get(ino)
+        dirty = CLEAN if file is None else file.dirty_state()
+        attr = self._names.link(ino, parent, name)
+        return attr if file is None else file.overlay(attr, dirty)
+
+    def unlink(self, parent: Inode, name: bytes) -> None:
+        self._state.writable()
+        check_name(name)
+        with self._state.files.removal() as removal:
+            removal.done(self._names.unlink(parent, name, removal.is_open))
+
+    def rmdir(self, parent: Inode, name: bytes) -> None:
+        self._state.writable()
+        if name == b"..":
+            raise FsError(errno.ENOTEMPTY)
+        check_name(name)
+        self._removed.add(self._names.rmdir(parent, name).attr)
+
+    def rename(self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int) -> None:
+        self._state.writable()
+        check_name(name)
+        check_name(new_name)
+        with self._state.files.removal() as removal:
+            replaced = self._names.rename(parent, name, new_parent, new_name, flags, removal.is_open).replaced
+            if replaced is not None:
+                removal.done(replaced)
+        if replaced is not None and replaced.attr.is_dir:
+            self._removed.add(replaced.attr)
+
+    def _dot(self, ino: Inode, name: bytes) -> Attr:
+        attr = self._names.get(ino)
+        if not attr.is_dir:
+            raise FsError(errno.ENOTDIR)
+        if name == b"." or ino == ROOT_INO:
+            return attr
+        return self._names.get(Inode(attr.parent))

@@ -1,0 +1,202 @@
+"""Directory listings: cookies that stay good while others create and delete, in bounded memory.
+
+Entries come in order of name, so "where to go on" is a name. The cookie of an entry is 3 plus its number in the order in
+which this handle first gave it out (1 is ".", 2 is ".."); `Trail` remembers which name each cookie stands for. Going back
+to a cookie lists anew from that name. On ground covered before, names keep their cookies, names that vanished are left
+out and names that appeared are not shown until the directory is rewound (POSIX leaves both open).
+Cookie 0 rewinds: the trail is forgotten.
+"""
+
+import errno
+import stat
+import threading
+import zlib
+from bisect import bisect_right
+from collections.abc import Iterator
+
+from cairnfs.const import ROOT_INO
+from cairnfs.errors import FsError
+from cairnfs.types import Attr, DirEntry, Inode, Opened
+from cairnfs.vfs.handles import HandleTable
+from cairnfs.vfs.state import VfsState
+
+DOT_COOKIE, DOTDOT_COOKIE, FIRST_COOKIE = 1, 2, 3
+
+SEGMENT_ENTRIES = 1024
+MAX_SEGMENTS = 1024  # a million names, compressed to about 5 MB; beyond, only the first name of each old segment is kept
+
+FIRST_PAGE_ENTRIES = 128  # what a kernel's readdirplus buffer of 16-32 KiB holds
+MAX_PAGE_ENTRIES = 2048
+
+
+class Segment:
+    """Up to SEGMENT_ENTRIES names in order. Compressed when full and no longer the newest; then thinned to the first."""
+
+    __slots__ = ("_names", "_packed", "first", "n_names")
+
+    def __init__(self, first: bytes) -> None:
+        self.first = first
+        self.n_names = 1
+        self._names: list[bytes] | None = [first]
+        self._packed = b""
+
+    def append(self, name: bytes) -> None:
+        if self._names is None:
+            raise ValueError("a compressed segment does not grow")
+        self._names.append(name)
+        self.n_names += 1
+
+    def compress(self) -> None:
+        if self._names is not None:
+            self._packed = zlib.compress(b"/".join(self._names), 1)
+            self._names = None
+
+    def thin(self) -> None:
+        self._names, self._packed = None, b""
+
+    @property
+    def thinned(self) -> bool:
+        return self._names is None and not self._packed
+
+    def names(self) -> list[bytes]:
+        """All names; only the first of a thinned segment."""
+        if self._names is not None:
+            return self._names
+        return zlib.decompress(self._packed).split(b"/") if self._packed else [self.first]
+
+
+class Trail:
+    """Number of an entry -> its name, for every entry given out since the last rewind."""
+
+    def __init__(self) -> None:
+        self._segments: list[Segment] = []
+        self._n_thinned = 0
+
+    def __len__(self) -> int:
+        return (len(self._segments) - 1) * SEGMENT_ENTRIES + self._segments[-1].n_names if self._segments else 0
+
+    def append(self, name: bytes) -> int:
+        """Remember the next entry; returns its number."""
+        number = len(self)
+        if number % SEGMENT_ENTRIES:
+            self._segments[-1].append(name)
+            return number
+        if self._segments:
+            self._segments[-1].compress()
+        self._segments.append(Segment(name))
+        if len(self._segments) - self._n_thinned > MAX_SEGMENTS:
+            self._segments[self._n_thinned].thin()
+            self._n_thinned += 1
+        return number
+
+    def name(self, number: int) -> bytes:
+        """The name of an entry; that of an earlier one where the trail has been thinned, so that nothing is skipped."""
+        names = self._segments[number // SEGMENT_ENTRIES].names()
+        return names[min(number % SEGMENT_ENTRIES, len(names) - 1)]
+
+    def last(self) -> bytes | None:
+        return self.name(len(self) - 1) if self._segments else None
+
+    def number(self, name: bytes) -> int | None:
+        """The number of a name, None when it was not there. In a thinned segment every name has the number of the first."""
+        at = bisect_right(self._segments, name, key=_first) - 1
+        if at < 0:
+            return None
+        segment = self._segments[at]
+        if segment.thinned:
+            return at * SEGMENT_ENTRIES
+        names = segment.names()
+        within = bisect_right(names, name) - 1
+        return at * SEGMENT_ENTRIES + within if names[within] == name else None
+
+
+def _first(segment: Segment) -> bytes:
+    return segment.first
+
+
+class DirHandle:
+    """One open directory. `lock` guards the trail."""
+
+    def __init__(self, attr: Attr) -> None:
+        self.ino = attr.ino
+        self.lock = threading.Lock()
+        self.trail = Trail()
+        self.page_entries = FIRST_PAGE_ENTRIES
+
+
+class Directories:
+    """Operations on open directories."""
+
+    def __init__(self, state: VfsState) -> None:
+        self._state = state
+        self._names = state.meta.names
+        self.handles: HandleTable[DirHandle] = HandleTable(state.numbers)
+
+    def opendir(self, ino: Inode) -> Opened:
+        attr = self._names.get(ino)
+        if not attr.is_dir:
+            raise FsError(errno.ENOTDIR)
+        return Opened(self.handles.add(DirHandle(attr)), False)
+
+    def releasedir(self, fh: int) -> None:
+        self.handles.pop(fh)
+
+    def fsyncdir(self, fh: int) -> None:
+        self.handles.get(fh)
+        self._state.meta.store.sync()
+
+    def readdir(self, fh: int, cookie: int, plus: bool) -> Iterator[DirEntry]:
+        """Entries after `cookie`; the caller takes as many as it has room for. Attributes are fetched while iterating,
+        so they are never older than the request (the kernel trusts them over what it learned before it).
+        """
+        handle = self.handles.get(fh)
+        if cookie < 0:
+            raise FsError(errno.EINVAL)
+        return self._entries(handle, cookie, plus)
+
+    def _entries(self, handle: DirHandle, cookie: int, plus: bool) -> Iterator[DirEntry]:
+        if cookie < DOTDOT_COOKIE:
+            yield from self._dots(handle, cookie, plus)
+        with handle.lock:
+            if cookie == 0:
+                handle.trail = Trail()
+            after = self._name_before(handle.trail, cookie)
+            limit = handle.page_entries
+        n_given = 0
+        while True:
+            found = self._names.list(handle.ino, after, limit, plus)
+            for name, ino, kind, attr in found:
+                number = _number(handle, name)
+                if number is None:
+                    continue
+                n_given += 1
+                handle.page_entries = min(max(n_given + 1, FIRST_PAGE_ENTRIES), MAX_PAGE_ENTRIES)
+                yield DirEntry(name, ino, kind, FIRST_COOKIE + number, None if attr is None else self._state.shown(attr))
+            if len(found) < limit:
+                return
+            after = found[-1][0]
+
+    def _name_before(self, trail: Trail, cookie: int) -> bytes | None:
+        if cookie < FIRST_COOKIE or not len(trail):
+            return None
+        return trail.name(min(cookie - FIRST_COOKIE, len(trail) - 1))
+
+    def _dots(self, handle: DirHandle, cookie: int, plus: bool) -> Iterator[DirEntry]:
+        try:
+            attr = self._names.get(handle.ino)
+        except FsError:
+            return  # removed while open: there is nothing in it, not even these
+        if cookie < DOT_COOKIE:
+            yield DirEntry(b".", attr.ino, stat.S_IFDIR, DOT_COOKIE, attr if plus else None)
+        parent = attr
+        if attr.ino != ROOT_INO and plus:
+            parent = self._names.get(Inode(attr.parent))
+        ino = attr.ino if attr.ino == ROOT_INO else Inode(attr.parent)
+        yield DirEntry(b"..", ino, stat.S_IFDIR, DOTDOT_COOKIE, parent if plus else None)
+
+
+def _number(handle: DirHandle, name: bytes) -> int | None:
+    """The entry's number: a new one beyond all ground covered, else the one it has, None when it appeared since."""
+    with handle.lock:
+        last = handle.trail.last()
+        return handle.trail.append(name) if last is None or name > last else handle.trail.number(name)

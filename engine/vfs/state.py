@@ -1,0 +1,56 @@
+"""What the parts of the VFS share: the layers below, the tables of what is open, and the checks every request needs."""
+
+import errno
+import itertools
+
+from cairnfs.clock import Clock
+from cairnfs.const import MAX_NAME_BYTES
+from cairnfs.data import Data
+from cairnfs.errors import FsError
+from cairnfs.meta import Meta
+from cairnfs.options import EngineOptions
+from cairnfs.types import Attr
+from cairnfs.vfs.capacity import Capacity
+from cairnfs.vfs.handles import Handle, HandleTable
+from cairnfs.vfs.openfiles import OpenFiles
+from cairnfs.vfs.pages import PageVersions
+
+
+class VfsState:
+    """One per Vfs. `numbers` gives handle numbers to files and directories alike, so one never passes for the other."""
+
+    def __init__(self, meta: Meta, data: Data, options: EngineOptions, clock: Clock) -> None:
+        self.meta = meta
+        self.data = data
+        self.options = options
+        self.clock = clock
+        self.pages = PageVersions()
+        self.capacity = Capacity(meta, clock)
+        self.files = OpenFiles(meta, data, self.pages, self.capacity)
+        self.numbers = itertools.count(1)
+        self.handles: HandleTable[Handle] = HandleTable(self.numbers)
+
+    def writable(self) -> None:
+        """EROFS when the volume was opened read-only."""
+        if self.options.read_only:
+            raise FsError(errno.EROFS)
+
+    def shown(self, attr: Attr) -> Attr:
+        """`attr`, just fetched, as the callers of this process must see it: with data that they wrote and that was not
+        committed when it was fetched. (The row is read again when dirty data may have been committed in between.)
+        """
+        file = self.files.get(attr.ino)
+        if file is None:
+            return attr if self.pages.shown(attr.ino) <= attr.data_version else self.meta.names.get(attr.ino)
+        if file.writer is None:
+            return attr
+        dirty = file.dirty_state()
+        return file.overlay(self.meta.names.get(attr.ino), dirty)
+
+
+def check_name(name: bytes) -> None:
+    """A name that may be created: ENAMETOOLONG, or EINVAL for an empty one, a dot name, a slash or NUL inside."""
+    if len(name) > MAX_NAME_BYTES:
+        raise FsError(errno.ENAMETOOLONG)
+    if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
+        raise FsError(errno.EINVAL)
