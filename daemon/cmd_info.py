@@ -1,0 +1,118 @@
+"""Commands that show or change how a volume is: `status`, `config`, and `info` for one file."""
+
+import errno
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cairnfs.daemon.command import json_option, limit_options, meta_url_argument
+from cairnfs.errors import CairnError, FsError
+
+INFO_XATTR = "cairnfs.info"
+
+
+@click.command("status")
+@meta_url_argument
+@json_option
+def status_command(meta_url: str, as_json: bool) -> None:
+    """Show the settings of the volume at META_URL, its usage, and its sessions."""
+    from cairnfs.daemon import shown
+    from cairnfs.daemon.output import print_fields, print_json, print_table
+    from cairnfs.units import format_duration, format_size
+    from cairnfs.volume import open_volume
+
+    with open_volume(meta_url, data=False) as volume:
+        sessions = volume.meta.sessions.list()
+        usage = volume.meta.attrs.statfs()
+        now_s = volume.clock.now_ns() / 1e9
+    if as_json:
+        print_json(
+            {
+                "format": shown.format_as_json(volume.format),
+                "usage": shown.usage_as_json(usage),
+                "sessions": [shown.session_as_json(session) for session in sessions],
+            }
+        )
+        return
+    used = {"Used": f"{format_size(usage.used_bytes)} in {usage.used_inodes:,} files and directories"}
+    print_fields(shown.format_as_text(volume.format) | used)
+    if sessions:
+        print()
+        rows = [(s.id, s.host, s.pid, s.mountpoint, s.version, f"{format_duration(now_s - s.heartbeat)} ago") for s in sessions]
+        print_table("Sessions", ("ID", "Host", "Process", "Mountpoint", "Version", "Heartbeat"), rows)
+
+
+@click.command("info")
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@json_option
+def info_command(paths: tuple[Path, ...], as_json: bool) -> None:
+    """Show what is stored for each PATH in a mount: inode, size, and the slices its content is made of."""
+    from cairnfs.daemon.output import print_json
+
+    found = [read_info(path) for path in paths]
+    if as_json:
+        print_json(found[0] if len(found) == 1 else found)
+        return
+    for number, info in enumerate(found):
+        if number:
+            print()
+        print_info(paths[number], info)
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """What the mount says of a path. CairnError when the path is not in a cairnfs mount."""
+    try:
+        info = json.loads(os.getxattr(path, INFO_XATTR, follow_symlinks=False))
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.ENODATA):
+            raise CairnError(f"{path} is not in a cairnfs mount", error.errno) from error
+        raise FsError(error.errno or errno.EIO, f"{path}: {error.strerror}") from error
+    if not isinstance(info, dict):
+        raise CairnError(f"{path}: the mount answered something that is not about a file")
+    return info
+
+
+def print_info(path: Path, info: dict[str, Any]) -> None:
+    """The fields of one file, then its extents as a table."""
+    from cairnfs.daemon.output import note, print_fields, print_table
+
+    lists = {name: value for name, value in info.items() if isinstance(value, list)}
+    print_fields({"path": path} | {name: value for name, value in info.items() if name not in lists})
+    for name, rows in lists.items():
+        if rows:
+            print_table(name, list(rows[0]), ([row.get(column, "") for column in rows[0]] for row in rows))
+    if info.get("truncated"):
+        note("the list is longer than what fits an extended attribute; the rest is left out")
+
+
+@click.command("config")
+@meta_url_argument
+@limit_options(default=None)
+@json_option
+def config_command(meta_url: str, capacity: int | None, inodes: int | None, as_json: bool) -> None:
+    """Show the settings of the volume at META_URL; with options, change them first.
+
+    Mounts take up changes by themselves.
+    """
+    from cairnfs.daemon import shown
+    from cairnfs.daemon.output import print_fields, print_json
+    from cairnfs.meta.volume import update_format
+    from cairnfs.volume import open_volume
+
+    with open_volume(meta_url, data=False) as volume:
+        fmt = volume.format
+        if capacity is not None or inodes is not None:
+            fmt = replace(
+                fmt,
+                capacity_bytes=fmt.capacity_bytes if capacity is None else capacity,
+                inodes=fmt.inodes if inodes is None else inodes,
+            )
+            update_format(volume.store, fmt)
+    if as_json:
+        print_json(shown.format_as_json(fmt))
+    else:
+        print_fields(shown.format_as_text(fmt))

@@ -1,0 +1,21 @@
+"""`cairnfs version`: the version, and with --json what it was built and runs with."""
+
+import click
+
+from cairnfs.daemon.command import json_option
+from cairnfs.version import VERSION
+
+
+@click.command("version")
+@json_option
+def version_command(as_json: bool) -> None:
+    """Show the version of cairnfs, of its volume format and of Python."""
+    import platform
+
+    from cairnfs.const import FORMAT_VERSION
+    from cairnfs.daemon.output import print_json
+
+    if as_json:
+        print_json({"version": VERSION, "format_version": FORMAT_VERSION, "python": platform.python_version()})
+    else:
+        print(f"cairnfs {VERSION} (volume format {FORMAT_VERSION}, Python {platform.python_version()})")

@@ -1,0 +1,50 @@
+"""Arguments and options that several commands share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from cairnfs.const import GIB
+from cairnfs.errors import UsageError
+from cairnfs.units import parse_count, parse_duration, parse_size
+
+meta_url_argument = click.argument("meta_url", metavar="META_URL")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class Parsed(click.ParamType):
+    """An option whose text is read by a function that raises UsageError."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+def size_type(bare_unit_bytes: int) -> Parsed:
+    """A size in bytes; a number without a unit counts `bare_unit_bytes`."""
+    return Parsed("size", lambda text: parse_size(text, bare_unit_bytes=bare_unit_bytes))
+
+
+COUNT = Parsed("count", parse_count)
+DURATION = Parsed("duration", parse_duration)
+
+
+def limit_options(default: int | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """--capacity and --inodes, with their default."""
+    capacity_help = "Most bytes in the volume, in GiB without a unit; 0: no limit."
+    inodes_help = "Most files and directories; 0: no limit."
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        command = click.option("--inodes", type=COUNT, default=default, metavar="N", help=inodes_help)(command)
+        return click.option("--capacity", type=size_type(GIB), default=default, metavar="SIZE", help=capacity_help)(command)
+
+    return decorate

@@ -1,0 +1,35 @@
+"""The fronts a mount can choose from: what they have in common, and the import of the chosen one."""
+
+from pathlib import Path
+from typing import Protocol
+
+from cairnfs.errors import UsageError
+from cairnfs.options import FuseOptions
+from cairnfs.vfs import Vfs
+
+
+class Front(Protocol):
+    """Turns requests of the kernel into calls on the VFS. Made unmounted; `run` mounts and serves."""
+
+    def run(self) -> None:
+        """Serve until unmounted or stopped."""
+        ...
+
+    def stop(self) -> None:
+        """From any thread: detach the mount and make `run` return; calls that still wait fail."""
+        ...
+
+
+def make_front(name: str, vfs: Vfs, mountpoint: Path, options: FuseOptions) -> Front:
+    """The front called `name`. UsageError when it needs a package that is not installed."""
+    if name == "channel":
+        from cairnfs.daemon.front_channel import Front as ChannelFront
+
+        return ChannelFront(vfs, mountpoint, options)
+    try:
+        import pyfuse3  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"the front pyfuse3 cannot be used: {error}; install it, or use --front channel") from error
+    from cairnfs.daemon.front_pyfuse3 import Front as Pyfuse3Front
+
+    return Pyfuse3Front(vfs, mountpoint, options)

@@ -1,0 +1,61 @@
+"""The session of a mount in the metadata: registered at the start, kept alive, closed at the end.
+
+A session whose heart stops is cleaned up by the other users of the volume: its locks are freed and the deleted files
+that it held open are removed. So a mount that could not reach the store for long finds out here, and says so.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cairnfs.types import SessionId
+from cairnfs.version import VERSION
+from cairnfs.volume import Volume
+
+log = logging.getLogger(__name__)
+
+BEATS_PER_CLEANING = 5  # looking after other sessions' remains is less urgent than staying alive
+
+
+@contextmanager
+def registered_session(volume: Volume, mountpoint: Path) -> Iterator[SessionId]:
+    """Clean up after dead sessions, register one, keep it alive, and close it at the end of the block."""
+    sessions = volume.meta.sessions
+    sessions.clean_stale(volume.clock.now_ns())
+    session = sessions.open(str(mountpoint), VERSION)
+    heart = Heartbeat(volume)
+    heart.start()
+    try:
+        yield session
+    finally:
+        heart.stop()
+        sessions.close()
+
+
+class Heartbeat(threading.Thread):
+    """Says every `options.heartbeat_s` that the session lives; now and then cleans up after sessions that do not."""
+
+    def __init__(self, volume: Volume) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self._volume = volume
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        n_beats = 0
+        while not self._ended.wait(self._volume.options.heartbeat_s):
+            n_beats += 1
+            try:
+                self._beat(clean=n_beats % BEATS_PER_CLEANING == 0)
+            except OSError as error:
+                log.warning("the metadata store did not take the heartbeat: %s", error)
+
+    def stop(self) -> None:
+        self._ended.set()
+        self.join()
+
+    def _beat(self, *, clean: bool) -> None:
+        self._volume.meta.sessions.heartbeat()
+        if clean:
+            self._volume.meta.sessions.clean_stale(self._volume.clock.now_ns())

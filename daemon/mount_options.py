@@ -1,0 +1,156 @@
+"""What one mount was asked to be: settings of `cairnfs mount`, words of `-o`, and how they become options objects.
+
+The table SETTINGS is the one list of settings: the command line makes its options from it, and each may be written as
+`-o NAME=VALUE` as well, which is how fstab gives them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cairnfs.const import MIB
+from cairnfs.errors import UsageError
+from cairnfs.options import EngineOptions, FuseOptions
+from cairnfs.units import parse_count, parse_duration, parse_size
+
+FRONTS = ("channel", "pyfuse3")
+
+# Words for mount(8) and init systems; those that repeat what cairnfs always does; and the opposites of real options.
+IGNORED_WORDS = frozenset(
+    ("defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "default_permissions")
+)
+IGNORED_PREFIXES = ("x-", "X-", "user=", "comment=", "fsname=", "subtype=", "helper=", "uhelper=")
+KERNEL_WORDS = frozenset(
+    ("nosuid", "suid", "nodev", "dev", "noexec", "exec", "sync", "async", "dirsync")
+    + ("noatime", "atime", "nodiratime", "diratime", "relatime", "norelatime", "strictatime", "nostrictatime")
+    + ("lazytime", "nolazytime")
+)
+
+
+class Setting(NamedTuple):
+    """One setting with a value: which field of which options object, how its text is read, and its help."""
+
+    name: str
+    target: str
+    field: str
+    parse: Callable[[str], Any]
+    metavar: str
+    help: str
+
+
+def _mebibytes(text: str) -> int:
+    return parse_size(text, bare_unit_bytes=MIB)
+
+
+def _positive(text: str) -> int:
+    if (count := parse_count(text)) == 0:
+        raise UsageError(f"'{text}' must be at least 1")
+    return count
+
+
+def _front(text: str) -> str:
+    if text not in FRONTS:
+        raise UsageError(f"'{text}' is not a front: choose one of {', '.join(FRONTS)}")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
+SETTINGS = (
+    Setting("front", "mount", "front", _front, "FRONT", "What talks to the kernel: channel (compiled) or pyfuse3."),
+    Setting("log", "mount", "log_path", _path, "FILE", "Log file. [default: stderr; with -d a standard file]"),
+    Setting("buffer-size", "engine", "buffer_bytes", _mebibytes, "SIZE", "Memory for writing and readahead, in MiB."),
+    Setting("cache-memory", "engine", "cache_bytes", _mebibytes, "SIZE", "Memory for data read or written lately, in MiB."),
+    Setting("max-uploads", "engine", "max_uploads", _positive, "N", "Uploads at a time."),
+    Setting("max-downloads", "engine", "max_downloads", _positive, "N", "Downloads at a time."),
+    Setting("readahead", "engine", "readahead_bytes", _mebibytes, "SIZE", "Most to read ahead per reader, in MiB."),
+    Setting("io-timeout", "engine", "io_timeout_s", parse_duration, "TIME", "How long calls wait for storage before EIO."),
+    Setting("heartbeat", "engine", "heartbeat_s", parse_duration, "TIME", "How often the mount says that it is alive."),
+    Setting("attr-cache", "fuse", "attr_timeout_s", parse_duration, "TIME", "How long the kernel keeps attributes."),
+    Setting("entry-cache", "fuse", "entry_timeout_s", parse_duration, "TIME", "How long the kernel keeps names of files."),
+    Setting("dir-entry-cache", "fuse", "dir_entry_timeout_s", parse_duration, "TIME", "... and names of directories."),
+    Setting("threads", "fuse", "max_threads", _positive, "N", "Most threads that serve requests."),
+    Setting("max-background", "fuse", "max_background", _positive, "N", "Background requests the kernel may queue."),
+)
+BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+
+@dataclass(frozen=True)
+class MountRequest:
+    """A mount, fully said: `mountpoint` is absolute; `log_path` is None for stderr."""
+
+    url: str
+    mountpoint: Path
+    engine: EngineOptions
+    fuse: FuseOptions
+    front: str = "channel"
+    log_path: Path | None = None
+
+
+def default_of(setting: Setting) -> str:
+    """The default of a setting as its help shows it."""
+    owner = {"engine": EngineOptions, "fuse": FuseOptions, "mount": MountRequest}[setting.target]
+    default = next(f.default for f in fields(owner) if f.name == setting.field)
+    return f"{default // MIB}M" if setting.parse is _mebibytes else f"{default:g}" if isinstance(default, float) else str(default)
+
+
+class Words(NamedTuple):
+    """The words of -o, sorted out: `settings` are for cairnfs, `kernel` go with the mount."""
+
+    settings: dict[str, str]
+    kernel: tuple[str, ...]
+    read_only: bool
+    allow_other: bool
+    debug: bool
+
+
+def sort_words(words: Iterable[str], *, sloppy: bool = False) -> Words:
+    """Sort out the words of `-o`. UsageError for a word nobody knows, unless `sloppy`."""
+    settings: dict[str, str] = {}
+    kernel: list[str] = []
+    read_only = allow_other = debug = False
+    for word in filter(None, words):
+        name, equals, value = word.partition("=")
+        if word in ("ro", "rw"):
+            read_only = word == "ro"  # the last one counts, as for mount(8)
+        elif word == "allow_other":
+            allow_other = True
+        elif word == "debug":
+            debug = True
+        elif word in KERNEL_WORDS:
+            kernel.append(word)
+        elif equals and (known := name.replace("_", "-")) in BY_NAME:
+            settings[known] = value
+        elif word not in IGNORED_WORDS and not word.startswith(IGNORED_PREFIXES) and not sloppy:
+            raise UsageError(f"unknown mount option '{word}'; 'cairnfs mount --help' lists them")
+    return Words(settings, tuple(kernel), read_only, allow_other, debug)
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a `-o` argument; a backslash keeps a comma within a word."""
+    return [word.replace("\0", ",") for word in text.replace("\\,", "\0").split(",")]
+
+
+def make_request(
+    url: str, mountpoint: Path, settings: Mapping[str, str], words: Words, *, read_only: bool, as_root: bool
+) -> MountRequest:
+    """Combine settings of the command line (they win) with those of `-o`. UsageError names the one that is wrong."""
+    values: dict[str, dict[str, Any]] = {"engine": {}, "fuse": {}, "mount": {}}
+    for name, text in {**words.settings, **settings}.items():
+        setting = BY_NAME[name]
+        try:
+            values[setting.target][setting.field] = setting.parse(text)
+        except UsageError as error:
+            raise UsageError(f"{name}: {error}") from error
+    read_only = read_only or words.read_only
+    fuse = FuseOptions(
+        read_only=read_only,
+        allow_other=as_root or words.allow_other,
+        mount_options=words.kernel,
+        debug=words.debug,
+        **values["fuse"],
+    )
+    return MountRequest(url, mountpoint, EngineOptions(read_only=read_only, **values["engine"]), fuse, **values["mount"])

@@ -1,0 +1,64 @@
+"""How volumes, sessions and usage are shown, as JSON and as text: the same names in every command."""
+
+from typing import Any
+
+from cairnfs.meta.sessions import SessionInfo
+from cairnfs.meta.volume import VolumeFormat
+from cairnfs.types import StatFs
+from cairnfs.units import format_size
+
+
+def format_as_json(fmt: VolumeFormat) -> dict[str, Any]:
+    """The format of a volume; sizes in bytes, 0 for no limit, `created` in seconds since the epoch."""
+    return {
+        "name": fmt.name,
+        "uuid": fmt.uuid,
+        "format_version": fmt.format_version,
+        "storage": fmt.storage,
+        "bucket": fmt.bucket,
+        "block_bytes": fmt.block_bytes,
+        "compression": fmt.compression,
+        "capacity_bytes": fmt.capacity_bytes,
+        "inodes": fmt.inodes,
+        "created": fmt.created,
+    }
+
+
+def format_as_text(fmt: VolumeFormat) -> dict[str, str]:
+    """The format of a volume for people."""
+    return {
+        "Name": fmt.name,
+        "UUID": fmt.uuid,
+        "Format version": str(fmt.format_version),
+        "Objects": f"{fmt.storage}: {fmt.bucket}/{fmt.name}",
+        "Block size": format_size(fmt.block_bytes),
+        "Compression": fmt.compression,
+        "Capacity": format_size(fmt.capacity_bytes) if fmt.capacity_bytes else "no limit",
+        "Inodes": f"{fmt.inodes:,}" if fmt.inodes else "no limit",
+        "Created": time_text(fmt.created),
+    }
+
+
+def time_text(unix_s: float) -> str:
+    """A time in the local zone, ISO 8601, to the second."""
+    from datetime import datetime
+
+    return datetime.fromtimestamp(unix_s).astimezone().isoformat(sep=" ", timespec="seconds")
+
+
+def session_as_json(session: SessionInfo) -> dict[str, Any]:
+    """One session; times in seconds since the epoch."""
+    return {
+        "id": session.id,
+        "host": session.host,
+        "pid": session.pid,
+        "mountpoint": session.mountpoint,
+        "version": session.version,
+        "started": session.started,
+        "heartbeat": session.heartbeat,
+    }
+
+
+def usage_as_json(usage: StatFs) -> dict[str, int]:
+    """What the volume holds."""
+    return {"used_bytes": usage.used_bytes, "used_inodes": usage.used_inodes}

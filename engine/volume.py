@@ -1,0 +1,209 @@
+"""A volume as a whole: its metadata store, operations, objects and data, opened and closed together.
+
+This is the way in for everything that works on a volume without being asked by a kernel: mounts, checks, and the
+commands that make and destroy volumes.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+from uuid import UUID
+
+from cairnfs.clock import Clock, SystemClock
+from cairnfs.const import DEFAULT_BLOCK_BYTES
+from cairnfs.errors import VolumeError
+from cairnfs.meta import Meta, records
+from cairnfs.meta.sessions import SessionInfo
+from cairnfs.meta.stores import open_store
+from cairnfs.meta.stores.base import Store
+from cairnfs.meta.volume import VolumeFormat, create_volume
+from cairnfs.objects import ObjectStore, create_bucket, destroy_bucket, open_objects
+from cairnfs.options import EngineOptions
+
+if TYPE_CHECKING:
+    from cairnfs.data import Data
+
+
+class Volume:
+    """An open volume. `objects` and `data` are None when it was opened for its metadata only."""
+
+    def __init__(self, store: Store, meta: Meta, options: EngineOptions, clock: Clock) -> None:
+        self.store = store
+        self.meta = meta
+        self.format = meta.format
+        self.options = options
+        self.clock = clock
+        self._objects: ObjectStore | None = None
+        self._data: "Data | None" = None
+
+    @property
+    def objects(self) -> ObjectStore:
+        """The object store, opened when first asked for. VolumeError when it is not this volume's."""
+        if self._objects is None:
+            self._objects = open_objects(self.format, self.options.io_timeout_s)
+        return self._objects
+
+    @property
+    def data(self) -> "Data":
+        """The data layer, started when first asked for."""
+        if self._data is None:
+            from cairnfs.data import Data  # not at the top: commands that need no data start sooner
+
+            self._data = Data(self.meta, self.objects, self.options)
+        return self._data
+
+    @property
+    def uuid_bytes(self) -> bytes:
+        """The volume's uuid as packs carry it."""
+        return UUID(self.format.uuid).bytes
+
+    def active_sessions(self) -> list[SessionInfo]:
+        """Who uses the volume now; sessions whose process has ended are cleaned up first."""
+        self.meta.sessions.clean_stale(self.clock.now_ns())
+        return self.meta.sessions.list()
+
+    def close(self) -> None:
+        """Close data, objects and metadata, in this order; goes on when one fails, and raises the first failure."""
+        closers: list[Callable[[], None]] = []
+        if self._data is not None:
+            closers.append(self._data.close)
+        if self._objects is not None:
+            closers.append(self._objects.close)
+        self._data = self._objects = None
+        _run_all([*closers, self.store.close])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _run_all(closers: list[Callable[[], None]]) -> None:
+    failures = []
+    for close in closers:
+        try:
+            close()
+        except OSError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+
+
+def open_volume(url: str, options: EngineOptions | None = None, *, data: bool = True, clock: Clock | None = None) -> Volume:
+    """Open the volume at a metadata URL; with `data`, its objects too, and proven to be this volume's.
+
+    Raises UsageError for a bad URL, VolumeError when there is no volume there or it cannot be used, StoreError and
+    ObjectError when a store fails.
+    """
+    options = options or EngineOptions()
+    clock = clock or SystemClock()
+    store = open_store(url, io_timeout_s=options.io_timeout_s)
+    try:
+        volume = Volume(store, Meta(store, clock), options, clock)
+    except BaseException:
+        store.close()
+        raise
+    try:
+        if data:
+            volume.data  # noqa: B018 - opens it
+    except BaseException:
+        volume.close()
+        raise
+    return volume
+
+
+def default_bucket() -> Path:
+    """Where volumes keep their objects unless told otherwise: the same folders as JuiceFS's, by our name."""
+    return Path("/var/lib/cairnfs") if os.geteuid() == 0 else Path.home() / ".cairnfs" / "local"
+
+
+def new_format(
+    name: str,
+    *,
+    storage: str = "file",
+    bucket: str | None = None,
+    block_bytes: int = DEFAULT_BLOCK_BYTES,
+    compression: str = "none",
+    capacity_bytes: int = 0,
+    inodes: int = 0,
+) -> VolumeFormat:
+    """The format of a volume to be made, with a new uuid. UsageError says which part is wrong."""
+    fmt = VolumeFormat(
+        name=name,
+        storage=storage,
+        bucket=os.path.abspath(os.path.expanduser(bucket or default_bucket())),
+        block_bytes=block_bytes,
+        compression=compression,
+        capacity_bytes=capacity_bytes,
+        inodes=inodes,
+        created=time.time_ns() // 10**9,
+    )
+    fmt.check()
+    return fmt
+
+
+def format_volume(url: str, fmt: VolumeFormat, *, force: bool = False, clock: Clock | None = None) -> None:
+    """Make a volume. With `force`, one that is there already is destroyed first, with its objects, unless in use.
+
+    Raises VolumeError when there is a volume (without `force`), when it is in use, or when the bucket holds another's.
+    """
+    clock = clock or SystemClock()
+    store = open_store(url, create=True)
+    try:
+        _make_room(store, url, force, clock)
+        create_bucket(fmt)
+        try:
+            create_volume(store, fmt, clock.now_ns(), uid=os.geteuid(), gid=os.getegid())
+        except BaseException:
+            destroy_bucket(fmt)  # made a moment ago and still empty: it must not block the next try
+            raise
+        store.sync()
+    finally:
+        store.close()
+
+
+def _make_room(store: Store, url: str, force: bool, clock: Clock) -> None:
+    """See that no volume is in the store: with `force` by destroying the one that is."""
+    if not has_volume(store):
+        return
+    volume = Volume(store, Meta(store, clock), EngineOptions(), clock)
+    if not force:
+        raise VolumeError(
+            f"{url} already holds volume '{volume.format.name}' (uuid {volume.format.uuid}): choose another URL, "
+            "or destroy that volume with all its data by adding --force"
+        )
+    refuse_if_used(volume)
+    destroy_bucket(volume.format)
+    store.wipe()
+
+
+def has_volume(store: Store) -> bool:
+    """Whether a store holds a volume, of whatever version."""
+    return store.read([records.FORMAT_KEY])[0] is not None
+
+
+def refuse_if_used(volume: Volume) -> None:
+    """Raise VolumeError naming who has the volume mounted, if anybody has."""
+    users = volume.active_sessions()
+    if users:
+        places = ", ".join(f"{user.host}:{user.mountpoint} (process {user.pid})" for user in users)
+        raise VolumeError(f"volume '{volume.format.name}' is in use by {places}: unmount it first")
+
+
+def destroy_volume(url: str, volume_uuid: str, *, force: bool = False) -> int:
+    """Delete all objects and all metadata of a volume; returns the number of objects deleted.
+
+    Raises VolumeError when the uuid is not the volume's, or (without `force`) when it is in use.
+    """
+    with open_volume(url, data=False) as volume:
+        if volume.format.uuid != volume_uuid:
+            raise VolumeError(f"the uuid of volume '{volume.format.name}' is {volume.format.uuid}, not {volume_uuid}")
+        if not force:
+            refuse_if_used(volume)
+        n_deleted = destroy_bucket(volume.format)
+        volume.store.wipe()
+        return n_deleted
