@@ -88,7 +88,7 @@ class Collector:
             try:
                 if key == b"format":
                     decode_format(row.value)
-                elif len(row.value) != {b"usage": 16, b"next": 24}.get(key, -1):
+                elif len(row.value) != {b"usage": 16, b"next": 24, b"moves": 8}.get(key, -1):
                     raise CorruptError(f"the row has {len(row.value)} bytes, or is unknown")
             except CairnError as why:
                 self._undecodable(f"volume row {key.decode('ascii', 'backslashreplace')}", str(why))

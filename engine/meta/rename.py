@@ -14,15 +14,13 @@ from cairnfs.errors import FsError
 from cairnfs.meta.core import MetaCore
 from cairnfs.meta.dirs import change_directory, change_names, directory, entry, inode_of
 from cairnfs.meta.links import IsOpen, Unlinked, drop_directory, drop_name
-from cairnfs.meta.records import CTIME_AT, decode_attr, dentry_key, dentry_value, encode_attr, inode_key, time_field
+from cairnfs.meta.records import CTIME_AT, MOVES_KEY, decode_attr, dentry_key, dentry_value, encode_attr, inode_key, time_field
 from cairnfs.meta.stores.base import Key
 from cairnfs.meta.txn import Txn
 from cairnfs.types import Attr, Inode
 
 NOREPLACE = 1  # RENAME_* of renameat2(); WHITEOUT (4) is for overlays on block devices and refused
 EXCHANGE = 2
-
-MOVES_KEY: Key = (b"v", b"moves")  # i64: how many times a directory moved to another parent; no row: never
 
 
 class Renamed(NamedTuple):

@@ -135,9 +135,10 @@ class TestLookup:
     def test_name_without_inode_is_corruption(self, volume: Volume, node: Node) -> None:
         made = node.file(b"a")
         node.core.transact(lambda txn: txn.delete(records.inode_key(made.ino)))
-        for operation in (lambda: node.names.lookup(ROOT, b"a"), lambda: node.unlink(b"a")):
-            with pytest.raises(CorruptError, match="does not exist"):
-                operation()
+        with pytest.raises(CorruptError, match="does not exist"):
+            node.names.lookup(ROOT, b"a")
+        with pytest.raises(CorruptError, match="does not exist"):
+            node.unlink(b"a")
 
 
 class TestLink:

@@ -7,7 +7,7 @@ import pytest
 
 from cairnfs.errors import FsError
 from cairnfs.meta import records
-from cairnfs.meta.rename import EXCHANGE, MOVES_KEY, NOREPLACE
+from cairnfs.meta.rename import EXCHANGE, NOREPLACE
 from cairnfs.meta.stores.base import Unchanged
 from cairnfs.types import Inode
 from support.namespaces import ROOT, Node, Volume
@@ -193,9 +193,9 @@ class TestOtherNodes:
         node.dir(b"a")
         node.rename((ROOT, b"f"), (target.ino, b"f"))
         node.rename((ROOT, b"a"), (ROOT, b"b"))
-        assert node.row(MOVES_KEY) is None
+        assert node.row(records.MOVES_KEY) is None
         node.rename((ROOT, b"b"), (target.ino, b"b"))
-        assert node.row(MOVES_KEY) is not None
+        assert node.row(records.MOVES_KEY) is not None
 
     def test_target_directory_removed_before_the_commit(self, volume: Volume, node: Node) -> None:
         target = node.dir(b"d")
