@@ -148,6 +148,7 @@ class MemoryStore:
         with self._volume.lock:
             self._volume.partitions.clear()
             self._volume.log.clear()
+            self._volume.position += 1  # without a record: the gap that makes every follower drop what it has
             self._volume.append(self.origin, [])
 
     def close(self) -> None:

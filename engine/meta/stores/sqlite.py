@@ -85,7 +85,7 @@ class SqliteStore:
         self._writer = self._open_writer(url, create)
         self._wal_fd = os.open(f"{path}-wal", os.O_RDWR | os.O_CLOEXEC)
         connect = partial(sqlite_file.connect, path, 0.1, cache_kib=READER_CACHE_KIB)
-        self._checkpointer = Checkpointer(connect, self._write_lock)
+        self._checkpointer = Checkpointer(connect)
 
     # --- reading ---
 
@@ -170,7 +170,7 @@ class SqliteStore:
             if len(puts) < len(changed):
                 connection.executemany(_DELETE, [key for key, value in changed.items() if value is None])
             connection.execute("COMMIT")
-            self._checkpointer.wrote(len(changed) + 1 + sum(len(put[2]) for put in puts) // 4096)
+            self._checkpointer.wrote(connection, len(changed) + 1 + sum(len(put[2]) for put in puts) // 4096)
         return Committed(position, totals)
 
     def sync(self) -> None:
@@ -182,9 +182,11 @@ class SqliteStore:
 
     def wipe(self) -> None:
         with self._writing() as connection:
-            position = self._append(connection, {})
+            newest = connection.execute("SELECT max(position) FROM log").fetchall()[0][0] or 0
             connection.execute("DELETE FROM rows")
-            connection.execute("DELETE FROM log WHERE position < ?", (position,))
+            connection.execute("DELETE FROM log")
+            # Leaving out one position makes the gap at which every follower drops what it has.
+            connection.execute("INSERT INTO log VALUES(?, ?, ?)", (newest + 2, self.origin, b""))
             connection.execute("COMMIT")
 
     def close(self) -> None:

@@ -2,9 +2,9 @@
 
 SQLite would do this inside whichever commit crosses a threshold, with two fsyncs, so that one request in a few hundred takes
 tens of milliseconds. Here a commit only counts the pages it may have written. At `PASSIVE_PAGES` the thread makes a passive
-checkpoint, which blocks nobody. The log can start again from its beginning only when everything in it is checkpointed
-while nobody writes, which under constant writing never happens by itself; so beyond `RESTART_PAGES` the thread follows with a
-checkpoint that holds writers back. It has only those pages to move that were written during the passive one.
+checkpoint, which blocks nobody. But the log begins again only when everything in it is checkpointed while nobody writes,
+which under constant writing never happens by itself. So beyond `RESTART_PAGES` the next commit, which has the write lock
+already, makes a checkpoint that restarts the log; it has only those pages to move that were written since the passive one.
 """
 
 import logging
@@ -16,24 +16,32 @@ PASSIVE_PAGES = 4096  # 16 MiB: hot pages (one directory, the usage row) are the
 RESTART_PAGES = 2 * PASSIVE_PAGES  # 32 MiB: about what the log grows to under constant writing
 LOG_LIMIT_BYTES = 2 * RESTART_PAGES * 4096  # a longer log (a reader stood in the way) is cut back to this
 
+READERS_WAIT_MS = 50  # a restart waits for reads that began before the log was checkpointed; they take microseconds
+
 _log = logging.getLogger("cairnfs.meta")
 
 
 class Checkpointer:
-    """Owns one connection and one thread, both made when first needed. `wrote` may be called from any thread."""
+    """Owns one connection and one thread, both made when first needed."""
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection], write_lock: threading.Lock) -> None:
-        """`write_lock` is what writers of this process hold: they then wait for it instead of polling SQLite's lock."""
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        """`connect` makes a connection for the thread."""
         self._connect = connect
-        self._write_lock = write_lock
         self._pages = 0
         self._due = threading.Event()
+        self._restart_due = False
         self._stop = False
         self._thread: threading.Thread | None = None
 
-    def wrote(self, pages: int) -> None:
-        """Count pages of a commit (an upper estimate). Called with the write lock held."""
+    def wrote(self, writer: sqlite3.Connection, pages: int) -> None:
+        """Count the pages of a commit (an upper estimate), and do or order what is due.
+
+        Called with the write lock held, after the commit: whatever fails here must not make it look failed.
+        """
         self._pages += pages
+        if self._restart_due:
+            self._restart_due = False
+            _restart(writer)
         if self._pages >= PASSIVE_PAGES:
             self._pages = 0
             if self._thread is None and not self._stop:
@@ -59,16 +67,27 @@ class Checkpointer:
                 try:
                     if connection is None:
                         connection = self._connect()
-                    self._checkpoint(connection)
+                    _, in_log, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                    self._restart_due = in_log >= RESTART_PAGES
                 except sqlite3.Error as error:
-                    # Nothing is lost: the pages stay in the log, and the next round tries again.
-                    _log.warning("the metadata log could not be checkpointed: %s", error)
+                    _report(error)
         finally:
             if connection is not None:
                 connection.close()
 
-    def _checkpoint(self, connection: sqlite3.Connection) -> None:
-        _, in_log, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        if in_log >= RESTART_PAGES:
-            with self._write_lock:
-                connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+
+def _restart(writer: sqlite3.Connection) -> None:
+    """Checkpoint what is left and let the log begin again; if readers stand in the way, a later round will."""
+    try:
+        writer.execute(f"PRAGMA busy_timeout = {READERS_WAIT_MS}").fetchall()
+        try:
+            writer.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+        finally:
+            writer.execute("PRAGMA busy_timeout = 0").fetchall()
+    except sqlite3.Error as error:
+        _report(error)
+
+
+def _report(error: sqlite3.Error) -> None:
+    # Nothing is lost: the pages stay in the log, and the next round tries again.
+    _log.warning("the metadata log could not be checkpointed: %s", error)

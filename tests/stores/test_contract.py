@@ -1,0 +1,527 @@
+"""What every metadata store must do: one suite, run over each of them."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from cairnfs.errors import StoreError
+from cairnfs.meta.stores.base import (
+    Absent,
+    Add,
+    AtMost,
+    Condition,
+    ConditionFailed,
+    Delete,
+    Effect,
+    Exists,
+    Key,
+    LogRecord,
+    LogTrimmed,
+    Max,
+    Put,
+    Row,
+    Store,
+    Unchanged,
+)
+from cairnfs.meta.stores.memory import MemoryStore
+from cairnfs.meta.stores.sqlite import SqliteStore
+from cairnfs.meta.txn import Txn, transact
+from cairnfs.types import Position, SessionId
+
+T = TypeVar("T")
+
+Opener = Callable[[], Store]
+
+A: Key = (b"p", b"a")
+B: Key = (b"p", b"b")
+C: Key = (b"q", b"c")
+
+LOG_RECORDS = 300  # few, so that trimming is seen; SQLite trims every 256 commits, memory at twice the number
+
+_names = count()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+    """Opens one and the same store, each time by a new object."""
+    opened: list[Store] = []
+    name = f"contract-{next(_names)}"
+
+    def opener() -> Store:
+        if request.param == "memory":
+            store: Store = MemoryStore(name, LOG_RECORDS)
+        else:
+            store = SqliteStore(tmp_path / "m.db", "sqlite3://m.db", create=True, log_records=LOG_RECORDS)
+        opened.append(store)
+        return store
+
+    yield opener
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(open_again: Opener) -> Store:
+    return open_again()
+
+
+def put(store: Store, key: Key, value: bytes) -> Position:
+    return store.commit([], [Put(key, value)]).position
+
+
+def value(store: Store, key: Key) -> bytes | None:
+    row = store.read([key])[0]
+    return None if row is None else row.value
+
+
+def i64(number: int) -> bytes:
+    return number.to_bytes(8, "big", signed=True)
+
+
+# --- effects ---
+
+
+def test_empty_store_has_no_rows_and_position_0(store: Store) -> None:
+    assert store.position() == 0
+    assert store.read([A]) == [None]
+    assert store.scan(b"p", None, 10) == []
+    assert store.partitions(b"", None, 10) == []
+    assert store.log(Position(0), 10) == []
+
+
+def test_put_row_is_read_with_the_position_of_its_commit_as_version(store: Store) -> None:
+    assert put(store, A, b"1") == 1
+    assert put(store, B, b"2") == 2
+    assert put(store, A, b"3") == 3
+    assert store.read([A, B]) == [Row(b"3", Position(3)), Row(b"2", Position(2))]
+    assert store.position() == 3
+
+
+def test_all_rows_of_a_commit_have_one_version(store: Store) -> None:
+    store.commit([], [Put(A, b"1"), Put(B, b"2"), Add(C, 0, 1)])
+    assert [row and row.version for row in store.read([A, B, C])] == [1, 1, 1]
+
+
+def test_deleted_row_is_gone_and_deleting_a_missing_row_is_no_error(store: Store) -> None:
+    put(store, A, b"1")
+    store.commit([], [Delete(A), Delete(B)])
+    assert store.read([A, B]) == [None, None]
+    assert store.scan(b"p", None, 10) == []
+
+
+def test_keys_and_values_may_be_empty_long_and_of_any_bytes(store: Store) -> None:
+    everything = bytes(range(256))
+    rows = {(b"p", b""): b"", (everything[:255], everything * 4): everything * 4096, (b"\0", b"\0\0"): b"\0" * 9}
+    store.commit([], [Put(key, stored) for key, stored in rows.items()])
+    assert [row and row.value for row in store.read(list(rows))] == list(rows.values())
+
+
+@pytest.mark.parametrize(
+    ("effects", "expected"),
+    [
+        ([Put(A, b"1"), Put(A, b"2")], b"2"),
+        ([Put(A, b"1"), Delete(A)], None),
+        ([Delete(A), Put(A, b"1")], b"1"),
+        ([Put(A, i64(5)), Add(A, 0, 2), Add(A, 0, 3)], i64(10)),
+        ([Add(A, 0, 7), Delete(A), Add(A, 0, 1)], i64(1)),
+        ([Put(A, i64(5)), Max(A, 0, i64(4)), Max(A, 0, i64(6)), Max(A, 0, i64(5))], i64(6)),
+        ([Add(A, 8, 1), Max(A, 0, i64(3)), Add(A, 0, 1)], i64(4) + i64(1)),
+    ],
+)
+def test_effects_on_one_row_apply_in_order(store: Store, effects: list[Effect], expected: bytes | None) -> None:
+    put(store, A, b"before")
+    store.commit([], [Delete(A), *effects])
+    assert value(store, A) == expected
+
+
+def test_add_returns_the_new_value_of_each_in_order(store: Store) -> None:
+    store.commit([], [Put(A, i64(10) + i64(-5))])
+    committed = store.commit([], [Add(A, 8, -1), Put(B, b""), Add(A, 0, 1), Add(C, 0, 100), Add(A, 0, 1)])
+    assert committed.added == [-6, 11, 100, 12]
+    assert value(store, A) == i64(12) + i64(-6)
+
+
+def test_add_creates_a_missing_row_filled_with_zeros(store: Store) -> None:
+    assert store.commit([], [Add(A, 16, -3)]).added == [-3]
+    assert value(store, A) == bytes(16) + i64(-3)
+
+
+def test_fields_beyond_the_end_of_a_row_are_zero_until_changed(store: Store) -> None:
+    store.commit([], [Put(A, b"abc"), Put(B, b"abc")])
+    store.commit([AtMost(A, 4, 1, 1)], [Add(A, 4, 9), Max(B, 4, i64(2))])
+    assert value(store, A) == b"abc\0" + i64(9)
+    assert value(store, B) == b"abc\0" + i64(2)
+
+
+def test_bytes_around_a_changed_field_stay(store: Store) -> None:
+    store.commit([], [Put(A, b"head" + i64(1) + i64(1) + b"tail")])
+    store.commit([], [Add(A, 4, 1), Max(A, 12, b"\xff" * 8)])
+    assert value(store, A) == b"head" + i64(2) + b"\xff" * 8 + b"tail"
+
+
+def test_max_orders_by_bytes(store: Store) -> None:
+    put(store, A, b"\x7f" + b"\xff" * 7)
+    store.commit([], [Max(A, 0, b"\x80" + b"\0" * 7)])
+    assert value(store, A) == b"\x80" + b"\0" * 7
+
+
+def test_max_on_a_missing_row_fails_the_whole_commit(store: Store) -> None:
+    effects: list[Effect] = [Put(B, b"1"), Max(A, 0, i64(1))]
+    with pytest.raises(ConditionFailed) as failed:
+        store.commit([], effects)
+    assert (failed.value.key, failed.value.row, failed.value.condition) == (A, None, effects[1])
+    assert value(store, B) is None
+    assert store.position() == 0
+
+
+def test_max_on_a_row_deleted_by_the_same_commit_fails(store: Store) -> None:
+    put(store, A, i64(1))
+    with pytest.raises(ConditionFailed):
+        store.commit([], [Delete(A), Max(A, 0, i64(2))])
+    assert value(store, A) == i64(1)
+
+
+@pytest.mark.parametrize("start", [2**53, -(2**53)])
+def test_counter_that_would_pass_2_to_the_53_fails_the_commit(store: Store, start: int) -> None:
+    store.commit([], [Add(A, 0, start)])
+    with pytest.raises(StoreError):
+        store.commit([], [Put(B, b"1"), Add(A, 0, 1 if start > 0 else -1)])
+    assert value(store, A) == i64(start)
+    assert value(store, B) is None
+
+
+# --- conditions ---
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        Exists(B),
+        Absent(A),
+        Unchanged(A, Position(1)),
+        Unchanged(B, Position(1)),
+        Unchanged(B, Position(0)),
+        AtMost(A, 0, 1, 5),
+        AtMost(B, 0, 1, 0),
+        AtMost(A, 0, 0, -1),
+    ],
+)
+def test_failed_condition_applies_nothing_and_tells_the_present_row(store: Store, condition: Condition) -> None:
+    put(store, C, b"earlier")
+    put(store, A, i64(5))
+    with pytest.raises(ConditionFailed) as failed:
+        store.commit([Exists(C), condition, Exists((b"never", b"there"))], [Put(C, b"new"), Delete(A)])
+    assert failed.value.key == condition.key
+    assert failed.value.row == (Row(i64(5), Position(2)) if condition.key == A else None)
+    assert failed.value.condition == condition
+    assert store.read([C, A]) == [Row(b"earlier", Position(1)), Row(i64(5), Position(2))]
+    assert store.position() == 2
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [Exists(A), Absent(B), Unchanged(A, Position(1)), AtMost(A, 0, 1, 6), AtMost(B, 0, 3, 3), AtMost(A, 0, -9, -4)],
+)
+def test_condition_that_holds_lets_the_commit_through(store: Store, condition: Condition) -> None:
+    put(store, A, i64(5))
+    store.commit([condition], [Put(C, b"new")])
+    assert value(store, C) == b"new"
+
+
+def test_conditions_look_at_the_state_before_the_commit(store: Store) -> None:
+    store.commit([Absent(A), AtMost(A, 0, 9, 9)], [Put(A, i64(100))])
+    with pytest.raises(ConditionFailed):
+        store.commit([Exists(B)], [Put(B, b"1")])
+
+
+def test_commit_without_effects_only_checks(store: Store) -> None:
+    put(store, A, b"1")
+    committed = store.commit([Exists(A), Absent(B)], [])
+    assert (committed.position, committed.added) == (1, [])
+    with pytest.raises(ConditionFailed):
+        store.commit([Exists(B)], [])
+    assert store.position() == 1
+    assert len(store.log(Position(0), 10)) == 1
+
+
+def test_row_put_again_with_equal_bytes_has_changed(store: Store) -> None:
+    put(store, A, b"1")
+    put(store, A, b"1")
+    with pytest.raises(ConditionFailed):
+        store.commit([Unchanged(A, Position(1))], [])
+
+
+# --- reading ---
+
+
+def test_read_keeps_the_order_asked_with_duplicates_and_missing_rows(store: Store) -> None:
+    store.commit([], [Put(A, b"a"), Put(B, b"b")])
+    found = store.read([B, (b"p", b"missing"), A, B])
+    assert [row and row.value for row in found] == [b"b", None, b"a", b"b"]
+    assert store.read([]) == []
+
+
+@pytest.mark.parametrize("n_rows", [64, 65, 1000])
+def test_read_takes_many_keys(store: Store, n_rows: int) -> None:
+    keys: list[Key] = [(b"p", i64(n)) for n in range(n_rows)]
+    store.commit([], [Put(key, key[1]) for key in keys[::2]])
+    assert store.read(keys) == [Row(key[1], Position(1)) if n % 2 == 0 else None for n, key in enumerate(keys)]
+
+
+def test_commit_takes_many_conditions_and_effects(store: Store) -> None:
+    keys: list[Key] = [(b"p", i64(n)) for n in range(500)]
+    store.commit([Absent(key) for key in keys], [Add(key, 0, 1) for key in keys])
+    store.commit([Exists(key) for key in keys], [Delete(key) for key in keys[:499]])
+    assert store.scan(b"p", None, 1000) == [(keys[499][1], Row(i64(1), Position(1)))]
+
+
+AWKWARD_KEYS = [
+    b"",
+    b"\0",
+    b"\0\0",
+    b"a",
+    b"a\0",
+    b"aa",
+    b"ab",
+    b"a\xff",
+    b"b",
+    b"\x7f",
+    b"\x80",
+    b"\xff",
+    b"\xff\0",
+    b"\xff\xff",
+]
+
+
+def test_scan_orders_by_bytes(store: Store) -> None:
+    store.commit([], [Put((b"p", key), key) for key in reversed(AWKWARD_KEYS)])
+    assert [key for key, _ in store.scan(b"p", None, 100)] == AWKWARD_KEYS
+    assert all(row == Row(key, Position(1)) for key, row in store.scan(b"p", None, 100))
+
+
+@pytest.mark.parametrize("prefix", [b"", b"a", b"aa", b"\xff", b"\xff\xff", b"\0", b"none"])
+@pytest.mark.parametrize("page", [1, 2, 100])
+def test_scan_pages_through_a_prefix_without_gaps_or_repeats(store: Store, prefix: bytes, page: int) -> None:
+    store.commit([], [Put((b"p", key), b"") for key in AWKWARD_KEYS])
+    found: list[bytes] = []
+    while rows := store.scan(b"p", found[-1] if found else None, page, prefix=prefix):
+        assert len(rows) <= page
+        found += [key for key, _ in rows]
+    assert found == [key for key in AWKWARD_KEYS if key.startswith(prefix)]
+
+
+@pytest.mark.parametrize(("after", "expected"), [(b"", [b"ba", b"bb"]), (b"ba", [b"bb"]), (b"baa", [b"bb"]), (b"c", [])])
+def test_scan_starts_after_a_key_that_need_not_exist(store: Store, after: bytes, expected: list[bytes]) -> None:
+    store.commit([], [Put((b"p", key), b"") for key in (b"a", b"ba", b"bb", b"c")])
+    assert [key for key, _ in store.scan(b"p", after, 10, prefix=b"b")] == expected
+
+
+def test_partitions_are_separate_even_when_names_begin_alike(store: Store) -> None:
+    store.commit([], [Put((part, b"k"), part) for part in (b"d", b"d\0", b"dd")])
+    assert store.scan(b"d", None, 10) == [(b"k", Row(b"d", Position(1)))]
+    store.commit([], [Delete((b"d", b"k"))])
+    assert store.scan(b"d", None, 10) == []
+    assert value(store, (b"dd", b"k")) == b"dd"
+
+
+def test_partitions_lists_non_empty_ones_in_order_and_in_pages(store: Store) -> None:
+    parts = [b"a", b"d", b"d\0", b"d\xff", b"dd", b"e", b"\xff", b"\xff\xff"]
+    store.commit([], [Put((part, key), b"") for part in reversed(parts) for key in (b"1", b"2")])
+    store.commit([], [Delete((b"dd", b"1")), Delete((b"dd", b"2"))])
+    parts.remove(b"dd")
+    assert store.partitions(b"", None, 100) == sorted(parts)
+    assert store.partitions(b"d", None, 100) == [b"d", b"d\0", b"d\xff"]
+    assert store.partitions(b"d", None, 2) == [b"d", b"d\0"]
+    assert store.partitions(b"d", b"d\0", 2) == [b"d\xff"]
+    assert store.partitions(b"\xff", None, 100) == [b"\xff", b"\xff\xff"]
+
+
+# --- log ---
+
+
+def test_log_tells_who_touched_which_rows(store: Store) -> None:
+    store.origin = SessionId(7)
+    store.commit([Absent(A)], [Put(B, b"1"), Add(C, 0, 1), Add(B, 8, 1)])
+    store.origin = SessionId(2**53)
+    store.commit([], [Delete(A), Max(C, 0, i64(5))])
+    assert store.log(Position(0), 10) == [
+        LogRecord(Position(1), SessionId(7), [B, C]),
+        LogRecord(Position(2), SessionId(2**53), [A, C]),
+    ]
+
+
+def test_log_keeps_keys_of_any_bytes_and_length(store: Store) -> None:
+    keys: list[Key] = [(b"\0" * 255, b"\xff" * 300), (b"p", b""), (bytes(range(9)), b"\0")]
+    store.commit([], [Delete(key) for key in keys])
+    assert store.log(Position(0), 1)[0].keys == keys
+
+
+def test_log_is_read_in_pages(store: Store) -> None:
+    for n in range(10):
+        put(store, A, i64(n))
+    assert [record.position for record in store.log(Position(0), 4)] == [1, 2, 3, 4]
+    assert [record.position for record in store.log(Position(7), 4)] == [8, 9, 10]
+    assert store.log(Position(10), 4) == []
+
+
+def test_failed_commit_leaves_no_log_record(store: Store) -> None:
+    with pytest.raises(ConditionFailed):
+        store.commit([Exists(A)], [Put(A, b"")])
+    put(store, A, b"")
+    assert [record.position for record in store.log(Position(0), 10)] == [1]
+
+
+def test_follower_behind_the_trimmed_log_is_told(store: Store) -> None:
+    n_commits = 4 * LOG_RECORDS
+    for n in range(n_commits):
+        put(store, A, i64(n))
+    with pytest.raises(LogTrimmed):
+        store.log(Position(0), 10)
+    kept = store.log(Position(n_commits - LOG_RECORDS), n_commits)
+    assert [record.position for record in kept] == list(range(n_commits - LOG_RECORDS + 1, n_commits + 1))
+    oldest_kept = Position(next(p for p in range(n_commits) if not is_trimmed(store, Position(p))))
+    assert n_commits - 3 * LOG_RECORDS < oldest_kept <= n_commits - LOG_RECORDS
+    assert store.position() == n_commits
+
+
+def is_trimmed(store: Store, after: Position) -> bool:
+    try:
+        store.log(after, 1)
+    except LogTrimmed:
+        return True
+    return False
+
+
+def test_position_never_reached_counts_as_a_gap(store: Store) -> None:
+    put(store, A, b"")
+    with pytest.raises(LogTrimmed):
+        store.log(Position(2), 10)
+
+
+# --- life ---
+
+
+def test_wipe_leaves_nothing_but_positions_go_on(store: Store) -> None:
+    for n in range(5):
+        put(store, (b"p%d" % n, b"k"), b"")
+    store.wipe()
+    assert store.partitions(b"", None, 10) == []
+    assert store.position() > 5
+    with pytest.raises(LogTrimmed):
+        store.log(Position(5), 10)
+    assert put(store, A, b"1") == store.position()
+    assert store.log(Position(store.position() - 1), 10)[0].keys == [A]
+
+
+def test_second_user_sees_commits_of_the_first_at_once(open_again: Opener) -> None:
+    first, second = open_again(), open_again()
+    first.origin, second.origin = SessionId(1), SessionId(2)
+    for n in range(20):
+        put(first, A, i64(n))
+        assert value(second, A) == i64(n)
+        put(second, B, i64(n))
+        assert value(first, B) == i64(n)
+    assert [record.origin for record in first.log(Position(0), 100)] == [1, 2] * 20
+
+
+def test_store_opened_again_has_everything(open_again: Opener) -> None:
+    first = open_again()
+    put(first, A, b"1")
+    first.sync()
+    first.close()
+    second = open_again()
+    assert second.read([A]) == [Row(b"1", Position(1))]
+    assert put(second, B, b"2") == 2
+
+
+def test_closing_twice_is_no_error(store: Store) -> None:
+    store.close()
+    store.close()
+
+
+# --- several threads ---
+
+N_THREADS = 6
+N_STEPS = 60
+
+
+def run_threads(work: Callable[[int], T]) -> list[T]:
+    with ThreadPoolExecutor(N_THREADS) as pool:
+        return list(pool.map(work, range(N_THREADS)))
+
+
+def test_threads_lose_no_increment(store: Store) -> None:
+    positions: list[Position] = []
+    lock = threading.Lock()
+
+    def work(thread: int) -> None:
+        for _ in range(N_STEPS):
+            committed = store.commit([], [Add(A, 0, 1), Add((b"t", i64(thread)), 0, 1)])
+            with lock:
+                positions.append(committed.position)
+
+    run_threads(work)
+    assert value(store, A) == i64(N_THREADS * N_STEPS)
+    assert sorted(positions) == list(range(1, N_THREADS * N_STEPS + 1))
+
+
+def test_threads_never_pass_a_limit(store: Store) -> None:
+    def work(thread: int) -> int:
+        n_done = 0
+        for _ in range(N_STEPS):
+            try:
+                store.commit([AtMost(A, 0, 1, 100)], [Add(A, 0, 1)])
+                n_done += 1
+            except ConditionFailed:
+                pass
+        return n_done
+
+    done = run_threads(work)
+    assert sum(done) == 100
+    assert value(store, A) == i64(100)
+
+
+def test_transactions_of_threads_lose_no_update(store: Store) -> None:
+    put(store, A, i64(0))
+
+    def step(txn: Txn) -> None:
+        row = txn.get(A)
+        assert row is not None
+        txn.unchanged(A)
+        txn.put(A, i64(int.from_bytes(row.value, "big") + 1))
+
+    def work(thread: int) -> None:
+        for _ in range(N_STEPS):
+            transact(store, step)
+
+    run_threads(work)
+    assert value(store, A) == i64(N_THREADS * N_STEPS)
+
+
+def test_readers_see_whole_commits_only(store: Store) -> None:
+    keys: list[Key] = [(b"p", i64(n)) for n in range(100)]
+    store.commit([], [Put(key, i64(0)) for key in keys])
+    stop = threading.Event()
+
+    def write() -> None:
+        for n in range(1, 100):
+            store.commit([], [Put(key, i64(n)) for key in keys])
+        stop.set()
+
+    def read(thread: int) -> None:
+        while not stop.is_set():
+            for rows in (store.read(keys[:2]), store.read(keys), [row for _, row in store.scan(b"p", None, 100)]):
+                assert len({row and row.value for row in rows}) == 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        run_threads(read)
+    finally:
+        stop.set()
+        writer.join()
