@@ -5,6 +5,7 @@ killed process and counts for nothing. It is named after the mountpoint, and has
 from a process that could not save everything, `failure`.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -18,16 +19,26 @@ from cairnfs.errors import CairnError, MountError
 
 
 def running_dir(uid: int) -> Path:
-    """Where the mounts of a user are noted: /run/cairnfs for root, ~/.cairnfs/run/HOST for others."""
+    """Where the mounts of a user are noted: /run/cairnfs for root, ~/.cairnfs/run/HOST for others.
+
+    Service users without a home have a folder in /tmp, which nobody else may own.
+    """
     if uid == 0:
         return Path("/run/cairnfs")
     import pwd
 
     try:
-        home = pwd.getpwuid(uid).pw_dir
+        home = Path(pwd.getpwuid(uid).pw_dir)
     except KeyError:
-        home = f"/tmp/cairnfs-{uid}"
-    return Path(home) / ".cairnfs" / "run" / socket.gethostname()
+        home = Path("/nonexistent")
+    return home / ".cairnfs" / "run" / socket.gethostname() if home.is_dir() else Path(f"/tmp/cairnfs-{uid}")
+
+
+def _make_running_dir() -> None:
+    folder = running_dir(os.geteuid())
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.lstat().st_uid != os.geteuid():
+        raise CairnError(f"{folder} belongs to another user: remove it", errno.EPERM)
 
 
 def _file_of(mountpoint: Path, uid: int) -> Path:
@@ -57,10 +68,12 @@ class Registration:
         self._path = _file_of(mountpoint, os.geteuid())
         self._details = {"pid": os.getpid(), "mountpoint": str(mountpoint), **details}
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_running_dir()
             self._fd = _open_locked(self._path)
         except BlockingIOError:
             raise MountError(f"{mountpoint} is being mounted or unmounted by another cairnfs process") from None
+        except CairnError:
+            raise
         except OSError as error:
             raise CairnError(f"cannot note the mount in {self._path.parent}: {error.strerror}", error.errno) from error
         self._write()

@@ -14,13 +14,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 from cairnfs.daemon.fronts import Front, make_front
 from cairnfs.daemon.heartbeat import registered_session
 from cairnfs.daemon.invalidate import Follower
 from cairnfs.daemon.mount_options import MountRequest
-from cairnfs.daemon.mountpoint import is_mounted, unmount
+from cairnfs.daemon.mountpoint import check_mountpoint, clear_stale, is_mounted, unmount
 from cairnfs.daemon.running import Registration
 from cairnfs.errors import MountError
 from cairnfs.version import VERSION
@@ -30,6 +32,7 @@ from cairnfs.volume import Volume, open_volume
 log = logging.getLogger(__name__)
 
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+ABANDON_SIGNAL = signal.SIGUSR2  # from the signal thread to the main thread, while there is no front to stop
 BUSY_WAIT_S = 5.0  # how long a signalled mount waits for its users to leave before it detaches from them
 BUSY_RETRY_S = 0.2
 ANSWER_POLL_S = 0.002
@@ -38,104 +41,132 @@ ANSWER_POLL_S = 0.002
 def serve(request: MountRequest, on_ready: Callable[[], None]) -> int:
     """Mount, call `on_ready` once the mount answers, serve until unmounted, store everything; returns the exit code.
 
-    Must run in the main thread, before any other is started. Raises CairnError for whatever prevents the mount.
+    Must run in the main thread, before any other is started. Raises CairnError for whatever prevents the mount, and
+    KeyboardInterrupt when a signal ends it before there is one.
     """
-    with blocked_signals():
+    with held_signals():
+        watcher = StopWatcher(request.mountpoint)
+        watcher.start()
+        clear_stale(request.mountpoint)
+        check_mountpoint(request.mountpoint)
         registration = Registration(request.mountpoint, {"url": request.url, "version": VERSION})
+        mount = MountProcess(request, on_ready, watcher)
         try:
-            with open_volume(request.url, request.engine) as volume:
-                _serve_volume(volume, request, on_ready)
-            log.info("%s: everything is stored", request.mountpoint)
-            return 0
-        except NotStored as error:
+            mount.run()
+        except OSError as error:
+            if not mount.answered:
+                raise
             log.error("%s: not everything could be stored: %s", request.mountpoint, error)
             registration.fail(str(error))
             return 1
         finally:
             registration.close()
-
-
-class NotStored(Exception):
-    """Unmounted, but data or metadata written before could not be stored."""
+        log.info("%s: everything is stored", request.mountpoint)
+        return 0
 
 
 @contextmanager
-def blocked_signals() -> Iterator[None]:
+def held_signals() -> Iterator[None]:
     """Signals that stop a mount are held back from every thread; SIGUSR1 writes all stacks to stderr."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    abandoned = signal.signal(ABANDON_SIGNAL, _abandon)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     try:
         yield
     finally:
         faulthandler.unregister(signal.SIGUSR1)
+        signal.signal(ABANDON_SIGNAL, abandoned)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve_volume(volume: Volume, request: MountRequest, on_ready: Callable[[], None]) -> None:
-    with registered_session(volume, request.mountpoint):
-        vfs = Vfs(volume.meta, volume.data, request.engine, volume.clock)
+def _abandon(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+class MountProcess:
+    """One mount, served by this process. `answered`: it has been in use, so an error from then on may be lost data."""
+
+    def __init__(self, request: MountRequest, on_ready: Callable[[], None], watcher: "StopWatcher") -> None:
+        self._request = request
+        self._on_ready = on_ready
+        self._watcher = watcher
+        self._ended = threading.Event()
+        self.answered = False
+
+    def run(self) -> None:
+        """Everything, from opening the volume to closing it. Raises what prevented the mount or was not stored."""
+        with open_volume(self._request.url, self._request.engine) as volume:
+            with registered_session(volume, self._request.mountpoint):
+                vfs = Vfs(volume.meta, volume.data, self._request.engine, volume.clock)
+                try:
+                    self._serve(volume, vfs)
+                finally:
+                    vfs.close()
+
+    def _serve(self, volume: Volume, vfs: Vfs) -> None:
+        options = replace(self._request.fuse, volume_name=volume.format.name)
+        front = make_front(self._request.front, vfs, self._request.mountpoint, options)
+        self._watcher.attach(front)
+        follower = Follower(volume.store, vfs, front)
+        announcer = threading.Thread(target=self._announce, name="announce", daemon=True)
+        announcer.start()
+        follower.start()
         try:
-            front = make_front(request.front, vfs, request.mountpoint, request.fuse)
-            _serve_front(front, vfs, request, volume, on_ready)
+            front.run()
         finally:
-            _store_all(vfs)
+            self._ended.set()
+            follower.stop()
+            announcer.join()
+        log.info("%s: unmounted", self._request.mountpoint)
 
-
-def _store_all(vfs: Vfs) -> None:
-    try:
-        vfs.close()
-    except OSError as error:
-        raise NotStored(str(error)) from error
-
-
-def _serve_front(front: Front, vfs: Vfs, request: MountRequest, volume: Volume, on_ready: Callable[[], None]) -> None:
-    ended = threading.Event()
-    follower = Follower(volume.store, vfs, front)
-    watcher = StopWatcher(request.mountpoint, front)
-    announcer = threading.Thread(target=_announce, args=(request, on_ready, ended), name="announce", daemon=True)
-    for thread in (watcher, announcer):
-        thread.start()
-    follower.start()
-    try:
-        front.run()
-    finally:
-        ended.set()
-        follower.stop()
-        announcer.join()
-    log.info("%s: unmounted", request.mountpoint)
-
-
-def _announce(request: MountRequest, on_ready: Callable[[], None], ended: threading.Event) -> None:
-    """Call `on_ready` when a call through the kernel is answered; not at all when the front ends before."""
-    while not ended.is_set():
-        if is_mounted(request.mountpoint):
-            try:
-                os.stat(request.mountpoint)
-            except OSError as error:
-                log.warning("%s: the new mount does not answer: %s", request.mountpoint, error.strerror)
-                return
-            log.info("%s: mounted %s, front %s, version %s", request.mountpoint, request.url, request.front, VERSION)
-            on_ready()
+    def _announce(self) -> None:
+        """Call `on_ready` when a call through the kernel is answered; not at all when the front ends before."""
+        request = self._request
+        while not (mounted := is_mounted(request.mountpoint)) and not self._ended.wait(ANSWER_POLL_S):
+            pass
+        if not mounted:
             return
-        ended.wait(ANSWER_POLL_S)
+        try:
+            os.stat(request.mountpoint)
+        except OSError as error:
+            log.warning("%s: the new mount does not answer: %s", request.mountpoint, error.strerror)
+            return
+        self.answered = True
+        log.info("%s: mounted %s, front %s, version %s", request.mountpoint, request.url, request.front, VERSION)
+        self._on_ready()
 
 
 class StopWatcher(threading.Thread):
     """Takes the signals that ask the mount to end."""
 
-    def __init__(self, mountpoint: Path, front: Front) -> None:
+    def __init__(self, mountpoint: Path) -> None:
         super().__init__(name="signals", daemon=True)
         self._mountpoint = mountpoint
-        self._front = front
+        self._lock = threading.Lock()
+        self._front: Front | None = None
+        self._stopping = False
+
+    def attach(self, front: Front) -> None:
+        """From now on a signal stops this front. KeyboardInterrupt when one has come already."""
+        with self._lock:
+            if self._stopping:
+                raise KeyboardInterrupt
+            self._front = front
 
     def run(self) -> None:
-        first = signal.sigwait(STOP_SIGNALS)
-        log.info("%s: %s: unmounting", self._mountpoint, signal.Signals(first).name)
+        number = signal.sigwait(STOP_SIGNALS)
+        with self._lock:
+            self._stopping = True
+            front = self._front
+        if front is None:
+            signal.pthread_kill(threading.main_thread().ident or 0, ABANDON_SIGNAL)
+            return
+        log.info("%s: %s: unmounting", self._mountpoint, signal.Signals(number).name)
         if not self._unmount_when_idle():
-            self._front.stop()
+            front.stop()
         signal.sigwait(STOP_SIGNALS)
         log.info("%s: asked again: aborting calls that wait", self._mountpoint)
-        self._front.stop()
+        front.stop()
         signal.sigwait(STOP_SIGNALS)
         log.critical("%s: asked a third time: ending now; what is not stored is lost", self._mountpoint)
         os._exit(1)
@@ -149,7 +180,7 @@ class StopWatcher(threading.Thread):
                 return True
             except MountError as error:
                 if error.errno != errno.EBUSY or time.monotonic() >= deadline:
-                    log.warning("%s: detaching from those who still use it: %s", self._mountpoint, error)
+                    log.info("%s: detaching from those who still use it: %s", self._mountpoint, error)
                     return False
             if signal.sigtimedwait(STOP_SIGNALS, BUSY_RETRY_S) is not None:
                 return False
