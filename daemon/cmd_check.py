@@ -7,33 +7,39 @@ from cairnfs.daemon.command import DURATION, json_option, meta_url_argument
 
 @click.command("fsck")
 @meta_url_argument
-@click.option("--repair", is_flag=True, help="Mend what can be mended; the volume must not be mounted.")
+@click.option("--repair", is_flag=True, help="Mend what can be mended.")
 @click.option("--verify-data", is_flag=True, help="Read every object and verify every byte.")
 @json_option
 def fsck_command(meta_url: str, repair: bool, verify_data: bool, as_json: bool) -> int:
     """Check the volume at META_URL: names, inodes, layouts, counters, and that all objects are there.
 
-    The exit code is 0 when nothing is wrong or everything was mended, else 1. While the volume is mounted, changes made
-    during the check may be reported as damage.
+    The exit code is 0 when nothing is wrong or everything was repaired, else 1. The volume may be in use; what changes
+    during the check is not judged.
     """
-    from cairnfs.check.fsck import check_volume
+    from cairnfs.check import fsck
     from cairnfs.daemon.output import note, print_json, progress
     from cairnfs.volume import open_volume
 
     with open_volume(meta_url, data=False) as volume:
-        if volume.active_sessions():
-            note("the volume is in use: changes made during the check may be reported as damage")
-        report = check_volume(volume, progress, verify_data=verify_data, mend=repair)
+        report = fsck.run(volume, verify_data=verify_data, repair=repair, progress=progress)
     if as_json:
-        print_json(report.as_json())
-    else:
-        for finding in report.findings:
-            print(finding)
-        if report.more:
-            print(f"... and {report.more:,} more")
-        totals = ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in report.totals.items())
-        print(f"{'the volume is clean' if report.clean else 'the volume is damaged'}: {totals}")
-    return 0 if report.clean else 1
+        print_json(report.to_json())
+        return 0 if report.ok else 1
+    for problem in report.problems:
+        print(problem)
+    if report.n_problems > len(report.problems):
+        print(f"... and {report.n_problems - len(report.problems):,} more")
+    if report.unsettled:
+        note(f"{report.unsettled:,} doubts could not be settled, because the volume changed; check again when it is idle")
+    checked = ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in report.checked.items())
+    print(f"{_verdict(report.n_problems, report.n_left)}; looked at {checked}")
+    return 0 if report.ok else 1
+
+
+def _verdict(n_problems: int, n_left: int) -> str:
+    if n_problems == 0:
+        return "the volume is clean"
+    return f"{n_problems:,} problems, all repaired" if n_left == 0 else f"{n_problems:,} problems, {n_left:,} of them left"
 
 
 @click.command("gc")
@@ -48,27 +54,29 @@ def fsck_command(meta_url: str, repair: bool, verify_data: bool, as_json: bool) 
     help="Leave objects alone that are younger, in seconds without a unit: their writer may be about to commit them.",
 )
 @json_option
-def gc_command(meta_url: str, delete: bool, grace: float, as_json: bool) -> None:
+def gc_command(meta_url: str, delete: bool, grace: float, as_json: bool) -> int:
     """Find what takes space in the volume at META_URL although no file uses it."""
-    from dataclasses import asdict
-
-    from cairnfs.check.gc import collect_garbage
-    from cairnfs.daemon.output import print_fields, print_json, progress
+    from cairnfs.check import gc
+    from cairnfs.daemon.output import note, print_fields, print_json, progress
     from cairnfs.units import format_size
     from cairnfs.volume import open_volume
 
     with open_volume(meta_url, data=False) as volume:
-        found = collect_garbage(volume, progress, delete=delete, grace_s=grace)
+        found = gc.run(volume, delete=delete, grace_s=grace, progress=progress)
     if as_json:
-        print_json(asdict(found))
-        return
+        print_json(found.to_json())
+        return 0 if found.ok else 1
     print_fields(
         {
-            "Unknown objects": f"{found.leaked_objects:,} ({format_size(found.leaked_bytes)})",
-            "Unknown objects too young to judge": f"{found.recent_objects:,}",
-            "Objects that are not packs": f"{found.foreign_objects:,} (left alone)",
-            "Packs without live bytes": f"{found.dead_packs:,}",
-            "Deleted files with chunks left": f"{found.unfinished_files:,}",
+            "Packs that no file uses": f"{found.garbage_packs:,} ({format_size(found.garbage_bytes)})",
+            "Unknown objects": f"{found.unknown_objects:,} ({format_size(found.unknown_bytes)})",
+            "Unknown objects too young to judge": f"{found.young_objects:,}",
+            "Temporary files": f"{found.temporary_files:,} ({format_size(found.temporary_bytes)})",
+            "Deleted files with content left": f"{found.deleted_files:,}",
+            "Packs in use": f"{found.live_packs:,} ({format_size(found.live_bytes)} of them live)",
         }
     )
+    for failure in found.failed:
+        note(failure)
     print("deleted" if delete else "nothing was deleted; add --delete")
+    return 0 if found.ok else 1

@@ -95,13 +95,13 @@ class MountProcess:
 
     def run(self) -> None:
         """Everything, from opening the volume to closing it. Raises what prevented the mount or was not stored."""
-        with open_volume(self._request.url, self._request.engine) as volume:
-            with registered_session(volume, self._request.mountpoint):
-                vfs = Vfs(volume.meta, volume.data, self._request.engine, volume.clock)
-                try:
-                    self._serve(volume, vfs)
-                finally:
-                    vfs.close()
+        request = self._request
+        with open_volume(request.url, request.engine) as volume, registered_session(volume, request.mountpoint):
+            vfs = Vfs(volume.meta, volume.data, request.engine, volume.clock)
+            try:
+                self._serve(volume, vfs)
+            finally:
+                vfs.close()
 
     def _serve(self, volume: Volume, vfs: Vfs) -> None:
         options = replace(self._request.fuse, volume_name=volume.format.name)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from support.mounts import CAIRNFS, Mount, MountFactory, Volume, cairnfs, cairnfs_mounts
 
 pytestmark = pytest.mark.fuse
