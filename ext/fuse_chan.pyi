@@ -1,0 +1,92 @@
+"""The FUSE channel: serves the requests of one mount on threads that read clones of /dev/fuse without the GIL.
+
+A request is served to its end on the thread that read it. The handler has methods named and shaped like those of
+`cairnfs.vfs.Vfs`; a method it does not have makes its requests fail with ENOSYS. The `Caller` it gets is
+`fuse_req.Caller`. An OSError it raises is answered by its errno; any other exception is logged and answered EIO.
+"""
+
+from collections.abc import Callable
+from typing import Any, final
+
+from typing_extensions import Buffer
+
+OPCODES: dict[int, tuple[str, str | None]]
+"""Opcode: the kernel's name for it, and the handler's method that serves it, None when Python does not."""
+
+@final
+class Channel:
+    """One mount's connection to the kernel."""
+
+    def __new__(
+        cls,
+        fd: int,
+        handler: object,
+        *,
+        set_attr: Callable[..., Any],
+        lock: Callable[..., Any],
+        attr_timeout_s: float = 1.0,
+        entry_timeout_s: float = 1.0,
+        dir_entry_timeout_s: float = 1.0,
+        negative_timeout_s: float = 0.0,
+        min_threads: int = 2,
+        max_threads: int = 64,
+        max_write_bytes: int = 1 << 20,
+        max_background: int = 50,
+        debug: bool = False,
+    ) -> Channel:
+        """`fd`: /dev/fuse as mount(2) got it, just mounted; it stays the caller's and must outlive `serve`.
+
+        `set_attr` and `lock` make SetAttr and Lock of `cairnfs.types` from their fields in order. Timeouts: how long the
+        kernel may keep attributes, names of files, names of directories, and the knowledge that there is no such name (0: not).
+        `debug` logs every request.
+        """
+
+    def serve(self) -> None:
+        """Serve until the mount is gone or `stop`; then every thread has ended. OSError when the device fails.
+
+        May be called once. EPROTO, EPROTONOSUPPORT: the kernel cannot be agreed with.
+        """
+
+    def stop(self) -> None:
+        """End `serve` after the requests in work; from any thread. The mount stays, without anybody to serve it."""
+
+    def counts(self) -> dict[str, int]:
+        """Requests read so far, by the kernel's name of the opcode; those that never came are left out.
+
+        MALFORMED: messages that were too short for their header; UNKNOWN: opcodes that are not in OPCODES.
+        """
+
+    @property
+    def n_threads(self) -> int:
+        """Threads that serve or wait for requests."""
+
+    @property
+    def n_idle(self) -> int:
+        """Of these, how many wait for one."""
+
+    @property
+    def minor(self) -> int:
+        """Minor version of the protocol agreed on, 0 before."""
+
+    @property
+    def features(self) -> int:
+        """INIT flags agreed on, as in the kernel's header; bits 32 and up are flags2."""
+
+    def inval_inode(self, ino: int, offset: int = 0, length: int = 0) -> bool:
+        """Forget attributes and the pages of a range: `length` 0 is to the end, a negative `offset` is no pages.
+
+        This and the following: never from a thread that serves a request of the same inode or directory. False when the
+        kernel does not know what is meant, or this kind of notification.
+        """
+
+    def inval_entry(self, parent: int, name: bytes, *, expire_only: bool = False) -> bool:
+        """Forget a name. `expire_only`: just look it up again at its next use, which keeps what is open or mounted there."""
+
+    def delete(self, parent: int, child: int, name: bytes) -> bool:
+        """A name is gone: forget it, and tell who watches it (inotify)."""
+
+    def store(self, ino: int, offset: int, data: Buffer) -> bool:
+        """Put bytes into the page cache of an inode the kernel knows."""
+
+    def inc_epoch(self) -> bool:
+        """Look up every name of the mount again at its next use. False on kernels before 6.16."""

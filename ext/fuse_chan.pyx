@@ -1,0 +1,444 @@
+"""The FUSE channel: serves the requests of one mount on threads that read clones of /dev/fuse without the GIL.
+
+Lanes, waiting, interrupts and the opcodes that need no Python are C (fuse_chan_impl.c); what an opcode means is in
+fuse_names and fuse_files; this file agrees with the kernel on features, starts and ends threads, turns exceptions into errno,
+and sends notifications. README.md has the states of a lane and the concurrency notes.
+"""
+
+cimport cython
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EAGAIN, EINTR, EINVAL, EIO, ENODEV, ENOENT, ENOLCK, ENOSYS, ENOTDIR
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from posix.uio cimport iovec
+
+from cairnfs.ext cimport fuse_wire as fw
+from cairnfs.ext.fuse_files cimport abandon, file_operation
+from cairnfs.ext.fuse_names cimport Operation, name_operation
+from cairnfs.ext.fuse_req cimport FC_UNWANTED, Handler, Payload, Request, Rules, fc_chan, fc_lane, fc_write
+
+import logging
+import os
+import threading
+
+cdef extern from "fuse_chan_impl.h" nogil:
+    enum:
+        FC_REQUEST
+
+    struct fc_limits:
+        uint32_t max_write
+        uint16_t max_background
+
+    int fc_chan_init(fc_chan *chan, int dev_fd)
+    void fc_chan_free(fc_chan *chan)
+    void fc_chan_stop(fc_chan *chan)
+    int fc_chan_over(fc_chan *chan)
+    int fc_wait_wanted(fc_chan *chan, int timeout_ms)
+    int fc_wants_lane(fc_chan *chan)
+    fc_lane *fc_lane_open(fc_chan *chan, int *error)
+    void fc_lane_close(fc_lane *lane)
+    int fc_next(fc_lane *lane)
+    void fc_done(fc_lane *lane)
+    int fc_park(fc_lane *lane)
+    void fc_unpark(fc_lane *lane)
+    Py_ssize_t fc_read_one(fc_chan *chan, void *buf, size_t n_bytes, int timeout_ms)
+    int fc_negotiate(fc_chan *chan, const uint8_t *message, size_t n_bytes, const fc_limits *limits, fw.fw_init_out *out)
+    uint64_t fc_count(fc_chan *chan, int opcode)
+
+log = logging.getLogger("cairnfs.fuse")
+
+cdef enum:
+    CHECK_MS = 1000  # how often the serving thread looks for signals and dead threads when nothing wakes it
+    LINGER_MS = 10_000
+    REPLIED = -1
+
+# Opcode: its name, and the handler's method that must be there for it to be served from Python.
+OPCODES = {
+    fw.FW_LOOKUP: ("LOOKUP", "lookup"),
+    fw.FW_FORGET: ("FORGET", "forget"),
+    fw.FW_GETATTR: ("GETATTR", "getattr"),
+    fw.FW_SETATTR: ("SETATTR", "setattr"),
+    fw.FW_READLINK: ("READLINK", "readlink"),
+    fw.FW_SYMLINK: ("SYMLINK", "symlink"),
+    fw.FW_MKNOD: ("MKNOD", "mknod"),
+    fw.FW_MKDIR: ("MKDIR", "mkdir"),
+    fw.FW_UNLINK: ("UNLINK", "unlink"),
+    fw.FW_RMDIR: ("RMDIR", "rmdir"),
+    fw.FW_RENAME: ("RENAME", "rename"),
+    fw.FW_LINK: ("LINK", "link"),
+    fw.FW_OPEN: ("OPEN", "open"),
+    fw.FW_READ: ("READ", "read"),
+    fw.FW_WRITE: ("WRITE", "write"),
+    fw.FW_STATFS: ("STATFS", "statfs"),
+    fw.FW_RELEASE: ("RELEASE", "release"),
+    fw.FW_FSYNC: ("FSYNC", "fsync"),
+    fw.FW_SETXATTR: ("SETXATTR", "setxattr"),
+    fw.FW_GETXATTR: ("GETXATTR", "getxattr"),
+    fw.FW_LISTXATTR: ("LISTXATTR", "listxattr"),
+    fw.FW_REMOVEXATTR: ("REMOVEXATTR", "removexattr"),
+    fw.FW_FLUSH: ("FLUSH", "flush"),
+    fw.FW_INIT: ("INIT", None),
+    fw.FW_OPENDIR: ("OPENDIR", "opendir"),
+    fw.FW_READDIR: ("READDIR", "readdir"),
+    fw.FW_RELEASEDIR: ("RELEASEDIR", "releasedir"),
+    fw.FW_FSYNCDIR: ("FSYNCDIR", "fsyncdir"),
+    fw.FW_GETLK: ("GETLK", "getlk"),
+    fw.FW_SETLK: ("SETLK", "setlk"),
+    fw.FW_SETLKW: ("SETLKW", "setlk"),
+    fw.FW_ACCESS: ("ACCESS", "access"),
+    fw.FW_CREATE: ("CREATE", "create"),
+    fw.FW_INTERRUPT: ("INTERRUPT", None),
+    fw.FW_BMAP: ("BMAP", None),
+    fw.FW_DESTROY: ("DESTROY", None),
+    fw.FW_IOCTL: ("IOCTL", None),
+    fw.FW_POLL: ("POLL", None),
+    fw.FW_NOTIFY_REPLY: ("NOTIFY_REPLY", None),
+    fw.FW_BATCH_FORGET: ("BATCH_FORGET", "forget"),
+    fw.FW_FALLOCATE: ("FALLOCATE", "fallocate"),
+    fw.FW_READDIRPLUS: ("READDIRPLUS", "readdir"),
+    fw.FW_RENAME2: ("RENAME2", "rename"),
+    fw.FW_LSEEK: ("LSEEK", "lseek"),
+    fw.FW_COPY_FILE_RANGE: ("COPY_FILE_RANGE", "copy_file_range"),
+    fw.FW_SETUPMAPPING: ("SETUPMAPPING", None),
+    fw.FW_REMOVEMAPPING: ("REMOVEMAPPING", None),
+    fw.FW_SYNCFS: ("SYNCFS", "syncfs"),
+    fw.FW_TMPFILE: ("TMPFILE", None),
+    fw.FW_STATX: ("STATX", "getattr"),
+    fw.FW_COPY_FILE_RANGE_64: ("COPY_FILE_RANGE_64", "copy_file_range"),
+}
+
+
+cdef Operation operations[fw.FW_N_OPCODES]
+
+for _opcode in range(fw.FW_N_OPCODES):
+    operations[<int>_opcode] = name_operation(_opcode)
+    if operations[<int>_opcode] == NULL:
+        operations[<int>_opcode] = file_operation(_opcode)
+
+
+@cython.final
+cdef class Channel:
+    """One mount's connection to the kernel."""
+
+    cdef fc_chan *chan
+    cdef Rules rules
+    cdef Handler handler
+    cdef fc_limits limits
+    cdef list threads
+    cdef bint debug
+    cdef bint used
+
+    def __cinit__(
+        self,
+        int fd,
+        object handler,
+        *,
+        object set_attr,
+        object lock,
+        double attr_timeout_s=1.0,
+        double entry_timeout_s=1.0,
+        double dir_entry_timeout_s=1.0,
+        double negative_timeout_s=0.0,
+        int min_threads=2,
+        int max_threads=64,
+        unsigned int max_write_bytes=1 << 20,
+        unsigned short max_background=50,
+        bint debug=False,
+    ):
+        if not 1 <= min_threads <= max_threads <= 256:
+            raise ValueError(f"threads: {min_threads} to {max_threads} is not within 1 to 256")
+        if not 4096 <= max_write_bytes <= 1 << 20 or max_write_bytes % 4096:
+            raise ValueError(f"max_write_bytes: {max_write_bytes} is not a multiple of 4096 up to 1 MiB")
+        self.rules = Rules(attr_timeout_s, entry_timeout_s, dir_entry_timeout_s, negative_timeout_s, set_attr, lock)
+        self.handler = Handler(handler)
+        self.limits.max_write = max_write_bytes
+        self.limits.max_background = max_background
+        self.threads = []
+        self.debug = debug
+        self.chan = <fc_chan *>calloc(1, sizeof(fc_chan))
+        if self.chan == NULL:
+            raise MemoryError
+        cdef int error = fc_chan_init(self.chan, fd)
+        if error:
+            raise OSError(-error, os.strerror(-error))
+        self.chan.min_lanes = min_threads
+        self.chan.max_lanes = max_threads
+        self.chan.linger_ms = LINGER_MS
+        for opcode, (_, method) in OPCODES.items():
+            if method is not None and operations[<int>opcode] != NULL and getattr(handler, method, None) is not None:
+                self.chan.served |= 1ULL << <int>opcode
+
+    def __dealloc__(self):
+        if self.chan != NULL:
+            fc_chan_free(self.chan)
+            free(self.chan)
+
+    # Serving
+
+    def serve(self):
+        """Serve until the mount is gone or `stop`; then every thread has ended. OSError when the device fails.
+
+        May be called once. EPROTO, EPROTONOSUPPORT: the kernel cannot be agreed with.
+        """
+        if self.used:
+            raise ValueError("a channel serves once")
+        self.used = True
+        try:
+            if self.agree():
+                self.keep_lanes()
+        finally:
+            fc_chan_stop(self.chan)
+            for thread in self.threads:
+                thread.join()
+            self.threads.clear()
+        if self.chan.error:
+            raise OSError(self.chan.error, os.strerror(self.chan.error))
+
+    def stop(self):
+        """End `serve` after the requests in work; from any thread. The mount stays, without anybody to serve it."""
+        fc_chan_stop(self.chan)
+
+    cdef bint agree(self) except -1:
+        """Answer INIT. False when the mount is gone before."""
+        cdef Payload message = Payload(fw.FW_MIN_READ_BYTES)
+        cdef fw.fw_init_out out
+        cdef iovec[2] iov
+        cdef Py_ssize_t n
+        cdef int agreed = 0
+        while not agreed:
+            with nogil:
+                n = fc_read_one(self.chan, message.base, fw.FW_MIN_READ_BYTES, CHECK_MS)
+            PyErr_CheckSignals()
+            if n == 0 or n == -ENODEV:
+                return False
+            if n == -EAGAIN or n == -EINTR or n == -ENOENT:
+                continue
+            if n < 0:
+                raise OSError(-n, f"cannot read from the kernel: {os.strerror(-n)}")
+            agreed = fc_negotiate(self.chan, message.base, n, &self.limits, &out)
+            if agreed < 0:
+                raise OSError(-agreed, f"cannot agree with the kernel: {os.strerror(-agreed)}")
+            iov[1].iov_base = &out
+            iov[1].iov_len = sizeof(out)
+            n = fc_write(self.chan.dev_fd, (<const uint64_t *>message.base)[1], 0, iov, 2)
+            if n < 0:
+                raise OSError(-n, f"cannot answer the kernel: {os.strerror(-n)}")
+        log.debug("protocol 7.%d, features %#x, reads of %d bytes", self.chan.minor, self.chan.caps, self.chan.read_bytes)
+        return True
+
+    cdef int keep_lanes(self) except -1:
+        """Open lanes as they are wanted until the channel is over."""
+        while not fc_chan_over(self.chan):
+            while fc_wants_lane(self.chan):
+                if not self.add_lane():
+                    break
+            with nogil:
+                fc_wait_wanted(self.chan, CHECK_MS)
+            PyErr_CheckSignals()
+            self.threads = [thread for thread in self.threads if thread.is_alive()]
+        return 0
+
+    cdef bint add_lane(self) except -1:
+        cdef int error = 0
+        cdef fc_lane *lane = fc_lane_open(self.chan, &error)
+        if lane == NULL:
+            if not self.threads:
+                raise OSError(error, f"cannot open /dev/fuse: {os.strerror(error)}")
+            log.warning("cannot start another thread: %s", os.strerror(error))
+            return False
+        slot = <int>(lane - self.chan.lanes)
+        thread = threading.Thread(target=self._work, args=(slot,), name=f"fuse-{slot}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as failure:
+            fc_lane_close(lane)
+            log.warning("cannot start another thread: %s", failure)
+            return False
+        self.threads.append(thread)
+        return True
+
+    def _work(self, int slot):
+        """The life of a lane's thread."""
+        cdef fc_lane *lane = &self.chan.lanes[slot]
+        cdef Request r
+        cdef int error, result
+        try:
+            r = Request(self.rules, self.handler)
+            r.lane = lane
+            r.payload = Payload(self.chan.read_bytes)
+            lane.buf = r.payload.base
+            with nogil:
+                while fc_next(lane) == FC_REQUEST:
+                    with gil:
+                        error = self.serve_one(r)
+                    if error != REPLIED:
+                        result = r.send(error)
+                        if result:
+                            with gil:
+                                self.not_taken(r, result)
+                    fc_done(lane)
+        finally:
+            fc_lane_close(lane)
+
+    cdef int serve_one(self, Request r) noexcept:
+        """Serve a request to the point where its reply can be written. The errno to reply, 0, or REPLIED."""
+        cdef int error = EIO
+        cdef unsigned int opcode = 0
+        try:
+            r.begin()
+            opcode = r.header.opcode
+            error = self.wait_for_lock(r) if opcode == fw.FW_SETLKW else operations[opcode](r)
+        except OSError as failure:
+            error = errno_of(failure)
+        except BaseException:
+            log.exception("%s of inode %d failed", OPCODES[opcode][0], r.header.nodeid)
+        if self.debug:
+            log.debug("%s of inode %d for uid %d, pid %d: %s", OPCODES[opcode][0], r.header.nodeid, r.header.uid, r.header.pid,
+                      os.strerror(error) if error else "ok")
+        try:
+            r.end()
+        except BaseException:
+            log.exception("no memory for the next request")
+            fc_chan_stop(self.chan)
+        return REPLIED if r.lane.replied else error
+
+    cdef int wait_for_lock(self, Request r) except -1:
+        """Whoever waits for a lock must not keep a thread from those who could free it."""
+        cdef int error
+        if not fc_park(r.lane):
+            return ENOLCK
+        try:
+            return operations[<int>fw.FW_SETLKW](r)
+        finally:
+            fc_unpark(r.lane)
+
+    cdef int not_taken(self, Request r, int result) noexcept:
+        """The kernel refused a reply, or nobody waits for it: undo what it would have handed over."""
+        try:
+            if result != FC_UNWANTED:
+                log.error("the kernel refused the reply to %s: %s", OPCODES[r.header.opcode][0], os.strerror(-result))
+            if r.opened:
+                r.begin()
+                abandon(r)
+                r.end()
+        except BaseException:
+            log.exception("cannot take back the reply to %s", OPCODES[r.header.opcode][0])
+        return 0
+
+    # Looking
+
+    def counts(self):
+        """Requests read so far, by the kernel's name of the opcode; those that never came are left out."""
+        cdef dict found = {}
+        cdef uint64_t n
+        for opcode, (name, _) in OPCODES.items():
+            n = fc_count(self.chan, opcode)
+            if n:
+                found[name] = n
+        if fc_count(self.chan, 0):
+            found["UNKNOWN"] = fc_count(self.chan, 0)
+        if self.chan.n_malformed:
+            found["MALFORMED"] = self.chan.n_malformed
+        return found
+
+    @property
+    def n_threads(self):
+        """Threads that serve or wait for requests."""
+        return self.chan.n_lanes
+
+    @property
+    def n_idle(self):
+        """Of these, how many wait for one."""
+        return self.chan.n_idle
+
+    @property
+    def minor(self):
+        """Minor version of the protocol agreed on, 0 before."""
+        return self.chan.minor
+
+    @property
+    def features(self):
+        """INIT flags agreed on, as in the kernel's header; bits 32 and up are flags2."""
+        return self.chan.caps
+
+    # Notifying. Never from a thread that serves a request of the same inode or directory: the kernel may wait for that.
+
+    cdef bint notify(self, int code, iovec *iov, int n_iov) except -1:
+        """False when the kernel does not know what the notification is about, or the kind of notification."""
+        cdef int result
+        with nogil:
+            result = fc_write(self.chan.dev_fd, 0, code, iov, n_iov)
+        if result == 0:
+            return True
+        if result == -ENOENT or result == -ENOTDIR or result == -ENODEV or result == -ENOSYS or result == -EINVAL:
+            return False
+        raise OSError(-result, os.strerror(-result))
+
+    def inval_inode(self, uint64_t ino, int64_t offset=0, int64_t length=0):
+        """Forget attributes and the pages of a range: `length` 0 is to the end, a negative `offset` is no pages."""
+        cdef fw.fw_notify_inval_inode_out body
+        cdef iovec[2] iov
+        body.ino = ino
+        body.off = offset
+        body.len = length
+        iov[1].iov_base = &body
+        iov[1].iov_len = sizeof(body)
+        return self.notify(fw.FW_NOTIFY_INVAL_INODE, iov, 2)
+
+    def inval_entry(self, uint64_t parent, bytes name, *, bint expire_only=False):
+        """Forget a name. `expire_only`: just look it up again at its next use, which keeps what is open or mounted there."""
+        cdef fw.fw_notify_inval_entry_out body
+        cdef iovec[3] iov
+        body.parent = parent
+        body.namelen = <uint32_t>len(name)
+        body.flags = 0
+        if expire_only and self.chan.caps & fw.FW_CAP_HAS_EXPIRE_ONLY:
+            body.flags = fw.FW_EXPIRE_ONLY
+        iov[1].iov_base = &body
+        iov[1].iov_len = sizeof(body)
+        iov[2].iov_base = <char *>name
+        iov[2].iov_len = len(name) + 1
+        return self.notify(fw.FW_NOTIFY_INVAL_ENTRY, iov, 3)
+
+    def delete(self, uint64_t parent, uint64_t child, bytes name):
+        """A name is gone: forget it, and tell who watches it (inotify)."""
+        cdef fw.fw_notify_delete_out body
+        cdef iovec[3] iov
+        body.padding = 0
+        body.parent = parent
+        body.child = child
+        body.namelen = <uint32_t>len(name)
+        iov[1].iov_base = &body
+        iov[1].iov_len = sizeof(body)
+        iov[2].iov_base = <char *>name
+        iov[2].iov_len = len(name) + 1
+        return self.notify(fw.FW_NOTIFY_DELETE, iov, 3)
+
+    def store(self, uint64_t ino, uint64_t offset, const uint8_t[::1] data not None):
+        """Put bytes into the page cache of an inode the kernel knows."""
+        cdef fw.fw_notify_store_out body
+        cdef iovec[3] iov
+        body.padding = 0
+        body.nodeid = ino
+        body.offset = offset
+        body.size = <uint32_t>data.shape[0]
+        iov[1].iov_base = &body
+        iov[1].iov_len = sizeof(body)
+        iov[2].iov_base = <void *>&data[0] if data.shape[0] else NULL
+        iov[2].iov_len = data.shape[0]
+        return self.notify(fw.FW_NOTIFY_STORE, iov, 3)
+
+    def inc_epoch(self):
+        """Look up every name of the mount again at its next use. False on kernels before 6.16."""
+        cdef iovec[1] iov
+        return self.notify(fw.FW_NOTIFY_INC_EPOCH, iov, 1)
+
+
+cdef int errno_of(object failure) noexcept:
+    """What the kernel is told. An OSError without a number, or with one the kernel refuses, is EIO."""
+    try:
+        code = failure.errno
+        return code if 0 < code <= fw.FW_MAX_ERRNO else EIO
+    except BaseException:
+        return EIO

@@ -1,0 +1,410 @@
+#define _GNU_SOURCE
+#include "fuse_chan_impl.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include "fuse_cursor.h"
+
+#define FC_IOC_CLONE _IOR(229, 0, uint32_t)
+
+enum { FUSE_DEVICE_MAJOR = 10, FUSE_DEVICE_MINOR = 229 };
+
+static void signal_event(int fd)
+{
+    uint64_t one = 1;
+    ssize_t ignored = write(fd, &one, sizeof one); /* fails only when the counter is full: then it is readable anyway */
+    (void)ignored;
+}
+
+int fc_chan_init(struct fc_chan *chan, int dev_fd)
+{
+    struct stat st;
+    if (fstat(dev_fd, &st) < 0)
+        return -errno;
+    chan->dev_fd = dev_fd;
+    chan->is_device = S_ISCHR(st.st_mode) && st.st_rdev == makedev(FUSE_DEVICE_MAJOR, FUSE_DEVICE_MINOR);
+    chan->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    chan->want_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int flags = fcntl(dev_fd, F_GETFL);
+    if (chan->stop_fd < 0 || chan->want_fd < 0 || flags < 0 || fcntl(dev_fd, F_SETFL, flags | O_NONBLOCK) < 0) {
+        int error = -errno;
+        fc_chan_free(chan);
+        return error;
+    }
+    return 0;
+}
+
+void fc_chan_free(struct fc_chan *chan)
+{
+    if (chan->stop_fd >= 0)
+        close(chan->stop_fd);
+    if (chan->want_fd >= 0)
+        close(chan->want_fd);
+    chan->stop_fd = chan->want_fd = -1;
+}
+
+void fc_chan_stop(struct fc_chan *chan)
+{
+    atomic_store(&chan->ended, 1);
+    signal_event(chan->stop_fd);
+    signal_event(chan->want_fd);
+}
+
+int fc_chan_over(struct fc_chan *chan)
+{
+    return atomic_load(&chan->ended);
+}
+
+static void hang_up(struct fc_chan *chan, int error)
+{
+    int none = 0;
+    atomic_compare_exchange_strong(&chan->error, &none, error);
+    fc_chan_stop(chan);
+}
+
+int fc_wait_wanted(struct fc_chan *chan, int timeout_ms)
+{
+    struct pollfd wanted = {.fd = chan->want_fd, .events = POLLIN};
+    if (poll(&wanted, 1, timeout_ms) <= 0)
+        return 0;
+    uint64_t n;
+    return read(chan->want_fd, &n, sizeof n) == sizeof n;
+}
+
+int fc_wants_lane(struct fc_chan *chan)
+{
+    int n_lanes = atomic_load(&chan->n_lanes);
+    int n_working = n_lanes - atomic_load(&chan->n_parked);
+    if (fc_chan_over(chan) || n_lanes >= FC_MAX_LANES)
+        return 0;
+    return n_lanes < chan->min_lanes || (atomic_load(&chan->n_idle) <= 0 && n_working < chan->max_lanes);
+}
+
+/* A clone has its own queue of requests in work; where /dev/fuse may not be opened (unprivileged), lanes share dev_fd. */
+static int open_clone(struct fc_chan *chan)
+{
+    if (!chan->is_device)
+        return chan->dev_fd;
+    int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return errno == EMFILE || errno == ENFILE ? -1 : chan->dev_fd;
+    uint32_t of = (uint32_t)chan->dev_fd;
+    if (ioctl(fd, FC_IOC_CLONE, &of) < 0) {
+        close(fd);
+        return chan->dev_fd;
+    }
+    return fd;
+}
+
+static int watch(struct fc_lane *lane)
+{
+    struct epoll_event requests = {.events = EPOLLIN | EPOLLEXCLUSIVE, .data.fd = lane->fd};
+    struct epoll_event stop = {.events = EPOLLIN, .data.fd = lane->chan->stop_fd};
+    lane->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (lane->epoll_fd < 0)
+        return -1;
+    if (epoll_ctl(lane->epoll_fd, EPOLL_CTL_ADD, lane->fd, &requests) < 0)
+        return -1;
+    return epoll_ctl(lane->epoll_fd, EPOLL_CTL_ADD, lane->chan->stop_fd, &stop);
+}
+
+static void close_descriptors(struct fc_lane *lane)
+{
+    if (lane->epoll_fd >= 0)
+        close(lane->epoll_fd);
+    if (lane->fd >= 0 && lane->fd != lane->chan->dev_fd)
+        close(lane->fd);
+    lane->fd = lane->epoll_fd = -1;
+}
+
+static struct fc_lane *free_slot(struct fc_chan *chan)
+{
+    for (int i = 0; i < FC_MAX_LANES; i++)
+        if (!atomic_load(&chan->lanes[i].in_use))
+            return &chan->lanes[i];
+    return NULL;
+}
+
+struct fc_lane *fc_lane_open(struct fc_chan *chan, int *error)
+{
+    struct fc_lane *lane = free_slot(chan);
+    if (lane == NULL) {
+        *error = EAGAIN;
+        return NULL;
+    }
+    lane->chan = chan;
+    lane->epoll_fd = -1;
+    lane->fd = open_clone(chan);
+    if (lane->fd < 0 || watch(lane) < 0) {
+        *error = errno;
+        close_descriptors(lane);
+        return NULL;
+    }
+    lane->idle = lane->counted = lane->replied = 1;
+    atomic_fetch_add(&chan->n_idle, 1);
+    atomic_fetch_add(&chan->n_lanes, 1);
+    int slot = (int)(lane - chan->lanes);
+    if (slot >= atomic_load(&chan->n_slots))
+        atomic_store(&chan->n_slots, slot + 1);
+    atomic_store(&lane->in_use, 1);
+    return lane;
+}
+
+void fc_lane_close(struct fc_lane *lane)
+{
+    struct fc_chan *chan = lane->chan;
+    close_descriptors(lane);
+    lane->buf = NULL;
+    atomic_fetch_sub(&chan->n_idle, lane->idle);
+    atomic_fetch_sub(&chan->n_lanes, lane->counted);
+    atomic_store(&lane->in_use, 0);
+    signal_event(chan->want_fd);
+}
+
+/* ---- interrupts ----
+ *
+ * The kernel sends INTERRUPT U only after some lane's read() has returned U, but another lane may read the INTERRUPT
+ * before that lane has registered U. Asking the kernel to send it again (EAGAIN) does not help with clones: the kernel looks for U
+ * in the queue of the clone that answers. So an unknown U is remembered, and looked for at registration:
+ *
+ *   registering lane: unique = U, then look through early[]
+ *   interrupting lane: look through lanes; not found: early[i] = U, then look through lanes again
+ *
+ * Each side writes before it looks, so at least one sees the other. A U that was already answered stays in early[] until
+ * overwritten, harmlessly: numbers are never used twice.
+ */
+
+static int mark_interrupted(struct fc_chan *chan, uint64_t unique)
+{
+    int n_slots = atomic_load(&chan->n_slots);
+    for (int i = 0; i < n_slots; i++) {
+        struct fc_lane *lane = &chan->lanes[i];
+        if (atomic_load(&lane->unique) == unique) {
+            atomic_store(&lane->interrupted, unique);
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static void fc_interrupt(struct fc_chan *chan, uint64_t unique)
+{
+    if (unique == 0 || mark_interrupted(chan, unique))
+        return;
+    uint32_t i = atomic_fetch_add(&chan->n_early, 1) % FC_N_EARLY;
+    atomic_store(&chan->early[i], unique);
+    mark_interrupted(chan, unique);
+}
+
+static void register_request(struct fc_lane *lane, uint64_t unique)
+{
+    struct fc_chan *chan = lane->chan;
+    atomic_store(&lane->unique, unique);
+    if (atomic_load(&chan->n_early) == 0)
+        return;
+    for (int i = 0; i < FC_N_EARLY; i++)
+        if (atomic_load(&chan->early[i]) == unique)
+            atomic_store(&lane->interrupted, unique);
+}
+
+/* ---- reading ---- */
+
+static void become_idle(struct fc_lane *lane)
+{
+    if (!lane->idle) {
+        lane->idle = 1;
+        atomic_fetch_add(&lane->chan->n_idle, 1);
+    }
+}
+
+static void become_busy(struct fc_lane *lane)
+{
+    lane->idle = 0;
+    if (atomic_fetch_sub(&lane->chan->n_idle, 1) == 1 && fc_wants_lane(lane->chan))
+        signal_event(lane->chan->want_fd);
+}
+
+/* Leave the idle lanes for good, unless that would leave none idle or fewer than min_lanes. 1 = left. */
+static int leave_if_surplus(struct fc_lane *lane)
+{
+    struct fc_chan *chan = lane->chan;
+    int n_lanes = atomic_load(&chan->n_lanes);
+    do {
+        if (n_lanes <= chan->min_lanes)
+            return 0;
+    } while (!atomic_compare_exchange_weak(&chan->n_lanes, &n_lanes, n_lanes - 1));
+    int n_idle = atomic_load(&chan->n_idle);
+    do {
+        if (n_idle <= 1) {
+            atomic_fetch_add(&chan->n_lanes, 1);
+            return 0;
+        }
+    } while (!atomic_compare_exchange_weak(&chan->n_idle, &n_idle, n_idle - 1));
+    lane->idle = lane->counted = 0;
+    return 1;
+}
+
+/* Sleep until there may be a request. 0 = the lane should end. */
+static int sleep_until_ready(struct fc_lane *lane)
+{
+    struct epoll_event event;
+    int n = epoll_wait(lane->epoll_fd, &event, 1, lane->chan->linger_ms);
+    if (n < 0 && errno != EINTR) {
+        hang_up(lane->chan, errno);
+        return 0;
+    }
+    return !fc_chan_over(lane->chan) && (n != 0 || !leave_if_surplus(lane));
+}
+
+/* One message into lane->buf, however long it takes. 0 = the lane should end. */
+static int receive(struct fc_lane *lane)
+{
+    struct fc_chan *chan = lane->chan;
+    become_idle(lane);
+    while (!fc_chan_over(chan)) {
+        ssize_t n = read(lane->fd, lane->buf, chan->read_bytes);
+        if (n > 0) {
+            lane->n_bytes = (size_t)n;
+            become_busy(lane);
+            return 1;
+        }
+        int error = n == 0 ? ENODEV : errno;
+        if (error == EAGAIN) {
+            if (!sleep_until_ready(lane))
+                return 0;
+        } else if (error != EINTR && error != ENOENT) { /* ENOENT: the request was interrupted while being read */
+            hang_up(chan, error == ENODEV || error == ECONNABORTED ? 0 : error);
+        }
+    }
+    return 0;
+}
+
+/* Is the message whole? If its header can be read, the kernel gets an answer even when it is not. */
+static int check_header(struct fc_lane *lane)
+{
+    const struct fw_in_header *header = (const struct fw_in_header *)lane->buf;
+    if (lane->n_bytes < sizeof *header) {
+        lane->replied = 1;
+        return 0;
+    }
+    lane->reply_to = header->unique;
+    lane->replied = header->unique == 0;
+    return header->len == lane->n_bytes && sizeof *header + header->total_extlen * 8u <= lane->n_bytes;
+}
+
+/* FLUSH exists to store what was written and to drop the closing process's fcntl locks. A handle that cannot write, of
+ * a file that never had such a lock, needs neither; bit 0 of fh says that the handle is read-only (fuse_files.pyx). */
+static int flush_does_nothing(struct fc_chan *chan, const struct fw_in_header *header, struct fc_cursor *cursor)
+{
+    const struct fw_flush_in *in = fc_take(cursor, sizeof *in);
+    return in != NULL && (in->fh & 1) && !atomic_load(fc_lock_slot(chan, header->nodeid));
+}
+
+/* Answer what needs no Python. 1 = done, 0 = Python must serve it. */
+static int answer_here(struct fc_lane *lane, const struct fw_in_header *header)
+{
+    struct fc_chan *chan = lane->chan;
+    struct fc_cursor cursor = {lane->buf + sizeof *header, lane->n_bytes - sizeof *header};
+    const struct fw_interrupt_in *interrupt;
+
+    switch (header->opcode) {
+    case FW_INTERRUPT:
+        interrupt = fc_take(&cursor, sizeof *interrupt);
+        lane->replied = 1;
+        if (interrupt != NULL)
+            fc_interrupt(chan, interrupt->unique);
+        return 1;
+    case FW_NOTIFY_REPLY:
+        lane->replied = 1;
+        return 1;
+    case FW_FORGET:
+    case FW_BATCH_FORGET:
+        lane->replied = 1;
+        return !(chan->served >> header->opcode & 1);
+    case FW_FLUSH:
+        if (!flush_does_nothing(chan, header, &cursor))
+            break;
+        fc_reply_error(lane, 0);
+        return 1;
+    case FW_DESTROY:
+        fc_reply_error(lane, 0);
+        return 1;
+    case FW_IOCTL:
+        fc_reply_error(lane, ENOTTY);
+        return 1;
+    }
+    if (header->opcode < FW_N_OPCODES && (chan->served >> header->opcode & 1))
+        return 0;
+    fc_reply_error(lane, ENOSYS);
+    return 1;
+}
+
+int fc_next(struct fc_lane *lane)
+{
+    struct fc_chan *chan = lane->chan;
+    while (receive(lane)) {
+        const struct fw_in_header *header = (const struct fw_in_header *)lane->buf;
+        if (!check_header(lane)) {
+            atomic_fetch_add(&chan->n_malformed, 1);
+            fc_reply_error(lane, EIO);
+            continue;
+        }
+        atomic_fetch_add(&chan->counts[header->opcode < FW_N_OPCODES ? header->opcode : 0], 1);
+        if (answer_here(lane, header))
+            continue;
+        register_request(lane, header->unique);
+        return FC_REQUEST;
+    }
+    return FC_END;
+}
+
+void fc_done(struct fc_lane *lane)
+{
+    fc_reply_error(lane, EIO);
+    lane->replied = 1;
+    atomic_store(&lane->unique, 0);
+}
+
+int fc_park(struct fc_lane *lane)
+{
+    struct fc_chan *chan = lane->chan;
+    if (atomic_fetch_add(&chan->n_parked, 1) >= FC_MAX_PARKED) {
+        atomic_fetch_sub(&chan->n_parked, 1);
+        return 0;
+    }
+    if (fc_wants_lane(chan))
+        signal_event(chan->want_fd);
+    return 1;
+}
+
+void fc_unpark(struct fc_lane *lane)
+{
+    atomic_fetch_sub(&lane->chan->n_parked, 1);
+}
+
+ssize_t fc_read_one(struct fc_chan *chan, void *buf, size_t n_bytes, int timeout_ms)
+{
+    struct pollfd readable[2] = {{.fd = chan->dev_fd, .events = POLLIN}, {.fd = chan->stop_fd, .events = POLLIN}};
+    ssize_t n = read(chan->dev_fd, buf, n_bytes);
+    if (n < 0 && errno == EAGAIN) {
+        int ready = poll(readable, 2, timeout_ms);
+        if (ready < 0)
+            return -errno;
+        if (readable[1].revents)
+            return 0;
+        n = ready == 0 ? (errno = EAGAIN, -1) : read(chan->dev_fd, buf, n_bytes);
+    }
+    return n < 0 ? -errno : n;
+}
+
+uint64_t fc_count(struct fc_chan *chan, int opcode)
+{
+    return atomic_load(&chan->counts[opcode]);
+}

@@ -1,0 +1,72 @@
+/* Driving lanes: open, wait for a request, answer what needs no Python, end. No Python here; call without the GIL.
+ *
+ *   serving thread                         each lane's thread
+ *     fc_chan_init, INIT by hand             while fc_next(lane) == FC_REQUEST:
+ *     loop:                                      serve lane->buf[0 .. lane->n_bytes)
+ *       fc_wait_wanted                           fc_done(lane)
+ *       while fc_wants_lane: fc_lane_open    fc_lane_close(lane)
+ *     until fc_chan_over, then fc_chan_free
+ *
+ * A lane is counted idle from fc_lane_open on, and whenever it is inside fc_next. The lane that takes the last idle place
+ * wakes the serving thread, which opens another one. Waiting is epoll with EPOLLEXCLUSIVE, so that one request wakes one
+ * lane, and always the oldest idle one: the surplus stays asleep until its time is over.
+ */
+#ifndef CAIRN_FUSE_CHAN_IMPL_H
+#define CAIRN_FUSE_CHAN_IMPL_H
+
+#include "fuse_lane.h"
+
+enum { FC_END = 0, FC_REQUEST = 1 };
+
+/* Prepare a channel on a device (or, in tests, a SOCK_SEQPACKET socket). 0 or a negative errno. The fd stays the caller's. */
+int fc_chan_init(struct fc_chan *chan, int dev_fd);
+
+/* Close what fc_chan_init opened. All lanes must be closed. */
+void fc_chan_free(struct fc_chan *chan);
+
+/* Make every lane end after its present request, and wake the serving thread. Safe from signal handlers and any thread. */
+void fc_chan_stop(struct fc_chan *chan);
+
+/* Has the kernel hung up, or has fc_chan_stop been called? */
+int fc_chan_over(struct fc_chan *chan);
+
+/* Wait up to timeout_ms until a lane asks for attention. 1 = asked, 0 = time is over or a signal came. */
+int fc_wait_wanted(struct fc_chan *chan, int timeout_ms);
+
+/* Should another lane be opened? */
+int fc_wants_lane(struct fc_chan *chan);
+
+/* A free lane with its descriptors open and counted idle, or NULL with *error set. Only the serving thread calls it. */
+struct fc_lane *fc_lane_open(struct fc_chan *chan, int *error);
+
+void fc_lane_close(struct fc_lane *lane);
+
+/* The next request for Python in lane->buf: FC_REQUEST, or FC_END when the lane should end. */
+int fc_next(struct fc_lane *lane);
+
+/* The present request is over. If it still has no reply, it gets EIO: a request must never be left hanging. */
+void fc_done(struct fc_lane *lane);
+
+/* Around a call that waits for a lock: the lane stops counting against max_lanes. 0 = too many already wait. */
+int fc_park(struct fc_lane *lane);
+void fc_unpark(struct fc_lane *lane);
+
+/* One message read from a descriptor whether or not it blocks, for INIT. Bytes read, 0 for end, or a negative errno. */
+ssize_t fc_read_one(struct fc_chan *chan, void *buf, size_t n_bytes, int timeout_ms);
+
+struct fc_limits {
+    uint32_t max_write;      /* bytes of one WRITE or READ; a multiple of 4 KiB */
+    uint16_t max_background; /* requests the kernel may have open that nobody waits for */
+};
+
+/* Look at an INIT message and fill in the answer (fuse_chan_init.c).
+ *
+ * 1 = agreed; chan->minor, caps and read_bytes are set. 0 = the kernel speaks a later major version and will, after this answer,
+ * send another INIT. -EPROTO = not an INIT; -EPROTONOSUPPORT = the kernel is too old.
+ */
+int fc_negotiate(struct fc_chan *chan, const uint8_t *message, size_t n_bytes, const struct fc_limits *limits,
+                 struct fw_init_out *out);
+
+uint64_t fc_count(struct fc_chan *chan, int opcode);
+
+#endif

@@ -1,0 +1,134 @@
+/* The channel and its lanes: what the compiled FUSE modules share. fuse_chan_impl.h has the functions that drive them.
+ *
+ * A lane is one thread's way to the kernel: its own clone of /dev/fuse (requests read from a clone must be answered on
+ * it) and its own buffer. A lane serves one request at a time, so "the requests in flight" are the `unique` fields of the
+ * lanes. Lanes live inside the channel and are reused, never freed before it: any thread may look at any lane at any time.
+ *
+ * Who writes what:
+ *   dev_fd..linger_ms, caps, minor, served   the serving thread, before lanes start; read-only after
+ *   n_idle, n_lanes, n_parked, counts        every lane, atomically
+ *   lane.unique                              the lane's thread; read by every lane that got an INTERRUPT
+ *   lane.interrupted                         any lane that got an INTERRUPT; read by the lane's thread
+ *   early                                    any lane; see fc_interrupt() for the race it closes
+ *   posix_locked                             any lane, only ever 0 -> 1
+ *   everything else of a lane                the lane's thread
+ */
+#ifndef CAIRN_FUSE_LANE_H
+#define CAIRN_FUSE_LANE_H
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "fuse_wire.h"
+
+enum {
+    FC_MAX_LANES = 1024,    /* hard bound: threads that work plus threads that wait for a lock */
+    FC_MAX_PARKED = 768,    /* of these, waiting for a lock; beyond, SETLKW gets ENOLCK */
+    FC_N_EARLY = 64,        /* interrupts remembered that came before their request was registered */
+    FC_N_LOCK_BITS = 4096,  /* slots of the filter "may this inode have fcntl locks?" */
+    FC_MAX_BUFFERS = 1000,  /* buffers of one READ reply; writev takes 1024 */
+};
+
+struct fc_chan;
+
+struct fc_lane {
+    struct fc_chan *chan;
+    _Atomic int in_use;           /* 0 = free slot; set by the serving thread, cleared by the lane at its end */
+    int fd;                       /* own clone, or the channel's dev_fd when cloning is not possible */
+    int epoll_fd;                 /* waits for fd and the channel's stop_fd */
+    int idle;                     /* counted in chan->n_idle */
+    int counted;                  /* counted in chan->n_lanes */
+    int replied;                  /* the present request has its reply, or gets none */
+    uint8_t *buf;                 /* chan->read_bytes long; owned by the caller */
+    size_t n_bytes;               /* of the present request; its header is checked */
+    uint64_t reply_to;            /* `unique` of the present request */
+    _Atomic uint64_t unique;      /* the same while the request may be interrupted, else 0 */
+    _Atomic uint64_t interrupted; /* the last request of this lane that an INTERRUPT named */
+};
+
+struct fc_chan {
+    int dev_fd;           /* the mount's own descriptor; notifications go here */
+    int stop_fd;          /* eventfd; readable: every lane ends */
+    int want_fd;          /* eventfd; readable: the serving thread should look at the numbers below */
+    int is_device;        /* dev_fd is /dev/fuse, so clones may be tried */
+    int min_lanes;
+    int max_lanes;        /* not counting parked ones */
+    int linger_ms;        /* a lane beyond min_lanes ends after so long without a request */
+    size_t read_bytes;    /* what a lane's buffer must hold: max_write and the headers */
+    uint32_t minor;       /* agreed protocol */
+    uint64_t caps;        /* agreed FW_CAP_* */
+    uint64_t served;      /* bit per opcode: Python serves it; the rest is answered here */
+    _Atomic int error;    /* errno that ended the channel, 0 for an unmount or stop */
+    _Atomic int ended;    /* the kernel has hung up */
+    _Atomic int n_idle;   /* lanes waiting for a request, or about to */
+    _Atomic int n_lanes;
+    _Atomic int n_slots;  /* of lanes[], that were ever in use */
+    _Atomic int n_parked; /* lanes inside a call that waits for a lock */
+    _Atomic uint64_t n_malformed;
+    _Atomic uint64_t counts[FW_N_OPCODES]; /* requests read, by opcode; [0]: opcodes beyond the table */
+    _Atomic uint32_t n_early;
+    _Atomic uint64_t early[FC_N_EARLY];
+    _Atomic uint8_t posix_locked[FC_N_LOCK_BITS];
+    struct fc_lane lanes[FC_MAX_LANES];
+};
+
+/* Write header and iov[1..n_iov) as one message; iov[0] is the caller's to leave free. 0, or a negative errno. */
+static inline int fc_write(int fd, uint64_t unique, int32_t code, struct iovec *iov, int n_iov)
+{
+    struct fw_out_header header = {.len = sizeof header, .error = code, .unique = unique};
+    iov[0].iov_base = &header;
+    iov[0].iov_len = sizeof header;
+    for (int i = 1; i < n_iov; i++)
+        header.len += (uint32_t)iov[i].iov_len;
+    for (;;) {
+        if (writev(fd, iov, n_iov) >= 0)
+            return 0;
+        if (errno != EINTR)
+            return -errno;
+    }
+}
+
+/* Answer the lane's present request, once: further calls do nothing.
+ *
+ * Returns 0 when the kernel took it, FC_UNWANTED when nobody waits for it any more (the request was aborted), else a
+ * negative errno; the kernel then still waits, so the caller should answer with a plain error.
+ */
+enum { FC_UNWANTED = 1 };
+
+static inline int fc_reply(struct fc_lane *lane, int error, struct iovec *iov, int n_iov)
+{
+    if (lane->replied)
+        return 0;
+    int result = fc_write(lane->fd, lane->reply_to, -error, iov, n_iov);
+    if (result == -ENOENT || result == -ENODEV || result == -ECONNABORTED)
+        result = FC_UNWANTED;
+    lane->replied = result >= 0;
+    return result;
+}
+
+static inline int fc_reply_error(struct fc_lane *lane, int error)
+{
+    struct iovec iov[1];
+    return fc_reply(lane, error, iov, 1);
+}
+
+static inline int fc_is_interrupted(struct fc_lane *lane, uint64_t unique)
+{
+    return atomic_load(&lane->interrupted) == unique;
+}
+
+/* May the inode have fcntl locks? Never wrongly no. */
+static inline _Atomic uint8_t *fc_lock_slot(struct fc_chan *chan, uint64_t nodeid)
+{
+    return &chan->posix_locked[(nodeid * 0x9E3779B97F4A7C15ULL) >> 52];
+}
+
+static inline void fc_note_posix_lock(struct fc_chan *chan, uint64_t nodeid)
+{
+    atomic_store(fc_lock_slot(chan, nodeid), 1);
+}
+
+#endif

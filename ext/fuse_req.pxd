@@ -1,0 +1,156 @@
+"""One FUSE request in work: where its bytes are, who asks, what serves it, how it is answered."""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from posix.uio cimport iovec
+
+from cairnfs.ext.fuse_wire cimport fw_attr, fw_entry_out, fw_in_header
+
+
+cdef extern from "fuse_cursor.h" nogil:
+    struct fc_cursor:
+        const uint8_t *at
+        size_t left
+
+    const void *fc_take(fc_cursor *cursor, size_t n)
+    const void *fc_take_array(fc_cursor *cursor, size_t n, size_t size)
+    const char *fc_take_name(fc_cursor *cursor, size_t *n_bytes)
+
+
+cdef extern from "fuse_lane.h" nogil:
+    enum:
+        FC_MAX_BUFFERS
+        FC_UNWANTED
+
+    struct fc_lane
+
+    struct fc_chan:
+        int dev_fd
+        int is_device
+        int min_lanes
+        int max_lanes
+        int linger_ms
+        size_t read_bytes
+        uint32_t minor
+        uint64_t caps
+        uint64_t served
+        int error
+        int n_idle
+        int n_lanes
+        int n_parked
+        uint64_t n_malformed
+        fc_lane *lanes
+
+    struct fc_lane:
+        fc_chan *chan
+        int fd
+        int replied
+        uint8_t *buf
+        size_t n_bytes
+        uint64_t reply_to
+
+    int fc_write(int fd, uint64_t unique, int32_t code, iovec *iov, int n_iov)
+    int fc_reply(fc_lane *lane, int error, iovec *iov, int n_iov)
+    int fc_reply_error(fc_lane *lane, int error)
+    int fc_is_interrupted(fc_lane *lane, uint64_t unique)
+    void fc_note_posix_lock(fc_chan *chan, uint64_t nodeid)
+
+
+cdef class Caller:
+    cdef readonly unsigned int uid
+    cdef readonly unsigned int gid
+    cdef readonly unsigned int pid
+    cdef readonly unsigned int umask
+    cdef fc_lane *lane
+    cdef uint64_t unique
+
+
+cdef class Payload:
+    cdef uint8_t *base
+    cdef int n_views
+    cdef size_t view_off
+    cdef size_t view_bytes
+
+
+cdef class Rules:
+    cdef uint64_t attr_s
+    cdef uint32_t attr_ns
+    cdef uint64_t entry_s
+    cdef uint32_t entry_ns
+    cdef uint64_t dir_entry_s
+    cdef uint32_t dir_entry_ns
+    cdef uint64_t negative_s
+    cdef uint32_t negative_ns
+    cdef bint keeps_negative
+    cdef object make_set_attr
+    cdef object make_lock
+
+
+cdef class Handler:
+    cdef object lookup
+    cdef object forget
+    cdef object getattr
+    cdef object setattr
+    cdef object readlink
+    cdef object symlink
+    cdef object mknod
+    cdef object mkdir
+    cdef object unlink
+    cdef object rmdir
+    cdef object rename
+    cdef object link
+    cdef object open
+    cdef object create
+    cdef object read
+    cdef object write
+    cdef object flush
+    cdef object release
+    cdef object fsync
+    cdef object opendir
+    cdef object readdir
+    cdef object releasedir
+    cdef object fsyncdir
+    cdef object statfs
+    cdef object access
+    cdef object getxattr
+    cdef object setxattr
+    cdef object listxattr
+    cdef object removexattr
+    cdef object getlk
+    cdef object setlk
+    cdef object fallocate
+    cdef object lseek
+    cdef object copy_file_range
+    cdef object syncfs
+
+
+cdef class Request:
+    cdef fc_lane *lane
+    cdef const fw_in_header *header
+    cdef fc_cursor cursor
+    cdef Caller caller
+    cdef Payload payload
+    cdef Rules rules
+    cdef Handler h
+    cdef uint8_t *out
+    cdef size_t out_room
+    cdef size_t out_bytes
+    cdef int opened
+    cdef uint64_t opened_fh
+
+    cdef int begin(self) except -1
+    cdef void end(self)
+    cdef const void *take(self, size_t n) except NULL
+    cdef bytes name(self)
+    cdef memoryview data(self, size_t n)
+    cdef void *answer(self, size_t n) except NULL
+    cdef int answer_bytes(self, bytes value) except -1
+    cdef int answer_attr(self, object attr) except -1
+    cdef int answer_entry(self, object attr) except -1
+    cdef int send(self, int error) noexcept nogil
+    cdef int send_buffers(self, list buffers, size_t limit) except -1
+
+
+cdef int fill_attr(object attr, fw_attr *out) except -1
+cdef int fill_entry(Rules rules, object attr, fw_entry_out *out) except -1
+cdef void split_ns(int64_t ns, uint64_t *seconds, uint32_t *nanoseconds) noexcept nogil
