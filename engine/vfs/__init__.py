@@ -38,7 +38,7 @@ class Vfs:
         self._locking = Locking(state)
         self._io = FileIo(state, self._names, self._attrs, self._locking)
         self._ranges = Ranges(state)
-        self._dirs = Directories(state)
+        self._dirs = Directories(state, self._removed)
         self._xattrs = Xattrs(state)
 
     # Names
@@ -87,15 +87,15 @@ class Vfs:
     # Attributes
 
     def getattr(self, c: Caller, ino: Inode, fh: int | None = None) -> Attr:
-        """Attributes including size and times of data not committed yet. ENOENT."""
+        """Attributes including size and times of data not committed yet. ESTALE: the inode is gone."""
         return self._attrs.getattr(ino)
 
     def setattr(self, c: Caller, ino: Inode, change: SetAttr, fh: int | None = None) -> Attr:
-        """Change attributes, size included. EINVAL, EFBIG, ENOENT, ENOSPC, EROFS."""
+        """Change attributes, size included. EINVAL, EFBIG, ESTALE, ENOSPC, EROFS."""
         return self._attrs.setattr(c, ino, change)
 
     def access(self, c: Caller, ino: Inode, mask: int) -> None:
-        """ENOENT, or EROFS for writing to a read-only volume; permissions are the kernel's business."""
+        """ESTALE, or EROFS for writing to a read-only volume; permissions are the kernel's business."""
         self._attrs.access(ino, mask)
 
     def statfs(self, c: Caller) -> StatFs:
@@ -108,9 +108,9 @@ class Vfs:
         """Create and open a file; without O_EXCL an existing one is opened. EEXIST, EISDIR, ENOENT, ENOSPC, EROFS."""
         return self._io.create(c, parent, name, mode, flags)
 
-    def open(self, c: Caller, ino: Inode, flags: int) -> Opened:
-        """Open a regular file, with O_TRUNC if given. ENOENT, EISDIR, ELOOP (symbolic link), ENXIO (others), EROFS."""
-        return self._io.open(ino, flags)
+    def open(self, c: Caller, ino: Inode, flags: int, kill_suidgid: bool = False) -> Opened:
+        """Open a regular file, with O_TRUNC if given. ESTALE, EISDIR, ELOOP (symbolic link), ENXIO (others), EROFS."""
+        return self._io.open(ino, flags, kill_suidgid)
 
     def read(self, c: Caller, fh: int, offset: int, size: int) -> list[memoryview]:
         """Up to `size` bytes as consecutive views, valid as long as they are referenced; short only at the end of file.
@@ -151,7 +151,7 @@ class Vfs:
     # Directories
 
     def opendir(self, c: Caller, ino: Inode) -> Opened:
-        """Open a directory. ENOENT, ENOTDIR."""
+        """Open a directory. ESTALE, ENOTDIR."""
         return self._dirs.opendir(ino)
 
     def readdir(self, c: Caller, fh: int, cookie: int, plus: bool = False) -> Iterator[DirEntry]:
@@ -204,15 +204,13 @@ class Vfs:
         """Another process has changed these inodes and names: what is known of them here is forgotten."""
         for ino in inos:
             self._state.pages.drop(ino)
-            file = self._state.files.get(ino)
-            if file is not None:
-                file.invalidate()
+            self._state.files.invalidate(ino)
 
     def invalidate_all(self) -> None:
         """The change log has a gap: everything known here is forgotten."""
         self._state.pages.clear()
         for file in self._state.files.all():
-            file.invalidate()
+            self._state.files.invalidate(file.ino)
 
     def close(self) -> None:
         """Store everything, close every handle, free what was kept for them. Raises what could not be stored."""

@@ -7,7 +7,7 @@ from cairnfs.const import MAX_FILE_BYTES
 from cairnfs.errors import FsError
 from cairnfs.types import Attr, Caller, Inode, SetAttr, StatFs
 from cairnfs.vfs.namespace import RemovedDirs
-from cairnfs.vfs.openfiles import OpenFile
+from cairnfs.vfs.openfiles import OpenFile, stale
 from cairnfs.vfs.state import VfsState
 
 UNLIMITED_BYTES = 1 << 50  # what df shows of a volume without limits, as JuiceFS does
@@ -24,14 +24,15 @@ class Attributes:
 
     def getattr(self, ino: Inode) -> Attr:
         file = self._state.files.get(ino)
-        try:
-            if file is None:
-                return self._meta.names.get(ino)
+        if file is not None:
             dirty = file.dirty_state()
             return file.overlay(file.refresh(), dirty)
+        try:
+            return self._meta.names.get(ino)
         except FsError as error:
             gone = self._removed.get(ino)
-            if error.errno != errno.ENOENT or gone is None:
+            if gone is None:
+                stale(error)
                 raise
             return gone
 
@@ -43,14 +44,14 @@ class Attributes:
                 return attr
         file = self._state.files.get(ino)
         if file is None or file.writer is None:
-            return self._meta.attrs.set(c, ino, change)
+            return self._set(c, ino, change)
         if change.mtime_ns is None:
             dirty = file.dirty_state()
-            return file.overlay(self._meta.attrs.set(c, ino, change), dirty)
+            return file.overlay(self._set(c, ino, change), dirty)
         with file.change:  # a write in between would win over the time set here
             file.mtime_set()
             dirty = file.dirty_state()
-            return file.overlay(self._meta.attrs.set(c, ino, change), dirty)
+            return file.overlay(self._set(c, ino, change), dirty)
 
     def truncate(self, file: OpenFile, size: int, kill_suidgid: bool) -> Attr:
         """Set the size of an open file; what is cut off is gone, what is added is a hole."""
@@ -74,6 +75,13 @@ class Attributes:
         total_bytes = usage.total_bytes or _ample(UNLIMITED_BYTES, usage.used_bytes)
         total_inodes = usage.total_inodes or _ample(UNLIMITED_INODES, usage.used_inodes)
         return usage._replace(total_bytes=total_bytes, total_inodes=total_inodes)
+
+    def _set(self, c: Caller, ino: Inode, change: SetAttr) -> Attr:
+        try:
+            return self._meta.attrs.set(c, ino, change)
+        except FsError as error:
+            stale(error)
+            raise
 
     def _resize(self, ino: Inode, size: int, kill_suidgid: bool) -> Attr:
         if not 0 <= size <= MAX_FILE_BYTES:

@@ -41,27 +41,29 @@ class FileIo:
         files = self._state.files
         for _ in range(MAX_CREATE_RACES):
             try:
-                n_removals = files.n_removals
+                before = files.n_removals, files.n_invalidations
                 attr = self._names.make(c, parent, name, stat.S_IFREG | stat.S_IMODE(mode))
             except FsError as error:
                 if error.errno != errno.EEXIST or flags & os.O_EXCL:
                     raise
             else:
                 file = files.acquire(attr.ino)
-                if files.n_removals == n_removals or self._still_there(file):
-                    return attr, self._opened(file, attr, flags)
-                files.release(file)
-                continue
+                if before == (files.n_removals, files.n_invalidations):
+                    file.learn(attr, file.token())
+                elif not self._still_there(file):
+                    files.release(file)
+                    continue
+                return attr, self._opened(file, attr, flags)
             try:
                 attr = self._names.lookup(parent, name)
                 opened = self.open(attr.ino, flags)
                 return (self._attrs.getattr(attr.ino) if flags & os.O_TRUNC else attr), opened
             except FsError as error:
-                if error.errno != errno.ENOENT:
+                if error.errno not in (errno.ENOENT, errno.ESTALE):
                     raise
         raise FsError(errno.ESTALE)
 
-    def open(self, ino: Inode, flags: int) -> Opened:
+    def open(self, ino: Inode, flags: int, kill_suidgid: bool = False) -> Opened:
         writing = flags & os.O_ACCMODE != os.O_RDONLY
         if writing or flags & os.O_TRUNC:
             self._state.writable()
@@ -69,8 +71,8 @@ class FileIo:
         try:
             attr = file.refresh()
             _check_regular(attr)
-            if flags & os.O_TRUNC and (attr.size or file.dirty):
-                attr = self._attrs.truncate(file, 0, kill_suidgid=False)
+            if flags & os.O_TRUNC:
+                attr = self._attrs.truncate(file, 0, kill_suidgid)
             return self._opened(file, attr, flags)
         except BaseException:
             self._state.files.release(file)
@@ -78,7 +80,6 @@ class FileIo:
 
     def _opened(self, file: OpenFile, attr: Attr, flags: int) -> Opened:
         keep_cache = self._state.pages.opened(attr)
-        file.learn(attr, file.token())
         handle = Handle(file, flags, self._state.data.reader.cursor())
         return Opened(self._state.handles.add(handle), keep_cache)
 

@@ -5,15 +5,16 @@ its last name goes stays until the last handle is closed, and an open never succ
 Lock order and scenarios: `README.md` beside this file.
 """
 
+import errno
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import NamedTuple
 
 from cairnfs.data import Data
 from cairnfs.data.writer import FileWriter
-from cairnfs.errors import CairnError
+from cairnfs.errors import CairnError, FsError
 from cairnfs.meta import Meta
 from cairnfs.meta.links import Unlinked
 from cairnfs.types import Attr, Buffer, Inode
@@ -23,6 +24,14 @@ from cairnfs.vfs.pages import PageVersions
 log = logging.getLogger("cairnfs.vfs")
 
 MAX_CACHED_CHUNKS = 64  # layouts kept per open file: 4 GiB of file, at most a few hundred KiB when written in small pieces
+
+
+def stale(error: BaseException) -> None:
+    """Raise ESTALE for the ENOENT of an operation on an inode number, ENOENT being for names. On ESTALE the kernel walks the
+    path again, and finds what another node has put in its place.
+    """
+    if isinstance(error, FsError) and error.errno == errno.ENOENT:
+        raise FsError(errno.ESTALE) from error
 
 
 class Dirty(NamedTuple):
@@ -64,13 +73,17 @@ class OpenFile:
     # What is known
 
     def attr(self) -> Attr:
-        """Committed attributes, possibly as of an earlier fetch. ENOENT when the inode is gone."""
+        """Committed attributes, possibly as of an earlier fetch. ESTALE when the inode is gone."""
         return self._attr or self.refresh()
 
     def refresh(self) -> Attr:
-        """Committed attributes as of now. ENOENT when the inode is gone."""
+        """Committed attributes as of now. ESTALE when the inode is gone: the kernel then walks the path again."""
         token = self._generation
-        attr = self._meta.names.get(self.ino)
+        try:
+            attr = self._meta.names.get(self.ino)
+        except FsError as error:
+            stale(error)
+            raise
         self.learn(attr, token)
         return attr
 
@@ -159,8 +172,9 @@ class OpenFile:
         token = self._generation
         try:
             attr = writer.flush()
-        except BaseException:
+        except BaseException as error:
             self._pages.drop(self.ino)
+            stale(error)
             raise
         if attr is not None:
             self.learn(attr, token + 1)  # exactly `_on_commit` came in between, or it is not learned
@@ -178,9 +192,10 @@ class OpenFile:
         token = self._generation
         try:
             attr = change()
-        except BaseException:
+        except BaseException as error:
             self.invalidate()
             self._pages.drop(self.ino)
+            stale(error)
             raise
         self._on_commit(attr)
         self.learn(attr, token + 1)
@@ -251,7 +266,9 @@ class Removal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._files.unbar(self._closed)
+        if self._closed:
+            self._files.n_removals += 1
+            self._files.unbar(self._closed)
         for file in self._pinned.values():
             self._files.release(file)
 
@@ -268,7 +285,8 @@ class OpenFiles:
         self._unbarred = threading.Condition(self._lock)
         self._files: dict[Inode, OpenFile] = {}
         self._barred: dict[Inode, int] = {}
-        self.n_removals = 0  # finished removals of inodes that were not open; grows only
+        self.n_removals = 0  # of inodes that were not open; grows before they can be opened again
+        self.n_invalidations = 0  # grows before each
 
     def __len__(self) -> int:
         return len(self._files)
@@ -282,7 +300,7 @@ class OpenFiles:
             return list(self._files.values())
 
     def acquire(self, ino: Inode) -> OpenFile:
-        """A reference to the inode; waits while an operation is removing it. Give it back with `release`."""
+        """A reference to the inode, to be given back with `release`. Waits while somebody removes or closes it for good."""
         with self._lock:
             while ino in self._barred:
                 self._unbarred.wait()
@@ -302,11 +320,24 @@ class OpenFiles:
                     if file.n_refs:
                         return
                     del self._files[file.ino]
+                    if file.writer is None and not file.unlinked:
+                        return
+                    self._bar(file.ino)
                     break
             stored = self._flush_late(file)
-        file.close()
-        if file.unlinked:
-            self._free(file.ino)
+        try:
+            file.close()
+            if file.unlinked:
+                self._free(file.ino)
+        finally:
+            self.unbar({file.ino})
+
+    def invalidate(self, ino: Inode) -> None:
+        """Another process may have changed the inode."""
+        self.n_invalidations += 1
+        file = self._files.get(ino)
+        if file is not None:
+            file.invalidate()
 
     def removal(self) -> Removal:
         return Removal(self)
@@ -318,19 +349,20 @@ class OpenFiles:
             if file is not None:
                 file.n_refs += 1
                 return file
-            self._barred[ino] = self._barred.get(ino, 0) + 1
+            self._bar(ino)
             return None
 
-    def unbar(self, inos: set[Inode]) -> None:
-        if not inos:
-            return
+    def unbar(self, inos: Iterable[Inode]) -> None:
+        """Let the inodes be opened again, if they still exist."""
         with self._lock:
-            self.n_removals += 1
             for ino in inos:
                 self._barred[ino] -= 1
                 if not self._barred[ino]:
                     del self._barred[ino]
             self._unbarred.notify_all()
+
+    def _bar(self, ino: Inode) -> None:
+        self._barred[ino] = self._barred.get(ino, 0) + 1
 
     def _flush_late(self, file: OpenFile) -> bool:
         """Data written after the last flush() of any handle (by a mapping, say) has nobody to report an error to."""

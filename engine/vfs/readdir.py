@@ -18,6 +18,8 @@ from cairnfs.const import ROOT_INO
 from cairnfs.errors import FsError
 from cairnfs.types import Attr, DirEntry, Inode, Opened
 from cairnfs.vfs.handles import HandleTable
+from cairnfs.vfs.namespace import RemovedDirs
+from cairnfs.vfs.openfiles import stale
 from cairnfs.vfs.state import VfsState
 
 DOT_COOKIE, DOTDOT_COOKIE, FIRST_COOKIE = 1, 2, 3
@@ -127,13 +129,21 @@ class DirHandle:
 class Directories:
     """Operations on open directories."""
 
-    def __init__(self, state: VfsState) -> None:
+    def __init__(self, state: VfsState, removed: RemovedDirs) -> None:
         self._state = state
         self._names = state.meta.names
+        self._removed = removed
         self.handles: HandleTable[DirHandle] = HandleTable(state.numbers)
 
     def opendir(self, ino: Inode) -> Opened:
-        attr = self._names.get(ino)
+        try:
+            attr = self._names.get(ino)
+        except FsError as error:
+            gone = self._removed.get(ino)
+            if gone is None:
+                stale(error)
+                raise
+            attr = gone
         if not attr.is_dir:
             raise FsError(errno.ENOTDIR)
         return Opened(self.handles.add(DirHandle(attr)), False)
