@@ -92,10 +92,12 @@ class Report:
 
 @dataclass
 class GcReport:
-    """What a collection found, and with `delete` deleted: packs nobody references, objects nobody knows, rows left behind.
+    """What a collection found, and with `delete` deleted.
 
-    `*_bytes` are bytes of stored objects. `young_objects` are unknown, but younger than the grace period: perhaps their
-    commit is on its way.
+    `garbage_packs`: packs without live bytes. `unknown_objects`: stored packs of which no row knows, `young_objects` of them
+    younger than the grace period: perhaps their commit is on its way, so they stay. `foreign_objects` are no packs, and stay.
+    `deleted_files`: large files whose chunks are still to be freed. `*_bytes` are bytes of stored objects; `dead_bytes` is
+    what live packs store but no file refers to, compaction brings it back. `failed` says what could not be deleted.
     """
 
     delete: bool
@@ -104,12 +106,11 @@ class GcReport:
     unknown_objects: int = 0
     unknown_bytes: int = 0
     young_objects: int = 0
-    temporary_files: int = 0
-    temporary_bytes: int = 0
+    foreign_objects: int = 0
     deleted_files: int = 0
-    freed_chunks: int = 0
     live_packs: int = 0
     live_bytes: int = 0
+    dead_bytes: int = 0
     failed: list[str] = field(default_factory=list)
 
     @property

@@ -1,0 +1,116 @@
+"""Collecting what takes space although no file uses it: packs without live bytes, objects nobody knows, deleted files' chunks.
+
+Mounts delete what they free themselves; a collection finds what killed processes left. An object is stored before the commit
+that names it, so one that no pack row knows may be about to be named: it stays until it is older than the grace period,
+which must be longer than any writer waits between storing and committing.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+
+from cairnfs.check.findings import CheckedVolume
+from cairnfs.check.report import GcReport, Progress, Stage, no_progress
+from cairnfs.data.pack import pack_id_of, pack_name
+from cairnfs.errors import CorruptError, ObjectError
+from cairnfs.meta import records
+from cairnfs.meta.records import PackInfo
+from cairnfs.objects import ObjectInfo
+from cairnfs.types import PackId
+
+DEFAULT_GRACE_S = 3600.0
+SCAN_ROWS = 1000
+FREE_CHUNKS = 256
+
+
+def run(
+    volume: CheckedVolume, *, delete: bool = False, grace_s: float = DEFAULT_GRACE_S, progress: Progress = no_progress
+) -> GcReport:
+    """Look what can be collected in a volume, in use or not; with `delete`, delete it. StoreError, ObjectError."""
+    collection = _Collection(volume, delete, grace_s)
+    with progress("Deleted files", None) as stage:
+        collection.deleted_files(stage)
+    with progress("Packs", None) as stage:
+        collection.packs(stage)
+    with progress("Objects", None) as stage:
+        collection.objects(stage)
+    return collection.report
+
+
+class _Collection:
+    def __init__(self, volume: CheckedVolume, delete: bool, grace_s: float) -> None:
+        self.report = GcReport(delete=delete)
+        self._meta = volume.meta
+        self._objects = volume.objects
+        self._grace_s = grace_s
+
+    def deleted_files(self, stage: Stage) -> None:
+        """Large files that were deleted, and whose chunks still refer to packs."""
+        after: bytes | None = None
+        while page := self._meta.store.scan(records.DELETED_PART, after, SCAN_ROWS):
+            self.report.deleted_files += len(page)
+            stage.advance(len(page))
+            after = page[-1][0]
+        if self.report.delete:
+            while self._meta.layout.free_deleted(FREE_CHUNKS):
+                pass
+
+    def packs(self, stage: Stage) -> None:
+        """Packs without live bytes, listed for deletion or not."""
+        if self.report.delete:
+            self._meta.store.sync()  # an object must not go before the commits that freed it are safe
+        for pack, info in self._pack_rows():
+            stage.advance()
+            if info.live_bytes == 0:
+                self._garbage(pack, info)
+            else:
+                self.report.live_packs += 1
+                self.report.live_bytes += info.object_bytes
+                if 0 < info.live_bytes < info.plain_bytes:
+                    self.report.dead_bytes += info.object_bytes * (info.plain_bytes - info.live_bytes) // info.plain_bytes
+
+    def objects(self, stage: Stage) -> None:
+        """Objects that no pack row knows."""
+        found = self._objects.list("packs/")
+        while batch := list(islice(found, SCAN_ROWS)):
+            packs = [(info, pack) for info in batch if (pack := pack_id_of(info.name)) is not None]
+            self.report.foreign_objects += len(batch) - len(packs)
+            rows = self._meta.store.read([records.pack_key(pack) for _, pack in packs]) if packs else []
+            for (info, pack), row in zip(packs, rows, strict=True):
+                if row is None:
+                    self._unknown(info, pack)
+            stage.advance(len(batch))
+
+    def _pack_rows(self) -> Iterator[tuple[PackId, PackInfo]]:
+        for part in self._meta.store.partitions(records.PACK_PREFIX, None, 256):
+            after: bytes | None = None
+            while page := self._meta.store.scan(part, after, SCAN_ROWS):
+                for key, row in page:
+                    pack = PackId(records.number_of(key))
+                    try:
+                        yield pack, records.decode_pack(pack, row.value)
+                    except CorruptError:
+                        continue  # the volume check tells
+                after = page[-1][0]
+
+    def _garbage(self, pack: PackId, info: PackInfo) -> None:
+        self.report.garbage_packs += 1
+        self.report.garbage_bytes += info.object_bytes
+        if self.report.delete and self._delete(pack):
+            self._meta.layout.drop_pack(pack)
+
+    def _unknown(self, info: ObjectInfo, pack: PackId) -> None:
+        if self._meta.clock.now_ns() / 1e9 - info.mtime_s < self._grace_s:
+            self.report.young_objects += 1
+            return
+        self.report.unknown_objects += 1
+        self.report.unknown_bytes += info.size
+        if self.report.delete:
+            self._delete(pack)
+
+    def _delete(self, pack: PackId) -> bool:
+        try:
+            self._objects.delete(pack_name(pack))
+        except ObjectError as e:
+            self.report.failed.append(f"{pack_name(pack)}: {e}")
+            return False
+        return True
