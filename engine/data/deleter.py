@@ -65,6 +65,8 @@ class Deleter:
             packs = self._meta.layout.garbage(BATCH, after)
             if not packs:
                 break
+            if not self._store_is_usable():
+                break
             self._meta.store.sync()
             for pack in packs:
                 if self._stop.is_set():
@@ -73,16 +75,28 @@ class Deleter:
             after = packs[-1]
         return n_deleted
 
+    def _store_is_usable(self) -> bool:
+        """Asked once per batch, so that `close` does not wait for the retries of a store that is down."""
+        try:
+            self._objects.check()
+        except ObjectError as e:
+            self._note_failure(f"unused packs cannot be deleted now: {e}")
+            return False
+        return True
+
     def _delete(self, pack: PackId) -> bool:
         try:
             self._objects.delete(pack_name(pack))
         except ObjectError as e:
-            if not self._failing:
-                log.warning("pack %016x cannot be deleted now: %s", pack, e)
-            self._failing = True
+            self._note_failure(f"pack {pack:016x} cannot be deleted now: {e}")
             return False
         self._failing = False
         return self._meta.layout.drop_pack(pack)
+
+    def _note_failure(self, message: str) -> None:
+        if not self._failing:
+            log.warning("%s", message)
+        self._failing = True
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -90,8 +90,11 @@ class Uploader:
         raise ObjectError("no free pack id was found")
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Run `work` on an upload thread; it must not raise."""
-        self._threads.submit(work)
+        """Run `work`, which must not raise, on an upload thread; at once when the threads are being stopped."""
+        try:
+            self._threads.submit(work)
+        except RuntimeError:
+            work()
 
     def forget(self, pack: PackId) -> None:
         """Delete, in the background, a pack that no commit has named. What cannot be deleted is left to `cairnfs gc`."""

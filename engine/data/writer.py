@@ -73,6 +73,7 @@ class FileWriter:
         self._dirty_end = 0
         self._mtime_ns: int | None = None
         self._n_writes = 0
+        self._commit_not_before_s = 0.0  # a background commit that failed is left alone for a while
 
     # What is dirty
 
@@ -92,8 +93,11 @@ class FileWriter:
         return self._mtime_ns
 
     def mtime_set(self) -> None:
-        """The modification time was set explicitly: the commit of earlier writes must leave it alone."""
-        with self._lock:
+        """The modification time is about to be set explicitly: the commit of earlier writes must leave it alone.
+
+        Waits for a commit that is under way, because that carries their time.
+        """
+        with self._flushing, self._lock:
             self._mtime_ns = None
 
     def snapshot(self, offset: int, size: int) -> Snapshot:
@@ -178,8 +182,7 @@ class FileWriter:
         """Start uploading blocks born before a time, and batches that failed before it; returns how many bytes that is."""
         with self._lock:
             again = [b for b in self._batches if b.state is State.FAILED and b.sealed_s <= older_than_s]
-            for batch in again:
-                batch.state = State.WAITING  # so that the next call does not queue it a second time
+            _try_again(again)
             started = again + self._seal(sorted(no for no, b in self._blocks.items() if b.born_s <= older_than_s))
         for batch in started:
             self._upload_in_background(batch)
@@ -192,13 +195,17 @@ class FileWriter:
 
     def commit_if_due(self, now_s: float) -> None:
         """Commit stored batches when many or old ones have gathered, unless a flush does it already. Raises as flush does."""
-        if self._on_commit is None or not self._batches or not self._flushing.acquire(blocking=False):
+        if self._on_commit is None or not self._batches or now_s < self._commit_not_before_s:
+            return
+        if not self._flushing.acquire(blocking=False):
             return
         try:
             with self._lock:
                 ready = self._stored_prefix()
             if len(ready) >= COMMIT_BATCHES or (ready and now_s - ready[0].sealed_s >= COMMIT_AGE_S):
+                self._commit_not_before_s = now_s + COMMIT_AGE_S
                 self._commit(ready)
+                self._commit_not_before_s = 0.0
         finally:
             self._flushing.release()
 
@@ -260,10 +267,9 @@ class FileWriter:
 
     def _claim(self, batch: Batch) -> bool:
         with self._lock:
-            if batch.discarded or batch.state not in (State.WAITING, State.FAILED):
+            if batch.discarded or batch.state is not State.WAITING:
                 return False
             batch.state = State.UPLOADING
-            batch.error = None
             return True
 
     def _upload(self, batch: Batch) -> None:
@@ -312,7 +318,9 @@ class FileWriter:
 
     def _store_all(self, batches: list[Batch]) -> None:
         """Have every batch stored: this thread works through them, pool threads help when there are several."""
-        todo = [b for b in batches if b.state in (State.WAITING, State.FAILED)]
+        with self._lock:
+            _try_again([b for b in batches if b.state is State.FAILED])
+            todo = [b for b in batches if b.state is State.WAITING]
         for batch in todo[1:]:
             self._upload_in_background(batch)
         for batch in todo:
@@ -366,3 +374,9 @@ class FileWriter:
             self._s.release(batch.n_bytes)
         elif batch.pack is not None and not batch.offered:
             self._s.uploader.forget(batch.pack.pack)
+
+
+def _try_again(failed: list[Batch]) -> None:
+    for batch in failed:
+        batch.state = State.WAITING
+        batch.error = None

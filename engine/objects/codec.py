@@ -27,11 +27,13 @@ def make_encoder(compression: str) -> Encoder:
 
     The stored bytes may be the very buffer that was given. Raises UsageError for an unknown name.
     """
-    name, _, level = compression.partition(":")
-    if name in ("none", "") and not level:
+    if compression == "none":
         return _store_plain
-    if name == "zstd" and (not level or (level.isdigit() and 1 <= int(level) <= 19)):
-        return _ZstdEncoder(int(level or DEFAULT_LEVEL))
+    name, _, level = compression.partition(":")
+    if compression == "zstd":
+        level = str(DEFAULT_LEVEL)
+    if name == "zstd" and level.isascii() and level.isdigit() and 1 <= int(level) <= 19:
+        return _ZstdEncoder(int(level))
     raise UsageError(f"compression {compression!r} is not known: use none, zstd or zstd:LEVEL with a level from 1 to 19")
 
 

@@ -1,0 +1,243 @@
+"""The object store contract: every store, and every wrapper, passes all of this."""
+
+import errno
+import itertools
+import os
+import random
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cairnfs.clock import SystemClock
+from cairnfs.errors import ObjectError, ObjectMissing
+from cairnfs.objects import MARKER
+from cairnfs.objects.base import ObjectStore
+from cairnfs.objects.file import FileStore
+from cairnfs.objects.retry import Retrying
+
+UUID = b"11111111-2222-3333-4444-555555555555\n"
+
+
+def folder_store(folder: Path) -> FileStore:
+    folder.mkdir()
+    (folder / MARKER).write_bytes(UUID)
+    return FileStore(str(folder))
+
+
+def folder_without_unnamed_files(folder: Path) -> FileStore:
+    store = folder_store(folder)
+    store._unnamed_files = False
+    return store
+
+
+def retrying_folder(folder: Path) -> Retrying:
+    return Retrying(folder_store(folder), 1.0, SystemClock(), random.Random(1))
+
+
+STORES: dict[str, Callable[[Path], ObjectStore]] = {
+    "file": folder_store,
+    "file without O_TMPFILE": folder_without_unnamed_files,
+    "retrying file": retrying_folder,
+}
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    return STORES[request.param](tmp_path / "objects")
+
+
+def test_what_was_put_is_read_back(store: ObjectStore) -> None:
+    store.put("packs/00/one", [b"first", bytearray(b" second"), memoryview(b" third")])
+    assert store.get("packs/00/one") == b"first second third"
+
+
+def test_an_empty_object_can_be_stored(store: ObjectStore) -> None:
+    store.put("empty", [])
+    assert store.get("empty") == b""
+    assert store.head("empty").size == 0
+
+
+def test_more_parts_than_one_system_call_takes(store: ObjectStore) -> None:
+    parts = [i.to_bytes(4, "big") for i in range(3000)]
+    store.put("many", parts)
+    assert store.get("many") == b"".join(parts)
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, 0), (0, 4), (3, 4), (9, 100), (10, 5), (50, 5), (4, None), (50, None)])
+def test_a_range_is_what_it_would_be_of_the_bytes(store: ObjectStore, offset: int, length: int | None) -> None:
+    data = b"0123456789"
+    store.put("ranged", [data])
+    end = None if length is None else offset + length
+    assert store.get("ranged", offset, length) == data[offset:end]
+
+
+def test_a_name_is_used_once(store: ObjectStore) -> None:
+    store.put("packs/00/taken", [b"old"])
+    with pytest.raises(ObjectError) as caught:
+        store.put("packs/00/taken", [b"new"])
+    assert caught.value.errno == errno.EEXIST
+    assert store.get("packs/00/taken") == b"old"
+
+
+def test_a_missing_object_is_told_from_a_failure(store: ObjectStore) -> None:
+    store.put("packs/00/there", [b"x"])
+    for missing in ("nothing", "packs/00/nothing", "packs/ff/nothing"):
+        with pytest.raises(ObjectMissing):
+            store.get(missing)
+        with pytest.raises(ObjectMissing):
+            store.head(missing)
+
+
+def test_deleting_is_final_and_repeatable(store: ObjectStore) -> None:
+    store.put("packs/00/gone", [b"x"])
+    store.delete("packs/00/gone")
+    store.delete("packs/00/gone")
+    store.delete("packs/01/never-was")
+    with pytest.raises(ObjectMissing):
+        store.get("packs/00/gone")
+
+
+def test_head_tells_size_and_time(store: ObjectStore) -> None:
+    store.put("sized", [b"12345"])
+    info = store.head("sized")
+    assert (info.name, info.size) == ("sized", 5)
+    assert info.mtime_s > 1_600_000_000
+
+
+def test_a_listing_is_in_order_of_name_and_whole(store: ObjectStore) -> None:
+    names = [f"packs/{a:02x}/{b:016x}" for a, b in itertools.product((0, 9, 255), range(4))]
+    names += ["packs.d", "packs-1", "other/deep/er/object"]
+    for name in random.Random(7).sample(names, len(names)):
+        store.put(name, [name.encode()])
+    assert [info.name for info in store.list()] == sorted([*names, MARKER])
+    assert [info.name for info in store.list("packs/09/")] == [n for n in sorted(names) if n.startswith("packs/09/")]
+    assert [info.name for info in store.list("packs/0")] == [n for n in sorted(names) if n.startswith("packs/0")]
+    assert [info.name for info in store.list("nothing/")] == []
+    assert all(info.size == len(info.name) for info in store.list("packs/"))
+
+
+def test_a_listing_survives_deletions_on_the_way(store: ObjectStore) -> None:
+    names = [f"packs/00/{i:04d}" for i in range(20)]
+    for name in names:
+        store.put(name, [b"x"])
+    found = []
+    for info in store.list("packs/"):
+        found.append(info.name)
+        store.delete(names[-1])
+    assert found == names[:-1]
+
+
+@pytest.mark.parametrize("name", ["", "/x", "x/", "a//b", "../x", "a/../b", ".hidden", "a/.b", "UPPER", "a b", "a\0b"])
+def test_a_name_outside_the_contract_is_refused(store: ObjectStore, name: str) -> None:
+    with pytest.raises(ObjectError) as caught:
+        store.put(name, [b"x"])
+    assert caught.value.errno == errno.EINVAL
+
+
+def test_one_of_many_putting_the_same_name_wins_whole(store: ObjectStore) -> None:
+    outcomes: list[int | None] = []
+
+    def put(i: int) -> None:
+        try:
+            store.put("packs/00/race", [bytes([i]) * 100_000])
+            outcomes.append(None)
+        except ObjectError as e:
+            outcomes.append(e.errno)
+
+    threads = [threading.Thread(target=put, args=(i,)) for i in range(6)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert sorted(outcomes, key=str) == [errno.EEXIST] * 5 + [None]
+    data = store.get("packs/00/race")
+    assert len(data) == 100_000
+    assert len(set(data)) == 1
+
+
+def test_check_passes_while_the_store_is_usable(store: ObjectStore) -> None:
+    store.check()
+    store.close()
+
+
+# What only a folder can do
+
+
+@pytest.fixture(params=[folder_store, folder_without_unnamed_files])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> FileStore:
+    made: FileStore = request.param(tmp_path / "objects")
+    return made
+
+
+def test_a_vanished_folder_is_an_error_and_stays_vanished(folder: FileStore) -> None:
+    os.rename(folder.root, folder.root + ".away")
+    for use in (
+        lambda: folder.put("packs/00/x", [b"x"]),
+        lambda: folder.get("packs/00/x"),
+        lambda: folder.head("packs/00/x"),
+        lambda: folder.delete("packs/00/x"),
+        lambda: list(folder.list()),
+        folder.check,
+    ):
+        with pytest.raises(ObjectError) as caught:
+            use()
+        assert not isinstance(caught.value, ObjectMissing)
+        assert caught.value.errno == errno.EIO
+    assert not os.path.exists(folder.root)
+
+
+def test_a_folder_without_the_marker_is_not_written_to(folder: FileStore) -> None:
+    os.unlink(os.path.join(folder.root, MARKER))
+    with pytest.raises(ObjectError):
+        folder.put("packs/00/x", [b"x"])
+    assert os.listdir(folder.root) == []
+
+
+def test_a_put_leaves_nothing_but_the_object(folder: FileStore) -> None:
+    folder.put("packs/00/x", [b"x"])
+    with pytest.raises(ObjectError):
+        folder.put("packs/00/x", [b"y"])
+    assert os.listdir(os.path.join(folder.root, "packs/00")) == ["x"]
+
+
+def test_hidden_names_are_not_objects(folder: FileStore) -> None:
+    folder.put("packs/00/x", [b"x"])
+    Path(folder.root, "packs/00/.123-0-y").write_bytes(b"half")
+    assert [info.name for info in folder.list("packs/")] == ["packs/00/x"]
+
+
+def test_a_full_disk_is_enospc_and_leaves_nothing(folder: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.put("packs/00/before", [b"x"])
+
+    def full(fd: int, parts: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "writev", full)
+    with pytest.raises(ObjectError) as caught:
+        folder.put("packs/00/x", [b"x"])
+    assert caught.value.errno == errno.ENOSPC
+    assert os.listdir(os.path.join(folder.root, "packs/00")) == ["before"]
+
+
+def test_a_failing_sync_leaves_no_object(folder: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.put("packs/00/before", [b"x"])
+
+    def broken(fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(ObjectError) as caught:
+        folder.put("packs/00/x", [b"x"])
+    assert caught.value.errno == errno.EIO
+    assert os.listdir(os.path.join(folder.root, "packs/00")) == ["before"]
+
+
+def test_short_writes_and_reads_are_gone_on_with(folder: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_writev, real_pread = os.writev, os.pread
+    monkeypatch.setattr(os, "writev", lambda fd, parts: real_writev(fd, [memoryview(parts[0])[:2]]))
+    monkeypatch.setattr(os, "pread", lambda fd, n, at: real_pread(fd, min(n, 3), at))
+    folder.put("packs/00/x", [b"01234", b"56789"])
+    assert folder.get("packs/00/x") == b"0123456789"
+    assert folder.get("packs/00/x", 2, 6) == b"234567"
