@@ -1,8 +1,15 @@
 """`cairnfs fsck` and `cairnfs gc`."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from cairnfs.daemon.command import DURATION, json_option, meta_url_argument
+
+if TYPE_CHECKING:
+    from cairnfs.volume import Volume
+
+CLOCK_SKEW_S = 300.0  # how much the clocks of hosts and of the object store may differ
 
 
 @click.command("fsck")
@@ -55,14 +62,18 @@ def _verdict(n_problems: int, n_left: int) -> str:
 )
 @json_option
 def gc_command(meta_url: str, delete: bool, grace: float, as_json: bool) -> int:
-    """Find what takes space in the volume at META_URL although no file uses it."""
+    """Find what takes space in the volume at META_URL although no file uses it.
+
+    Unknown objects that are younger than the oldest mount are left alone, too: a file may be written to for as long before
+    anything of it is committed.
+    """
     from cairnfs.check import gc
     from cairnfs.daemon.output import note, print_fields, print_json, progress
     from cairnfs.units import format_size
     from cairnfs.volume import open_volume
 
     with open_volume(meta_url, data=False) as volume:
-        found = gc.run(volume, delete=delete, grace_s=grace, progress=progress)
+        found = gc.run(volume, delete=delete, grace_s=max(grace, _oldest_session_s(volume)), progress=progress)
     if as_json:
         print_json(found.to_json())
         return 0 if found.ok else 1
@@ -71,12 +82,19 @@ def gc_command(meta_url: str, delete: bool, grace: float, as_json: bool) -> int:
             "Packs that no file uses": f"{found.garbage_packs:,} ({format_size(found.garbage_bytes)})",
             "Unknown objects": f"{found.unknown_objects:,} ({format_size(found.unknown_bytes)})",
             "Unknown objects too young to judge": f"{found.young_objects:,}",
-            "Temporary files": f"{found.temporary_files:,} ({format_size(found.temporary_bytes)})",
+            "Objects that are not packs": f"{found.foreign_objects:,} (never deleted)",
             "Deleted files with content left": f"{found.deleted_files:,}",
-            "Packs in use": f"{found.live_packs:,} ({format_size(found.live_bytes)} of them live)",
+            "Packs in use": f"{found.live_packs:,} ({format_size(found.live_bytes)})",
+            "Unused bytes in them": f"{format_size(found.dead_bytes)} (left to compaction)",
         }
     )
     for failure in found.failed:
         note(failure)
     print("deleted" if delete else "nothing was deleted; add --delete")
     return 0 if found.ok else 1
+
+
+def _oldest_session_s(volume: "Volume") -> float:
+    """How long the volume has been in use without a break, by anyone who is still there; 0 when nobody is."""
+    started = [session.started for session in volume.active_sessions()]
+    return volume.clock.now_ns() / 1e9 - min(started) + CLOCK_SKEW_S if started else 0.0

@@ -31,6 +31,7 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.pass_context
 def mount_command(
     ctx: click.Context,
+    /,
     meta_url: str,
     mountpoint: Path,
     background: bool,

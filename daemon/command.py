@@ -13,7 +13,7 @@ meta_url_argument = click.argument("meta_url", metavar="META_URL")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-class Parsed(click.ParamType):
+class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases of click
     """An option whose text is read by a function that raises UsageError."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:

@@ -1,10 +1,12 @@
 """The fronts a mount can choose from: what they have in common, and the import of the chosen one."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 from cairnfs.errors import UsageError
 from cairnfs.options import FuseOptions
+from cairnfs.types import Inode
 from cairnfs.vfs import Vfs
 
 
@@ -17,6 +19,14 @@ class Front(Protocol):
 
     def stop(self) -> None:
         """From any thread: detach the mount and make `run` return; calls that still wait fail."""
+        ...
+
+    def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]]) -> None:
+        """Make the kernel forget what it keeps of inodes and names. Not from a thread that serves a request."""
+        ...
+
+    def invalidate_all(self) -> None:
+        """Make the kernel forget everything it keeps."""
         ...
 
 

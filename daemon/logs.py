@@ -65,7 +65,7 @@ class SharedLogHandler(logging.handlers.WatchedFileHandler):
     def emit(self, record: logging.LogRecord) -> None:
         super().emit(record)
         if self.stream is not None and os.fstat(self.stream.fileno()).st_size >= self._rotate_bytes:
-            self._rotate()
+            self._rotate(self.stream.fileno())
 
     def reopenIfNeeded(self) -> None:
         stream = self.stream
@@ -73,11 +73,11 @@ class SharedLogHandler(logging.handlers.WatchedFileHandler):
         if self.stream is not stream:
             self._point_output()
 
-    def _rotate(self) -> None:
+    def _rotate(self, fd: int) -> None:
         """Shift FILE to FILE.1 and so on. The lock is on the file that is renamed, so its loser finds a new file."""
-        fcntl.flock(self.stream, fcntl.LOCK_EX)
+        fcntl.flock(fd, fcntl.LOCK_EX)
         try:
-            if not os.path.samestat(os.fstat(self.stream.fileno()), os.stat(self.path)):
+            if not os.path.samestat(os.fstat(fd), os.stat(self.path)):
                 return
             for n in range(self._kept_files, 0, -1):
                 older = f"{self.path}.{n - 1}" if n > 1 else str(self.path)
@@ -86,7 +86,7 @@ class SharedLogHandler(logging.handlers.WatchedFileHandler):
         except OSError:
             return  # a log that cannot be rotated goes on growing; logging about it here would recurse
         finally:
-            fcntl.flock(self.stream, fcntl.LOCK_UN)
+            fcntl.flock(fd, fcntl.LOCK_UN)
         self.reopenIfNeeded()
 
     def _point_output(self) -> None:

@@ -93,8 +93,10 @@ class MountRequest:
 def default_of(setting: Setting) -> str:
     """The default of a setting as its help shows it."""
     owner = {"engine": EngineOptions, "fuse": FuseOptions, "mount": MountRequest}[setting.target]
-    default = next(f.default for f in fields(owner) if f.name == setting.field)
-    return f"{default // MIB}M" if setting.parse is _mebibytes else f"{default:g}" if isinstance(default, float) else str(default)
+    default: Any = next(field.default for field in fields(owner) if field.name == setting.field)
+    if setting.parse is _mebibytes:
+        return f"{default // MIB}M"
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 class Words(NamedTuple):

@@ -114,7 +114,8 @@ def test_info_outside_a_mount_is_refused(tmp_path: Path) -> None:
 def test_fsck_and_gc_find_nothing_in_a_new_volume(volume: Volume) -> None:
     volume.assert_clean("--verify-data")
     found = json.loads(cairnfs("gc", volume.url, "--json").stdout)
-    assert found["leaked_objects"] == found["dead_packs"] == 0
+    assert found["unknown_objects"] == found["garbage_packs"] == 0
+    assert "add --delete" in cairnfs("gc", volume.url).stdout
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -1,0 +1,109 @@
+"""Settings of a mount: options and words of -o, which wins, what is passed to the kernel, what is refused."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cairnfs.const import GIB, MIB
+from cairnfs.daemon.mount_helper import parse_call
+from cairnfs.daemon.mount_options import KERNEL_WORDS, SETTINGS, MountRequest, default_of, make_request, sort_words, split_words
+from cairnfs.daemon.mountpoint import WORDS
+from cairnfs.errors import UsageError
+from cairnfs.options import EngineOptions, FuseOptions
+
+
+def request(words: str = "", *, as_root: bool = False, read_only: bool = False, **settings: str) -> MountRequest:
+    given_settings = {name.replace("_", "-"): text for name, text in settings.items()}
+    sorted_words = sort_words(split_words(words))
+    return make_request("memory://x", Path("/mnt"), given_settings, sorted_words, read_only=read_only, as_root=as_root)
+
+
+def test_without_settings_a_mount_has_the_defaults() -> None:
+    assert request() == MountRequest("memory://x", Path("/mnt"), EngineOptions(), FuseOptions())
+
+
+def test_settings_reach_their_place_with_their_units() -> None:
+    made = request(buffer_size="1G", cache_memory="64", io_timeout="2m", attr_cache="0", threads="8", front="pyfuse3", log="/l")
+    assert (made.engine.buffer_bytes, made.engine.cache_bytes, made.engine.io_timeout_s) == (GIB, 64 * MIB, 120)
+    assert (made.fuse.attr_timeout_s, made.fuse.max_threads) == (0, 8)
+    assert (made.front, made.log_path) == ("pyfuse3", Path("/l"))
+
+
+def test_words_set_the_same_settings_and_options_win() -> None:
+    assert request("cache-memory=1G,entry_cache=5") == request(cache_memory="1G", entry_cache="5")
+    assert request("cache-memory=1G", cache_memory="2G").engine.cache_bytes == 2 * GIB
+
+
+def test_read_only_holds_for_engine_and_kernel() -> None:
+    for made in (request("ro"), request(read_only=True), request("rw,ro")):
+        assert made.engine.read_only and made.fuse.read_only
+    assert not request("ro,rw").engine.read_only
+
+
+def test_others_have_access_when_root_mounts_or_when_asked() -> None:
+    assert not request().fuse.allow_other
+    assert request("allow_other").fuse.allow_other
+    assert request(as_root=True).fuse.allow_other
+
+
+def test_words_for_mount8_and_init_systems_are_passed_over() -> None:
+    words = "defaults,noauto,nofail,_netdev,user,user=me,x-systemd.automount,X-mount.mkdir,comment=a,rw"
+    assert request(words) == request()
+
+
+def test_words_for_the_kernel_go_with_the_mount_in_their_order() -> None:
+    assert request("nosuid,noatime,nodev,suid").fuse.mount_options == ("nosuid", "noatime", "nodev", "suid")
+
+
+def test_every_kernel_word_is_known_to_the_mountpoint() -> None:
+    assert set(WORDS) >= KERNEL_WORDS
+
+
+@pytest.mark.parametrize("words", ["nonsense", "cache-memory", "cache-memory=lots", "front=kernel", "threads=0", "attr-cache=-1"])
+def test_words_that_cannot_be_are_usage_errors_that_name_them(words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        request(words)
+    assert words.partition("=")[0] in str(caught.value)
+
+
+def test_a_sloppy_mount_passes_over_unknown_words_only() -> None:
+    assert sort_words(["nonsense", "noatime"], sloppy=True).kernel == ("noatime",)
+
+
+def test_a_backslash_keeps_a_comma() -> None:
+    assert split_words(r"log=/a\,b,ro") == ["log=/a,b", "ro"]
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\\\0"), min_size=1), max_size=5))
+def test_any_words_come_back_from_a_joined_argument(words: list[str]) -> None:
+    assert split_words(",".join(word.replace(",", "\\,") for word in words)) == (words or [""])
+
+
+def test_every_setting_shows_its_default() -> None:
+    shown = {setting.name: default_of(setting) for setting in SETTINGS}
+    assert shown["buffer-size"] == "300M" and shown["io-timeout"] == "60" and shown["front"] == "channel"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["memory://x", "/mnt", "-o", "ro,noatime"],
+        ["memory://x", "/mnt", "-v", "-n", "-o", "ro", "-o", "noatime", "-t", "fuse.cairnfs"],
+        ["-sf", "memory://x", "/mnt", "-o", "ro,noatime", "-N", "/proc/1/ns/mnt"],
+    ],
+)
+def test_calls_of_mount8_are_read_in_any_order(args: list[str]) -> None:
+    call = parse_call(args)
+    assert (call.source, call.mountpoint, call.words) == ("memory://x", Path("/mnt"), ["ro", "noatime"])
+    assert call.fake == call.sloppy == ("-sf" in args)
+    assert call.verbose == ("-v" in args)
+
+
+@pytest.mark.parametrize(
+    "args", [[], ["memory://x"], ["memory://x", "/a", "/b"], ["memory://x", "/a", "--wrong"], ["x", "/a", "-o"]]
+)
+def test_wrong_calls_of_mount8_are_usage_errors(args: list[str]) -> None:
+    with pytest.raises(UsageError):
+        parse_call(args)
