@@ -58,8 +58,18 @@ def create_bucket(fmt: Place) -> None:
 
 
 def destroy_bucket(fmt: Place) -> int:
-    """Delete every object of a volume, the marker last so that it can be run again; returns how many there were."""
+    """Delete every object of a volume, the marker last so that it can be run again; returns how many there were.
+
+    A folder that is gone already counts as empty. VolumeError when the place belongs to another volume, ObjectError when
+    its marker is missing although there is something in it.
+    """
     store = FileStore(_folder(fmt))
+    if not os.path.isdir(store.root) or not os.listdir(store.root):
+        store.remove_folders()
+        return 0
+    found = _marked_uuid(store)
+    if found != fmt.uuid:
+        raise VolumeError(f"{store.root} holds the objects of another volume (uuid {found}): nothing was deleted there")
     n_deleted = 0
     for info in store.list():
         if info.name != MARKER:

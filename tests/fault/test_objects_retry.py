@@ -165,6 +165,20 @@ def test_the_bucket_of_another_volume_is_refused(tmp_path: Path) -> None:
         open_objects(new_format(tmp_path), 1.0)
 
 
+def test_only_ones_own_objects_are_destroyed(tmp_path: Path) -> None:
+    fmt = new_format(tmp_path)
+    create_bucket(fmt)
+    with pytest.raises(VolumeError, match="nothing was deleted"):
+        destroy_bucket(new_format(tmp_path))
+    (tmp_path / "volume" / MARKER).rename(tmp_path / "volume" / "moved")
+    with pytest.raises(ObjectError):
+        destroy_bucket(fmt)
+    assert (tmp_path / "volume" / "moved").exists()
+    (tmp_path / "volume" / "moved").unlink()
+    assert destroy_bucket(fmt) == 0
+    assert destroy_bucket(fmt) == 0
+
+
 def test_a_missing_bucket_is_refused(tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match="are not at"):
         open_objects(new_format(tmp_path / "nowhere"), 1.0)
