@@ -96,7 +96,7 @@ def print_info(path: Path, info: dict[str, Any]) -> None:
 def config_command(meta_url: str, capacity: int | None, inodes: int | None, as_json: bool) -> None:
     """Show the settings of the volume at META_URL; with options, change them first.
 
-    Mounts take up changes by themselves.
+    Mounts take up changes with their next heartbeat.
     """
     from cairnfs.daemon import shown
     from cairnfs.daemon.output import print_fields, print_json

@@ -35,7 +35,10 @@ def registered_session(volume: Volume, mountpoint: Path) -> Iterator[SessionId]:
 
 
 class Heartbeat(threading.Thread):
-    """Says every `options.heartbeat_s` that the session lives; now and then cleans up after sessions that do not."""
+    """Says every `options.heartbeat_s` that the session lives; now and then cleans up after sessions that do not.
+
+    Changed limits of the volume are taken up on the same occasion.
+    """
 
     def __init__(self, volume: Volume) -> None:
         super().__init__(name="heartbeat", daemon=True)
@@ -49,13 +52,14 @@ class Heartbeat(threading.Thread):
             try:
                 self._beat(clean=n_beats % BEATS_PER_CLEANING == 0)
             except OSError as error:
-                log.warning("the metadata store did not take the heartbeat: %s", error)
+                log.warning("no heartbeat: %s", error)
 
     def stop(self) -> None:
         self._ended.set()
         self.join()
 
     def _beat(self, *, clean: bool) -> None:
+        self._volume.refresh_format()  # first: in a store whose volume was destroyed nothing may be written again
         self._volume.meta.sessions.heartbeat()
         if clean:
             self._volume.meta.sessions.clean_stale(self._volume.clock.now_ns())

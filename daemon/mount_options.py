@@ -16,6 +16,9 @@ from cairnfs.units import parse_count, parse_duration, parse_size
 
 FRONTS = ("channel", "pyfuse3")
 
+SHORTEST_HEARTBEAT_S = 0.1
+STALE_S = 60  # without a heartbeat for so long, a session on another host is taken for dead
+
 # Words for mount(8) and init systems; those that repeat what cairnfs always does; and the opposites of real options.
 IGNORED_WORDS = frozenset(
     ("defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "default_permissions")
@@ -49,6 +52,12 @@ def _positive(text: str) -> int:
     return count
 
 
+def _heartbeat(text: str) -> float:
+    if not SHORTEST_HEARTBEAT_S <= (seconds := parse_duration(text)) <= STALE_S / 2:
+        raise UsageError(f"'{text}' must be from {SHORTEST_HEARTBEAT_S:g} to {STALE_S / 2:g} seconds")
+    return seconds
+
+
 def _front(text: str) -> str:
     if text not in FRONTS:
         raise UsageError(f"'{text}' is not a front: choose one of {', '.join(FRONTS)}")
@@ -68,7 +77,7 @@ SETTINGS = (
     Setting("max-downloads", "engine", "max_downloads", _positive, "N", "Downloads at a time."),
     Setting("readahead", "engine", "readahead_bytes", _mebibytes, "SIZE", "Most to read ahead per reader, in MiB."),
     Setting("io-timeout", "engine", "io_timeout_s", parse_duration, "TIME", "How long calls wait for storage before EIO."),
-    Setting("heartbeat", "engine", "heartbeat_s", parse_duration, "TIME", "How often the mount says that it is alive."),
+    Setting("heartbeat", "engine", "heartbeat_s", _heartbeat, "TIME", "How often the mount says that it is alive."),
     Setting("attr-cache", "fuse", "attr_timeout_s", parse_duration, "TIME", "How long the kernel keeps attributes."),
     Setting("entry-cache", "fuse", "entry_timeout_s", parse_duration, "TIME", "How long the kernel keeps names of files."),
     Setting("dir-entry-cache", "fuse", "dir_entry_timeout_s", parse_duration, "TIME", "... and names of directories."),
@@ -148,7 +157,9 @@ def make_request(
         except UsageError as error:
             raise UsageError(f"{name}: {error}") from error
     read_only = read_only or words.read_only
+    max_threads = values["fuse"].get("max_threads", FuseOptions.max_threads)
     fuse = FuseOptions(
+        min_threads=min(FuseOptions.min_threads, max_threads),
         read_only=read_only,
         allow_other=as_root or words.allow_other,
         mount_options=words.kernel,

@@ -19,7 +19,7 @@ from cairnfs.meta import Meta, records
 from cairnfs.meta.sessions import SessionInfo
 from cairnfs.meta.stores import open_store
 from cairnfs.meta.stores.base import Store
-from cairnfs.meta.volume import VolumeFormat, create_volume
+from cairnfs.meta.volume import VolumeFormat, create_volume, load_format
 from cairnfs.objects import ObjectStore, create_bucket, destroy_bucket, open_objects
 from cairnfs.options import EngineOptions
 
@@ -33,11 +33,22 @@ class Volume:
     def __init__(self, store: Store, meta: Meta, options: EngineOptions, clock: Clock) -> None:
         self.store = store
         self.meta = meta
-        self.format = meta.format
         self.options = options
         self.clock = clock
         self._objects: ObjectStore | None = None
-        self._data: "Data | None" = None
+        self._data: Data | None = None
+
+    @property
+    def format(self) -> VolumeFormat:
+        """What the volume is, with its limits as they were when it was opened or last refreshed."""
+        return self.meta.format
+
+    def refresh_format(self) -> None:
+        """Take up limits that another process has changed. VolumeError when the volume is gone, or is another one now."""
+        fmt = load_format(self.store)
+        if fmt.uuid != self.format.uuid:
+            raise VolumeError(f"the metadata store holds volume '{fmt.name}' (uuid {fmt.uuid}) now: unmount")
+        self.meta.core.format = fmt
 
     @property
     def objects(self) -> ObjectStore:

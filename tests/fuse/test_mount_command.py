@@ -223,6 +223,16 @@ def test_info_shows_where_a_file_is_stored(mount: Mount) -> None:
     assert [one["type"] for one in both] == ["file", "directory"]
 
 
+def test_a_mount_takes_up_changed_limits(mounts: MountFactory, front: str) -> None:
+    mount = mounts.new(None, "--heartbeat", "0.2", front=front)
+    cairnfs("config", mount.volume.url, "--inodes", "2")
+    wait_until(lambda: os.statvfs(mount.path).f_files == 2, "taking up the limit")
+    (mount.path / "f").write_bytes(b"")
+    with pytest.raises(OSError) as caught:
+        (mount.path / "g").write_bytes(b"")
+    assert caught.value.errno == errno.ENOSPC
+
+
 def test_status_counts_what_is_in_the_mount(mount: Mount) -> None:
     (mount.path / "f").write_bytes(b"u" * 12_345)
     usage = json.loads(cairnfs("status", mount.volume.url, "--json").stdout)["usage"]

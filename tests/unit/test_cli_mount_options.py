@@ -8,9 +8,19 @@ from hypothesis import strategies as st
 
 from cairnfs.const import GIB, MIB
 from cairnfs.daemon.mount_helper import parse_call
-from cairnfs.daemon.mount_options import KERNEL_WORDS, SETTINGS, MountRequest, default_of, make_request, sort_words, split_words
+from cairnfs.daemon.mount_options import (
+    KERNEL_WORDS,
+    SETTINGS,
+    STALE_S,
+    MountRequest,
+    default_of,
+    make_request,
+    sort_words,
+    split_words,
+)
 from cairnfs.daemon.mountpoint import WORDS
 from cairnfs.errors import UsageError
+from cairnfs.meta import sessions
 from cairnfs.options import EngineOptions, FuseOptions
 
 
@@ -29,6 +39,17 @@ def test_settings_reach_their_place_with_their_units() -> None:
     assert (made.engine.buffer_bytes, made.engine.cache_bytes, made.engine.io_timeout_s) == (GIB, 64 * MIB, 120)
     assert (made.fuse.attr_timeout_s, made.fuse.max_threads) == (0, 8)
     assert (made.front, made.log_path) == ("pyfuse3", Path("/l"))
+
+
+def test_one_thread_is_enough() -> None:
+    assert (request(threads="1").fuse.min_threads, request(threads="1").fuse.max_threads) == (1, 1)
+
+
+def test_a_heartbeat_is_well_within_the_time_after_which_a_session_is_dead() -> None:
+    assert STALE_S == sessions.STALE_S
+    for text in ("0", "31"):
+        with pytest.raises(UsageError, match="heartbeat"):
+            request(heartbeat=text)
 
 
 def test_words_set_the_same_settings_and_options_win() -> None:
