@@ -77,6 +77,7 @@ class SqliteStore:
         self._log_records = log_records
         self._write_lock = threading.Lock()
         self._closed = False
+        self._folder_synced = False
         self._idle: list[sqlite3.Connection] = []
         self._n_readers = 0
         self._n_waiting = 0
@@ -177,6 +178,9 @@ class SqliteStore:
         # What is no longer in the log was synced into the database file by the checkpoint that took it out.
         try:
             os.fsync(self._wal_fd)
+            if not self._folder_synced:  # the log is a new file since this store was opened, if nobody else had it open
+                sqlite_file.sync_folder(self._path)
+                self._folder_synced = True
         except OSError as error:
             raise StoreError(f"the metadata file {self._path} could not be synced: {error.strerror}", error.errno) from error
 

@@ -135,3 +135,12 @@ def _create_schema(connection: sqlite3.Connection) -> None:
     except BaseException:
         connection.rollback()
         raise
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names of the file and its log survive loss of power."""
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
