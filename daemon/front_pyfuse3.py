@@ -6,11 +6,14 @@ costs two thread switches per request, which is why the compiled channel is the 
 
 pyfuse3 has no handlers for fcntl and flock locks, fallocate, lseek and copy_file_range. The kernel then keeps locks to
 itself (they work between processes of this machine only), refuses fallocate with EOPNOTSUPP, and does without the other two.
-It also applies the umask before it asks, so the umask narrows what a default ACL gives.
+It also applies the umask before it asks, so the umask narrows what a default ACL gives. libfuse serves the descriptor of a
+mount that `mountpoint` has made, so options and messages are those of the compiled front.
 """
 
 import errno
 import logging
+import os
+import select
 import stat
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from cairnfs.const import MAX_NAME_BYTES
+from cairnfs.daemon.mountpoint import Mounted, abort, find_mount, mount_fuse, unmount
 from cairnfs.errors import MountError
 from cairnfs.options import FuseOptions
 from cairnfs.types import Attr, Caller, DirEntry, Inode, Opened, SetAttr, StatFs
@@ -56,27 +60,36 @@ class Pyfuse3Front:
 
     def run(self) -> None:
         """Mount and serve until unmounted or stopped. MountError when it cannot be mounted."""
-        if not self._mountpoint.is_dir():
-            raise MountError(f"{self._mountpoint} is not a directory", errno.ENOTDIR)
+        fd = mount_fuse(self._mountpoint, self._options)
+        mounted = find_mount(self._mountpoint)
         try:
-            pyfuse3.init(self._operations, str(self._mountpoint), mount_words(self._options))
-        except RuntimeError as error:
-            pyfuse3.close(unmount=False)
-            raise MountError(f"{self._mountpoint} cannot be mounted: {error}") from error
-        try:
-            trio.run(self._serve)
+            self._init(fd)
+            try:
+                trio.run(self._serve)
+            finally:
+                with self._lock:
+                    self._token = None
+                _fail_waiting_calls(fd, mounted)
+                with self._notifying:
+                    pyfuse3.close(unmount=False)  # closes the descriptor
         finally:
-            with self._lock:
-                self._token = None
-            with self._notifying:
-                pyfuse3.close(unmount=True)
+            self._detach()
 
     def stop(self) -> None:
-        """From any thread: make `run` unmount and return once the requests under way are answered; the others fail."""
+        """From any thread: detach the mount, and make `run` return once the requests under way are answered."""
         with self._lock:
             self._stopping = True
-            if self._token is not None:
-                self._token.run_sync_soon(pyfuse3.terminate)
+            token = self._token
+        if token is not None:
+            self._detach()
+            try:
+                token.run_sync_soon(pyfuse3.terminate)
+            except trio.RunFinishedError:
+                pass
+
+    def invalidate_all(self) -> None:
+        """pyfuse3 cannot make the kernel drop all names at once: names and attributes stay for their timeout."""
+        log.warning("%s: what the kernel keeps is dropped after its timeout only: pyfuse3 cannot say more", self._mountpoint)
 
     def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]]) -> None:
         """Make the kernel forget attributes and pages of inodes, and names. From any thread but trio's; may wait for
@@ -90,6 +103,13 @@ class Pyfuse3Front:
             for parent, name in dentries:
                 _notify(pyfuse3.invalidate_entry, parent, name)
 
+    def _init(self, fd: int) -> None:
+        try:
+            pyfuse3.init(self._operations, f"/dev/fd/{fd}", {"debug"} if self._options.debug else set())
+        except RuntimeError as error:
+            os.close(fd)
+            raise MountError(f"{self._mountpoint} cannot be served by pyfuse3: {error}", errno.EIO) from error
+
     async def _serve(self) -> None:
         with self._lock:
             if self._stopping:
@@ -98,17 +118,25 @@ class Pyfuse3Front:
         self._operations.limit(self._options.max_threads)
         await pyfuse3.main(self._options.min_threads, self._options.max_threads)
 
+    def _detach(self) -> None:
+        """Take the mountpoint out of the way, whatever still uses the mount."""
+        try:
+            unmount(self._mountpoint, lazy=True)
+        except MountError as error:
+            if error.errno != errno.EINVAL:
+                log.warning("%s: %s", self._mountpoint, error)
+
 
 Front = Pyfuse3Front
 
 
-def mount_words(options: FuseOptions) -> set[str]:
-    """The words of `-o` that libfuse gets."""
-    words = {"default_permissions", f"fsname=cairnfs:{options.volume_name}", "subtype=cairnfs", *options.mount_options}
-    for word, wanted in (("ro", options.read_only), ("allow_other", options.allow_other), ("debug", options.debug)):
-        if wanted:
-            words.add(word)
-    return words
+def _fail_waiting_calls(fd: int, mounted: Mounted | None) -> None:
+    """Nobody will read what the kernel still has to ask. A notification may wait for one of those calls, without end."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    disconnected = any(events & select.POLLERR for _, events in poll.poll(0))
+    if mounted is not None and not disconnected:
+        abort(mounted)
 
 
 def _notify(tell: Callable[..., None], *args: object) -> None:

@@ -196,8 +196,9 @@ class FileIo:
                 if not file.unlinked:
                     file.flush()
             except OSError as error:
-                log.error("inode %d: cannot be stored: %s", file.ino, error)
-                first = first or error
+                if error.errno != errno.ESTALE:
+                    log.error("inode %d: cannot be stored: %s", file.ino, error)
+                    first = first or error
         self._state.meta.store.sync()
         if first is not None:
             raise first

@@ -165,7 +165,9 @@ class OpenFile:
         self.writer.write(offset, data)
 
     def flush(self) -> None:
-        """Store and commit what is dirty; nothing to do costs nothing. EIO or ENOSPC when that fails."""
+        """Store and commit what is dirty; nothing to do costs nothing. EIO or ENOSPC when that fails, ESTALE once
+        when the file was deleted elsewhere.
+        """
         writer = self.writer
         if writer is None or not writer.dirty:
             return
@@ -174,6 +176,8 @@ class OpenFile:
             attr = writer.flush()
         except BaseException as error:
             self._pages.drop(self.ino)
+            if isinstance(error, FsError) and error.errno == errno.ENOENT:
+                self.discard()  # another node has deleted the file: nothing will ever take these bytes
             stale(error)
             raise
         if attr is not None:
@@ -369,7 +373,8 @@ class OpenFiles:
         try:
             file.flush()
         except CairnError as error:
-            log.error("inode %d: data written before close is lost: %s", file.ino, error)
+            if error.errno != errno.ESTALE:
+                log.error("inode %d: data written before close is lost: %s", file.ino, error)
             return False
         return True
 

@@ -21,7 +21,7 @@ from cairnfs.volume import Volume, format_volume, new_format, open_volume
 
 ROOT = Inode(ROOT_INO)
 ME = Caller()
-TEST_OPTIONS = EngineOptions(buffer_bytes=64 * MIB, cache_bytes=32 * MIB, max_uploads=4, max_downloads=4)
+TEST_OPTIONS = EngineOptions(buffer_bytes=64 * MIB, cache_bytes=32 * MIB, max_uploads=4, max_downloads=4, background_jobs=False)
 
 _numbers = itertools.count(1)
 
