@@ -101,12 +101,17 @@ class Compactor:
             return False
         changed = layout
         packs: list[NewPack] = []
-        for start, end in plan(layout, self._block_bytes):
-            if self._closing:
-                break
-            ref, pack = self._rewrite(ino, chunk_no, layout, start, end)
-            changed = _overlay(changed, start, end, ref)
-            packs.append(pack)
+        try:
+            for start, end in plan(layout, self._block_bytes):
+                if self._closing:
+                    break
+                ref, pack = self._rewrite(ino, chunk_no, layout, start, end)
+                changed = _overlay(changed, start, end, ref)
+                packs.append(pack)
+        except BaseException:
+            for pack_id, _, _ in packs:
+                self._uploader.forget(pack_id)
+            raise
         return bool(packs) and self._exchange(ino, chunk_no, layout, changed, packs)
 
     def _rewrite(self, ino: Inode, chunk_no: int, layout: bytes, start: int, end: int) -> tuple[SliceRef, NewPack]:

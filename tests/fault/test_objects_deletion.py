@@ -205,12 +205,15 @@ def test_small_commits_have_the_chunk_compacted_in_the_background(tmp_path: Path
     volume.close()
 
 
-def test_failing_uploads_leave_the_layout_alone(volume: DataVolume) -> None:
+@pytest.mark.parametrize("nth", [1, 2])
+def test_failing_uploads_leave_the_layout_alone_and_no_packs(volume: DataVolume, nth: int) -> None:
     file, data = fragmented(volume)
     before = file.layout(0)
-    volume.faulty.fail_forever("put")
+    volume.faulty.fail_forever("put", nth)
     with pytest.raises(OSError, match="injected"):
         volume.data.compactor.compact(file.ino, 0)
     assert file.layout(0) == before
     assert file.read(0, 100_000) == data
+    volume.data.uploader.close()
+    assert len(volume.packs()) == 100
     file.writer.close()
