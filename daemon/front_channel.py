@@ -88,6 +88,18 @@ class ChannelFront:
         except OSError as error:
             log.warning("%s: the kernel did not take an invalidation: %s", self._mountpoint, error)
 
+    def invalidate_attributes(self, inos: Iterable[Inode]) -> None:
+        """Make the kernel ask for attributes again. Takes no lock of the kernel's, so requests may call it."""
+        with self._lock:
+            channel = self._channel
+        if channel is None:
+            return
+        try:
+            for ino in inos:
+                channel.inval_inode(ino, -1)
+        except OSError as error:
+            log.warning("%s: the kernel did not take an invalidation: %s", self._mountpoint, error)
+
     def _open(self, fd: int) -> Channel:
         options = self._options
         return Channel(

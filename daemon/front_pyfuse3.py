@@ -103,6 +103,14 @@ class Pyfuse3Front:
             for parent, name in dentries:
                 _notify(pyfuse3.invalidate_entry, parent, name)
 
+    def invalidate_attributes(self, inos: Iterable[Inode]) -> None:
+        """Make the kernel ask for attributes again. Requests may call it: it takes no lock of the kernel's, nor the one that
+        `invalidate` may hold while it waits for requests.
+        """
+        if self._token is not None:
+            for ino in inos:
+                _notify(pyfuse3.invalidate_inode, ino, True)
+
     def _init(self, fd: int) -> None:
         try:
             pyfuse3.init(self._operations, f"/dev/fd/{fd}", {"debug"} if self._options.debug else set())

@@ -25,6 +25,10 @@ class Front(Protocol):
         """Make the kernel forget what it keeps of inodes and names. Not from a thread that serves a request."""
         ...
 
+    def invalidate_attributes(self, inos: Iterable[Inode]) -> None:
+        """Make the kernel ask for attributes again. Also from a thread that serves a request."""
+        ...
+
     def invalidate_all(self) -> None:
         """Make the kernel forget everything it keeps."""
         ...

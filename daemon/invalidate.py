@@ -1,8 +1,12 @@
 """Follows the volume's change log, and makes the VFS and the kernel forget what other processes have changed.
 
-One thread per mount. It reads the log from the position at which it was made, skips the commits of its own session, and drops
-exactly what the others touched: first from the VFS, then from the kernel, so that whatever the kernel asks next is
-answered afresh. After a gap in the log everything is dropped. How stale a mount can be is the time between two polls.
+One follower per mount. It reads the log from the position at which it was made, skips the commits of its own session, and
+drops exactly what the others touched: first from the VFS, then from the kernel, so that whatever the kernel asks next is
+answered afresh. After a gap in the log everything is dropped.
+
+Its thread polls. An open does not wait for the next poll: the VFS calls `fence`, which reads what the log has got since and
+drops attributes at once, on the thread of the request. Pages and names are left to the follower's own thread, because the
+kernel may hold a directory's lock, or a page's, until the very request is answered that would wait for it.
 """
 
 import logging
@@ -33,15 +37,27 @@ class Cached(Protocol):
     def invalidate_all(self) -> None: ...
 
 
+class KernelCaches(Cached, Protocol):
+    """What a front can make the kernel forget."""
+
+    def invalidate_attributes(self, inos: Iterable[Inode]) -> None: ...
+
+
 class Follower(threading.Thread):
     """The thread; made before the mount, so that nothing is missed."""
 
-    def __init__(self, store: Store, vfs: Cached, front: Cached) -> None:
+    def __init__(self, store: Store, vfs: Cached, front: KernelCaches) -> None:
         super().__init__(name="follower", daemon=True)
         self._store = store
-        self._caches = (vfs, front)
+        self._vfs = vfs
+        self._front = front
+        self._reading = threading.Lock()  # guards the position and what follows from it
         self._position = store.position()
-        self._ended = threading.Event()
+        self._inos: set[Inode] = set()  # still to be dropped from the kernel
+        self._dentries: set[tuple[Inode, bytes]] = set()
+        self._everything = False
+        self._wake = threading.Event()
+        self._ended = False
         self._failing = False
 
     @property
@@ -49,15 +65,25 @@ class Follower(threading.Thread):
         """Everything up to this position is known here."""
         return self._position
 
+    def fence(self) -> None:
+        """Return when every commit acknowledged before the call is known to the VFS, and the kernel shows no older
+        attributes. For requests; StoreError (EIO) when the log cannot be read.
+        """
+        if self._store.position() != self._position and self._read_log():
+            self._wake.set()
+
     def stop(self) -> None:
         """End the thread and wait for it. Also when it was never started."""
-        self._ended.set()
+        self._ended = True
+        self._wake.set()
         if self.ident is not None:
             self.join()
 
     def run(self) -> None:
         pause_s = SHORTEST_POLL_S
-        while not self._ended.wait(pause_s):
+        while not self._ended:
+            self._wake.wait(pause_s)
+            self._wake.clear()
             pause_s = SHORTEST_POLL_S if self._poll() else min(2 * pause_s, LONGEST_POLL_S)
 
     def _poll(self) -> bool:
@@ -76,32 +102,46 @@ class Follower(threading.Thread):
         return found
 
     def catch_up(self) -> bool:
-        """Apply what the log has. True when others had changed something. StoreError when it cannot be read."""
-        if self._store.position() == self._position:
-            return False
-        found = False
-        try:
-            while records := self._store.log(self._position, LOG_BATCH):
-                found = self._apply(records) or found
-                self._position = records[-1].position
-        except LogTrimmed:
-            self._drop_everything()
-            return True
-        return found
-
-    def _apply(self, records: list[LogRecord]) -> bool:
-        inos, dentries = changes(record for record in records if record.origin != self._store.origin)
+        """Apply what the log has, to the kernel too. True when others had changed something. StoreError when it cannot be
+        read. Not from a request.
+        """
+        if self._store.position() != self._position:
+            self._read_log()
+        with self._reading:
+            everything, self._everything = self._everything, False
+            inos, self._inos = self._inos, set()
+            dentries, self._dentries = self._dentries, set()
+        if everything:
+            self._front.invalidate_all()
         if inos or dentries:
-            for cache in self._caches:
-                cache.invalidate(inos, dentries)
-        return bool(inos or dentries)
+            self._front.invalidate(inos, dentries)
+        return bool(everything or inos or dentries)
+
+    def _read_log(self) -> bool:
+        """Make the VFS forget what others changed since the position, and note it for the kernel. True when there was any."""
+        found = False
+        with self._reading:
+            try:
+                while records := self._store.log(self._position, LOG_BATCH):
+                    inos, dentries = changes(record for record in records if record.origin != self._store.origin)
+                    if inos or dentries:
+                        found = True
+                        self._vfs.invalidate(inos, dentries)
+                        self._front.invalidate_attributes(inos)
+                        self._inos |= inos
+                        self._dentries |= dentries
+                    self._position = records[-1].position
+            except LogTrimmed:
+                self._drop_everything()
+                return True
+        return found
 
     def _drop_everything(self) -> None:
         """The position is taken first: what is committed while caches are dropped will be found in the log."""
         log.warning("the change log no longer reaches back to position %d: dropping every cache", self._position)
         self._position = self._store.position()
-        for cache in self._caches:
-            cache.invalidate_all()
+        self._vfs.invalidate_all()
+        self._everything = True
 
 
 def changes(records: Iterable[LogRecord]) -> Changes:

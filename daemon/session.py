@@ -108,6 +108,7 @@ class MountProcess:
         front = make_front(self._request.front, vfs, self._request.mountpoint, options)
         self._watcher.attach(front)
         follower = Follower(volume.store, vfs, front)
+        vfs.follow(follower.fence)
         announcer = threading.Thread(target=self._announce, name="announce", daemon=True)
         announcer.start()
         follower.start()

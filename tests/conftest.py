@@ -115,6 +115,9 @@ def front(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def mounts(tmp_path: Path, need_fuse: None) -> Iterator[MountFactory]:
     """Makes volumes and mounts; at the end unmounts them, and checks logs and, with fsck, the volumes."""
+    for folder in (tmp_path, *tmp_path.parents):  # other users of the tests must be able to reach the mounts
+        if folder.owner() == tmp_path.owner() and "pytest" in str(folder):
+            folder.chmod(0o755)
     factory = MountFactory(tmp_path)
     yield factory
     factory.finish()

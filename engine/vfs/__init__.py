@@ -7,7 +7,7 @@ StoreError or ObjectError (EIO, ENOSPC) when a store fails, and CorruptError (EI
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from cairnfs.clock import Clock, SystemClock
 from cairnfs.data import Data
@@ -26,6 +26,10 @@ from cairnfs.vfs.xattr import Xattrs
 log = logging.getLogger("cairnfs.vfs")
 
 
+def _alone() -> None:
+    """The fence of a volume that nobody follows: each open reads the inode afresh, and no kernel keeps anything."""
+
+
 class Vfs:
     """One mounted or embedded volume. The session of `meta` must be open unless `options.read_only`."""
 
@@ -40,6 +44,7 @@ class Vfs:
         self._ranges = Ranges(state)
         self._dirs = Directories(state, self._removed)
         self._xattrs = Xattrs(state)
+        self._fence: Callable[[], None] = _alone
 
     # Names
 
@@ -110,6 +115,7 @@ class Vfs:
 
     def open(self, c: Caller, ino: Inode, flags: int, kill_suidgid: bool = False) -> Opened:
         """Open a regular file, with O_TRUNC if given. ESTALE, EISDIR, ELOOP (symbolic link), ENXIO (others), EROFS."""
+        self._fence()
         return self._io.open(ino, flags, kill_suidgid)
 
     def read(self, c: Caller, fh: int, offset: int, size: int) -> list[memoryview]:
@@ -199,6 +205,10 @@ class Vfs:
     def syncfs(self, c: Caller) -> None:
         """Store and commit everything dirty; when this returns it survives loss of power. EIO, ENOSPC."""
         self._io.syncfs()
+
+    def follow(self, fence: Callable[[], None]) -> None:
+        """`fence` returns when everything that others committed before the call was passed to `invalidate`; opens call it."""
+        self._fence = fence
 
     def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]] = ()) -> None:
         """Another process has changed these inodes and names: what is known of them here is forgotten."""
