@@ -167,12 +167,12 @@ def fill_until_full(mount: Mount) -> list[str]:
 @pytest.mark.parametrize("what", ["bucket", "database"])
 def test_a_full_disk_is_reported_and_loses_nothing(mounts: MountFactory, small_disk: Path, tmp_path: Path, what: str) -> None:
     volume = mounts.volume()
-    mounts.expect_damage(volume)
     url, bucket = f"sqlite3://{tmp_path}/m.db", small_disk / "b"
     if what == "database":
         url, bucket = f"sqlite3://{small_disk}/m.db", tmp_path / "b"
     cairnfs("format", url, "full-disk", "--bucket", bucket)
     volume.url, volume.bucket, volume.name = url, bucket, "full-disk"
+    mounts.expect_damage(volume)  # its disk is gone when the others are checked: checked below
     mount = mounts.new(volume, "--io-timeout", "2")
     mount.expected_log.append(".")
     try:

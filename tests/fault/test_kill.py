@@ -76,10 +76,11 @@ def test_acknowledged_writes_survive_kills(mounts: MountFactory, front: str, tmp
     for generation in range(6 if front == "channel" else 2):
         writers = run_writers(mount, tmp_path, generation, 3)
         time.sleep(0.7 + rng.random() * 1.5)
-        mount.kill()
+        mount.kill_processes()
         for process, _ in writers:
-            process.kill()
+            process.kill()  # before the mountpoint is cleared, lest they write to the bare directory
             process.wait()
+        mount.clear()
         mount.start()
         for _, manifest in writers:
             n_checked += replay(manifest).check(mount.path)

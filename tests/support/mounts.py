@@ -102,7 +102,16 @@ class Mount:
         return found
 
     def kill(self) -> None:
-        """kill -9 every process of the mount, wait until they are gone, and clear the dead mountpoint."""
+        """kill -9 every process of the mount, and clear the dead mountpoint."""
+        self.kill_processes()
+        self.clear()
+
+    def clear(self) -> None:
+        """Take a dead mount away; until then every call below the mountpoint fails with ENOTCONN."""
+        subprocess.run(["umount", "-l", str(self.path)], check=False, capture_output=True)
+
+    def kill_processes(self) -> None:
+        """kill -9 every process of the mount, and wait until they are gone."""
         pids = self.pids
         assert pids, "the mount has no process"
         for pid in pids:
@@ -111,7 +120,6 @@ class Mount:
         while any(alive(pid) for pid in pids):
             assert time.monotonic() < deadline, "killed processes do not go away"
             time.sleep(0.01)
-        subprocess.run(["umount", "-l", str(self.path)], check=False, capture_output=True)
         self.mounted = False
 
     def check_log(self) -> None:
