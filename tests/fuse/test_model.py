@@ -150,10 +150,10 @@ class FileSystemMachine(RuleBasedStateMachine):
     def fallocate(self, path: str, mode: int, offset: int, length: int) -> None:
         self.pair.both(lambda top: allocate(top / path, mode, offset, length))
 
-    @rule(source=paths, target=paths, length=sizes, at=sizes, to=sizes)
-    def copy(self, source: str, target: str, length: int, at: int, to: int) -> None:
-        if source != target:
-            self.pair.both(lambda top: copy_range(top / source, top / target, length, at, to))
+    @rule(source=paths, into=paths, length=sizes, at=sizes, to=sizes)
+    def copy(self, source: str, into: str, length: int, at: int, to: int) -> None:
+        if source != into:
+            self.pair.both(lambda top: copy_range(top / source, top / into, length, at, to))
 
     @rule(path=paths)
     def unlink(self, path: str) -> None:
@@ -171,9 +171,9 @@ class FileSystemMachine(RuleBasedStateMachine):
     def link(self, old: str, new: str) -> None:
         self.pair.both(lambda top: os.link(top / old, top / new, follow_symlinks=False))
 
-    @rule(target=paths, path=paths)
-    def symlink(self, target: str, path: str) -> None:
-        self.pair.both(lambda top: os.symlink(target, top / path))
+    @rule(text=paths, path=paths)
+    def symlink(self, text: str, path: str) -> None:
+        self.pair.both(lambda top: os.symlink(text, top / path))
 
     @rule(path=paths, mode=modes)
     def chmod(self, path: str, mode: int) -> None:
