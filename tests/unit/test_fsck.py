@@ -130,6 +130,11 @@ def unname(small: Small, parent: Inode, name: bytes, *, is_dir: bool = False) ->
     small.damage(Delete(records.dentry_key(parent, name)), Add(home, records.SIZE_AT, -1), Add(home, records.NLINK_AT, -is_dir))
 
 
+def delete_by_half(small: Small) -> None:
+    unname(small, small.deep, b"file")
+    small.damage_attr(small.file, nlink=0)
+
+
 def lose_an_inode(small: Small) -> None:
     small.damage(Delete(records.inode_key(small.linked)))
     small.damage(Add(records.USAGE_KEY, records.USED_INODES_AT, -1))
@@ -174,7 +179,7 @@ MENDABLE: dict[str, tuple[Damage, set[str]]] = {
     "wrong-entry-type": (lambda s: s.damage(name_row(s.deep, b"file", s.file, stat.S_IFCHR)), set()),
     "orphan file": (lambda s: unname(s, s.deep, b"file"), set()),
     "orphan directory": (lambda s: unname(s, ROOT, b"sub", is_dir=True), set()),
-    "unfreed-inode": (lambda s: (unname(s, s.deep, b"file"), s.damage_attr(s.file, nlink=0))[0], set()),
+    "unfreed-inode": (delete_by_half, set()),
     "wrong-nlink": (lambda s: s.damage_attr(s.linked, nlink=3), set()),
     "wrong-nlink of directory": (lambda s: s.damage_attr(s.sub, nlink=2), set()),
     "wrong-nlink zero": (lambda s: s.damage_attr(s.file, nlink=0), set()),

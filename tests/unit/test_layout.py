@@ -3,7 +3,7 @@
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -39,7 +39,7 @@ class Interrupted(MemoryStore):
 
     between: Callable[[], object] | None = None
 
-    def commit(self, conditions: list[Condition], effects: list[Effect]) -> Committed:  # type: ignore[override]
+    def commit(self, conditions: Sequence[Condition], effects: Sequence[Effect]) -> Committed:
         between, self.between = self.between, None
         if between is not None:
             between()
