@@ -54,7 +54,7 @@ class Vfs:
 
     def forget(self, ino: Inode, n: int) -> None:
         """The kernel has dropped `n` references to an inode, and its pages with the last. Never fails."""
-        self._state.pages.drop(ino)
+        self._state.pages.forget(ino)
         self._removed.drop(ino)
 
     def mknod(self, c: Caller, parent: Inode, name: bytes, mode: int, rdev: int = 0) -> Attr:
@@ -218,7 +218,7 @@ class Vfs:
 
     def invalidate_all(self) -> None:
         """The change log has a gap: everything known here is forgotten."""
-        self._state.pages.clear()
+        self._state.pages.drop_all()
         for file in self._state.files.all():
             self._state.files.invalidate(file.ino)
 

@@ -40,12 +40,10 @@ class VfsState:
         committed when it was fetched. (The row is read again when dirty data may have been committed in between.)
         """
         file = self.files.get(attr.ino)
-        if file is None:
-            return attr if self.pages.shown(attr.ino) <= attr.data_version else self.meta.names.get(attr.ino)
-        if file.writer is None:
-            return attr
-        dirty = file.dirty_state()
-        return file.overlay(self.meta.names.get(attr.ino), dirty)
+        if file is not None and file.writer is not None:
+            dirty = file.dirty_state()
+            return file.overlay(self.meta.names.get(attr.ino), dirty)
+        return attr if self.pages.newest(attr.ino) <= attr.data_version else self.meta.names.get(attr.ino)
 
 
 def check_name(name: bytes) -> None:
