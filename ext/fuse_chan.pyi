@@ -32,13 +32,15 @@ class Channel:
         max_threads: int = 64,
         max_write_bytes: int = 1 << 20,
         max_background: int = 50,
+        linger_s: float = 10.0,
         debug: bool = False,
     ) -> Channel:
         """`fd`: /dev/fuse as mount(2) got it, just mounted; it stays the caller's and must outlive `serve`.
 
         `set_attr` and `lock` make SetAttr and Lock of `cairnfs.types` from their fields in order. Timeouts: how long the
         kernel may keep attributes, names of files, names of directories, and the knowledge that there is no such name (0: not).
-        `debug` logs every request.
+        Beyond `min_threads`, a thread ends after `linger_s` without a request; `max_threads` does not count threads that wait for
+        a lock. `debug` logs every request.
         """
 
     def serve(self) -> None:

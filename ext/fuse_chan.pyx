@@ -7,11 +7,13 @@ and sends notifications. README.md has the states of a lane and the concurrency 
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, EINTR, EINVAL, EIO, ENODEV, ENOENT, ENOLCK, ENOSYS, ENOTDIR
+from libc.errno cimport EAGAIN, EINTR, EINVAL, EIO, ENODEV, ENOENT, ENOLCK, ENOSYS, ENOTDIR, errno
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
+from posix.fcntl cimport fcntl
 from posix.uio cimport iovec
+from posix.unistd cimport close
 
 from cairnfs.ext cimport fuse_wire as fw
 from cairnfs.ext.fuse_files cimport abandon, file_operation
@@ -21,6 +23,10 @@ from cairnfs.ext.fuse_req cimport FC_UNWANTED, Handler, Payload, Request, Rules,
 import logging
 import os
 import threading
+
+cdef extern from "<fcntl.h>" nogil:
+    enum:
+        F_DUPFD_CLOEXEC
 
 cdef extern from "fuse_chan_impl.h" nogil:
     enum:
@@ -50,7 +56,6 @@ log = logging.getLogger("cairnfs.fuse")
 
 cdef enum:
     CHECK_MS = 1000  # how often the serving thread looks for signals and dead threads when nothing wakes it
-    LINGER_MS = 10_000
     REPLIED = -1
 
 # Opcode: its name, and the handler's method that must be there for it to be served from Python.
@@ -126,8 +131,10 @@ cdef class Channel:
     cdef Handler handler
     cdef fc_limits limits
     cdef list threads
-    cdef bint debug
+    cdef object ending  # guards `over` against stop() and notifications from other threads
+    cdef bint over  # serve() has ended: descriptors may be closed, and their numbers be somebody else's
     cdef bint used
+    cdef bint debug
 
     def __cinit__(
         self,
@@ -144,17 +151,21 @@ cdef class Channel:
         int max_threads=64,
         unsigned int max_write_bytes=1 << 20,
         unsigned short max_background=50,
+        double linger_s=10.0,
         bint debug=False,
     ):
         if not 1 <= min_threads <= max_threads <= 256:
             raise ValueError(f"threads: {min_threads} to {max_threads} is not within 1 to 256")
         if not 4096 <= max_write_bytes <= 1 << 20 or max_write_bytes % 4096:
             raise ValueError(f"max_write_bytes: {max_write_bytes} is not a multiple of 4096 up to 1 MiB")
+        if not 0.001 <= linger_s <= 86400:
+            raise ValueError(f"linger_s: {linger_s} is not within 1 ms and a day")
         self.rules = Rules(attr_timeout_s, entry_timeout_s, dir_entry_timeout_s, negative_timeout_s, set_attr, lock)
         self.handler = Handler(handler)
         self.limits.max_write = max_write_bytes
         self.limits.max_background = max_background
         self.threads = []
+        self.ending = threading.Lock()
         self.debug = debug
         self.chan = <fc_chan *>calloc(1, sizeof(fc_chan))
         if self.chan == NULL:
@@ -164,7 +175,7 @@ cdef class Channel:
             raise OSError(-error, os.strerror(-error))
         self.chan.min_lanes = min_threads
         self.chan.max_lanes = max_threads
-        self.chan.linger_ms = LINGER_MS
+        self.chan.linger_ms = <int>(linger_s * 1000)
         for opcode, (_, method) in OPCODES.items():
             if method is not None and operations[<int>opcode] != NULL and getattr(handler, method, None) is not None:
                 self.chan.served |= 1ULL << <int>opcode
@@ -192,12 +203,17 @@ cdef class Channel:
             for thread in self.threads:
                 thread.join()
             self.threads.clear()
+            with self.ending:
+                self.over = True
+                fc_chan_free(self.chan)
         if self.chan.error:
             raise OSError(self.chan.error, os.strerror(self.chan.error))
 
     def stop(self):
         """End `serve` after the requests in work; from any thread. The mount stays, without anybody to serve it."""
-        fc_chan_stop(self.chan)
+        with self.ending:
+            if not self.over:
+                fc_chan_stop(self.chan)
 
     cdef bint agree(self) except -1:
         """Answer INIT. False when the mount is gone before."""
@@ -332,12 +348,11 @@ cdef class Channel:
         """Requests read so far, by the kernel's name of the opcode; those that never came are left out."""
         cdef dict found = {}
         cdef uint64_t n
-        for opcode, (name, _) in OPCODES.items():
+        for opcode in range(fw.FW_N_OPCODES):
             n = fc_count(self.chan, opcode)
             if n:
-                found[name] = n
-        if fc_count(self.chan, 0):
-            found["UNKNOWN"] = fc_count(self.chan, 0)
+                name = OPCODES[opcode][0] if opcode in OPCODES else "UNKNOWN"
+                found[name] = found.get(name, 0) + n
         if self.chan.n_malformed:
             found["MALFORMED"] = self.chan.n_malformed
         return found
@@ -365,10 +380,20 @@ cdef class Channel:
     # Notifying. Never from a thread that serves a request of the same inode or directory: the kernel may wait for that.
 
     cdef bint notify(self, int code, iovec *iov, int n_iov) except -1:
-        """False when the kernel does not know what the notification is about, or the kind of notification."""
-        cdef int result
+        """False when the kernel does not know what the notification is about, or the kind of notification.
+
+        Written to a copy of the descriptor, since this may take as long as a request does, and the end must not wait.
+        """
+        cdef int result, fd
+        with self.ending:
+            if self.over:
+                return False
+            fd = fcntl(self.chan.dev_fd, F_DUPFD_CLOEXEC, 0)
+        if fd < 0:
+            raise OSError(errno, os.strerror(errno))
         with nogil:
-            result = fc_write(self.chan.dev_fd, 0, code, iov, n_iov)
+            result = fc_write(fd, 0, code, iov, n_iov)
+            close(fd)
         if result == 0:
             return True
         if result == -ENOENT or result == -ENOTDIR or result == -ENODEV or result == -ENOSYS or result == -EINVAL:

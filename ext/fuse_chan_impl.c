@@ -43,11 +43,11 @@ int fc_chan_init(struct fc_chan *chan, int dev_fd)
 
 void fc_chan_free(struct fc_chan *chan)
 {
-    if (chan->stop_fd >= 0)
+    if (chan->stop_fd > 0)
         close(chan->stop_fd);
-    if (chan->want_fd >= 0)
+    if (chan->want_fd > 0)
         close(chan->want_fd);
-    chan->stop_fd = chan->want_fd = -1;
+    chan->stop_fd = chan->want_fd = 0;
 }
 
 void fc_chan_stop(struct fc_chan *chan)

@@ -18,10 +18,11 @@
 
 enum { FC_END = 0, FC_REQUEST = 1 };
 
-/* Prepare a channel on a device (or, in tests, a SOCK_SEQPACKET socket). 0 or a negative errno. The fd stays the caller's. */
+/* Prepare a zeroed channel on a device (or, in tests, a SOCK_SEQPACKET socket). 0 or a negative errno. The fd stays the
+ * caller's. */
 int fc_chan_init(struct fc_chan *chan, int dev_fd);
 
-/* Close what fc_chan_init opened. All lanes must be closed. */
+/* Close what fc_chan_init opened, once or more often. All lanes must be closed. */
 void fc_chan_free(struct fc_chan *chan);
 
 /* Make every lane end after its present request, and wake the serving thread. Safe from signal handlers and any thread. */

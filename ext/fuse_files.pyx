@@ -74,7 +74,7 @@ cdef Operation file_operation(unsigned int opcode) noexcept:
 cdef int op_open(Request r) except -1:
     cdef const fw.fw_open_in *in_ = <const fw.fw_open_in *>r.take(sizeof(fw.fw_open_in))
     if in_.open_flags & fw.FW_OPEN_KILL_SUIDGID:
-        opened = r.h.open(r.caller, r.header.nodeid, in_.flags, kill_suidgid=True)
+        opened = r.h.open(r.caller, r.header.nodeid, in_.flags, True)
     else:
         opened = r.h.open(r.caller, r.header.nodeid, in_.flags)
     return answer_opened(r, <fw.fw_open_out *>r.answer(sizeof(fw.fw_open_out)), opened, in_.flags)
@@ -121,8 +121,10 @@ cdef int op_write(Request r) except -1:
     cdef bint kill = in_.write_flags & fw.FW_WRITE_KILL_SUIDGID != 0
     cdef bint at_offset = in_.write_flags & fw.FW_WRITE_CACHE and in_.flags & O_APPEND
     cdef int64_t n
-    if kill or at_offset:
-        n = r.h.write(r.caller, in_.fh >> 1, in_.offset, data, kill_suidgid=kill, at_offset=at_offset)
+    if at_offset:
+        n = r.h.write(r.caller, in_.fh >> 1, in_.offset, data, kill, True)
+    elif kill:
+        n = r.h.write(r.caller, in_.fh >> 1, in_.offset, data, True)
     else:
         n = r.h.write(r.caller, in_.fh >> 1, in_.offset, data)
     if n < 0 or n > in_.size:

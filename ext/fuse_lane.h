@@ -103,7 +103,7 @@ static inline int fc_reply(struct fc_lane *lane, int error, struct iovec *iov, i
     if (lane->replied)
         return 0;
     int result = fc_write(lane->fd, lane->reply_to, -error, iov, n_iov);
-    if (result == -ENOENT || result == -ENODEV || result == -ECONNABORTED)
+    if (result == -ENOENT || result == -ENODEV || result == -ECONNABORTED || result == -EPIPE)
         result = FC_UNWANTED;
     lane->replied = result >= 0;
     return result;
@@ -115,9 +115,10 @@ static inline int fc_reply_error(struct fc_lane *lane, int error)
     return fc_reply(lane, error, iov, 1);
 }
 
+/* Should whoever serves this request give up waiting? Also when the mount is gone: nobody is left to send INTERRUPT. */
 static inline int fc_is_interrupted(struct fc_lane *lane, uint64_t unique)
 {
-    return atomic_load(&lane->interrupted) == unique;
+    return atomic_load(&lane->interrupted) == unique || atomic_load(&lane->chan->ended);
 }
 
 /* May the inode have fcntl locks? Never wrongly no. */

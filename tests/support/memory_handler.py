@@ -17,7 +17,9 @@ ROOT = 1
 
 
 class MemoryHandler:
-    """Inodes, names, bytes; `calls` records (method, arguments) of every call, `hooks` run instead of a method."""
+    """Inodes, names, bytes. `calls` records (method, arguments) of every call; `before` has what runs before a method,
+    `hooks` what runs in its place.
+    """
 
     def __init__(self) -> None:
         now = time.time_ns()
@@ -32,6 +34,7 @@ class MemoryHandler:
         self.last_ino = ROOT
         self.last_fh = 0
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.before: dict[str, Callable[..., object]] = {}
         self.hooks: dict[str, Callable[..., Any]] = {}
 
     def __getattribute__(self, name: str) -> Any:
@@ -41,8 +44,12 @@ class MemoryHandler:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             self.calls.append((name, args + tuple(kwargs.items())))
-            hook = self.hooks.get(name)
-            return found(*args, **kwargs) if hook is None else hook(*args, **kwargs)
+            if name in self.before:
+                self.before[name](*args, **kwargs)
+            try:
+                return self.hooks.get(name, found)(*args, **kwargs)
+            except KeyError:
+                raise FsError(errno.ENOENT) from None
 
         return call
 
@@ -62,10 +69,7 @@ class MemoryHandler:
         return attr
 
     def child(self, parent: int, name: bytes) -> int:
-        try:
-            return self.names[parent][name]
-        except KeyError:
-            raise FsError(errno.ENOENT) from None
+        return self.names[parent][name]
 
     def called(self, method: str) -> list[tuple[Any, ...]]:
         return [args for name, args in self.calls if name == method]
@@ -163,9 +167,7 @@ class MemoryHandler:
         found = memoryview(bytes(self.data[self.handles[fh]][offset : offset + size]))
         return [found[:1000], found[1000:]]
 
-    def write(
-        self, c: Any, fh: int, offset: int, data: memoryview, kill_suidgid: bool = False, at_offset: bool = False
-    ) -> int:
+    def write(self, c: Any, fh: int, offset: int, data: memoryview, kill_suidgid: bool = False, at_offset: bool = False) -> int:
         ino = self.handles[fh]
         known = self.data[ino]
         known.extend(bytes(max(0, offset - len(known))))
@@ -201,8 +203,8 @@ class MemoryHandler:
         return self._open(ino)
 
     def readdir(self, c: Any, fh: int, cookie: int, plus: bool = False) -> Iterator[DirEntry]:
-        ino = self.handles[fh]
-        names = [(b".", ino), (b"..", ROOT), *sorted(self.names[ino].items())]
+        ino = self.handles.get(fh, ROOT)
+        names = [(b".", ino), (b"..", ROOT), *sorted(self.names.get(ino, {}).items())]
         for number, (name, child) in enumerate(names, 1):
             if number > cookie:
                 attr = self.attrs[child]
