@@ -228,7 +228,7 @@ class SqliteStore:
             if connection is not None:
                 connection.close()
             if isinstance(error, sqlite3.Error):
-                self._fail(error)
+                raise sqlite_file.open_error(self._path, error) from error
             raise
 
     @contextmanager

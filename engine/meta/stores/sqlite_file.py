@@ -11,7 +11,7 @@ import sqlite3
 from pathlib import Path
 from urllib.parse import quote
 
-from cairnfs.errors import CorruptError, StoreError, VolumeError
+from cairnfs.errors import CairnError, CorruptError, StoreError, VolumeError
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x63616972  # "cair"
@@ -48,6 +48,13 @@ def store_error(path: Path, error: sqlite3.Error) -> StoreError | CorruptError:
     if code & 0xFF == sqlite3.SQLITE_READONLY:
         return StoreError(f"the metadata file {path} cannot be written: {error}", errno.EROFS)
     return StoreError(f"the metadata file {path} failed: {error}")
+
+
+def open_error(path: Path, error: sqlite3.Error) -> CairnError:
+    """What to raise when the file cannot be opened: VolumeError when it is no database at all, else as `store_error`."""
+    if primary_code(error) == sqlite3.SQLITE_NOTADB:
+        return VolumeError(f"{path} is not an SQLite database; name another file for the metadata")
+    return store_error(path, error)
 
 
 def find(path: Path, url: str, create: bool) -> None:
@@ -96,14 +103,9 @@ def prepare(connection: sqlite3.Connection, path: Path, url: str, create: bool) 
 
     Raises VolumeError otherwise, sqlite3.Error when the file cannot be used.
     """
-    try:
-        empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-        application = connection.execute("PRAGMA application_id").fetchone()[0]
-        schema = connection.execute("PRAGMA user_version").fetchone()[0]
-    except sqlite3.DatabaseError as error:
-        if primary_code(error) == sqlite3.SQLITE_NOTADB:
-            raise VolumeError(f"{path} is not an SQLite database; name another file for the metadata") from None
-        raise
+    empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    schema = connection.execute("PRAGMA user_version").fetchone()[0]
     if empty and not create:
         raise VolumeError(f"no volume at {url}: create it with 'cairnfs format {url} NAME'", errno.ENOENT)
     if not empty and application != APPLICATION_ID:

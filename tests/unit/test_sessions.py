@@ -1,0 +1,234 @@
+"""Sessions: registered, seen, kept alive, and cleaned up after when their process is gone."""
+
+import errno
+import os
+import subprocess
+from dataclasses import replace
+
+import pytest
+
+from cairnfs.errors import CorruptError, FsError, StoreError
+from cairnfs.meta import Meta, records
+from cairnfs.meta import process as process_module
+from cairnfs.meta.process import Process, this_process
+from cairnfs.meta.sessions import STALE_S, SessionInfo, is_dead
+from cairnfs.meta.stores.base import Delete, Put
+from cairnfs.meta.stores.memory import MemoryStore
+from cairnfs.meta.volume import VolumeFormat, create_volume
+from cairnfs.types import Caller, Inode, Lock, SessionId
+
+ROOT = Inode(1)
+S = 10**9
+REGULAR = 0o100644
+WRITE_LOCK = 1
+
+
+class ManualClock:
+    """Time that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_700_000_000.0
+
+    def now_ns(self) -> int:
+        return int(self.now_s * S)
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def volume(clock: ManualClock) -> str:
+    name = f"sessions-{id(clock)}"
+    store = MemoryStore(name)
+    create_volume(store, VolumeFormat("testing"), clock.now_ns(), force=True)
+    return name
+
+
+@pytest.fixture
+def meta(volume: str, clock: ManualClock) -> Meta:
+    return Meta(MemoryStore(volume), clock)
+
+
+@pytest.fixture
+def other(volume: str, clock: ManualClock) -> Meta:
+    return Meta(MemoryStore(volume), clock)
+
+
+def elsewhere(**changes: object) -> Process:
+    """A process this machine cannot see."""
+    return replace(Process("far", "boot-far", "pid:[1]", 77, 1000), **changes)  # type: ignore[arg-type]
+
+
+def run_as(meta: Meta, process: Process, monkeypatch: pytest.MonkeyPatch) -> SessionId:
+    """Open a session that seems to be another process's."""
+    with monkeypatch.context() as patch:
+        patch.setattr("cairnfs.meta.sessions.this_process", lambda: process)
+        return meta.sessions.open("/mnt", "0")
+
+
+def test_session_is_listed_with_all_that_is_known_of_it(meta: Meta, clock: ManualClock) -> None:
+    session = meta.sessions.open("/mnt/a b", "1.2.3")
+    clock.sleep(5)
+    meta.sessions.heartbeat()
+    assert meta.sessions.list() == [
+        SessionInfo(session, this_process(), "/mnt/a b", "1.2.3", 1_700_000_000, 1_700_000_005),
+    ]
+    assert meta.sessions.list()[0].pid == os.getpid()
+    assert meta.core.session == session
+
+
+def test_commits_of_a_session_carry_its_id(meta: Meta) -> None:
+    session = meta.sessions.open("/mnt", "0")
+    before = meta.store.position()
+    meta.names.create(Caller(), ROOT, b"f", REGULAR)
+    assert {record.origin for record in meta.store.log(before, 10)} == {session}
+
+
+def test_sessions_are_listed_in_order_however_many(meta: Meta) -> None:
+    row = meta.store.read([records.session_key(meta.sessions.open("/mnt", "0"))])[0]
+    assert row is not None
+    meta.store.commit([], [Put(records.session_key(n), row.value) for n in range(1000, 1700)])
+    assert [session.id for session in meta.sessions.list()] == [1, *range(1000, 1700)]
+
+
+def test_closed_session_is_gone_with_its_locks_and_nameless_files(meta: Meta, other: Meta) -> None:
+    meta.sessions.open("/mnt", "0")
+    kept, opened = (meta.names.create(Caller(), ROOT, name, REGULAR).ino for name in (b"kept", b"opened"))
+    meta.locks.setlk(kept, Lock(WRITE_LOCK, 0, 9, 1, 1))
+    meta.names.unlink(ROOT, b"opened", lambda ino: True)
+    meta.sessions.close()
+    assert meta.sessions.list() == []
+    assert other.locks.getlk(kept, Lock(WRITE_LOCK, 0, 9, 2, 2)) is None
+    with pytest.raises(FsError):
+        other.names.get(opened)
+    assert other.attrs.statfs().used_inodes == 2
+    assert meta.store.partitions(records.SUSTAINED_PREFIX, None, 10) == []
+    meta.sessions.close()
+
+
+def test_live_sessions_and_ones_own_are_left_alone(meta: Meta, other: Meta, clock: ManualClock) -> None:
+    meta.sessions.open("/a", "0")
+    other.sessions.open("/b", "0")
+    clock.sleep(100 * STALE_S)
+    assert meta.sessions.clean_stale(clock.now_ns()) == []
+    assert len(meta.sessions.list()) == 2
+
+
+def test_session_of_an_ended_process_is_cleaned_up_at_once(
+    meta: Meta, other: Meta, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = subprocess.Popen(["true"])
+    process = replace(this_process(), pid=ended.pid, pid_start=1)
+    ended.wait()
+    session = run_as(other, process, monkeypatch)
+    ino = other.names.create(Caller(), ROOT, b"f", REGULAR).ino
+    other.locks.setlk(ino, Lock(WRITE_LOCK, 0, 9, 1, 1))
+    opened = other.names.create(Caller(), ROOT, b"opened", REGULAR).ino
+    other.names.unlink(ROOT, b"opened", lambda ino: True)
+    assert [dead.id for dead in meta.sessions.clean_stale(clock.now_ns())] == [session]
+    assert meta.sessions.list() == []
+    meta.locks.setlk(ino, Lock(WRITE_LOCK, 0, 9, 1, 1))
+    with pytest.raises(FsError):
+        meta.names.get(opened)
+
+
+def test_file_that_got_a_name_again_survives_the_cleaning(meta: Meta, other: Meta, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = run_as(other, elsewhere(), monkeypatch)
+    ino = other.names.create(Caller(), ROOT, b"f", REGULAR).ino
+    other.store.commit([], [Put(records.sustained_key(session, ino), b"")])
+    other.sessions.close()
+    assert meta.names.lookup(ROOT, b"f").ino == ino
+
+
+def test_session_elsewhere_lives_as_long_as_its_heart_beats(
+    meta: Meta, other: Meta, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = run_as(other, elsewhere(), monkeypatch)
+    for _ in range(5):
+        clock.sleep(STALE_S)
+        assert meta.sessions.clean_stale(clock.now_ns()) == []
+        other.sessions.heartbeat()
+    clock.sleep(STALE_S + 1)
+    assert [dead.id for dead in meta.sessions.clean_stale(clock.now_ns())] == [session]
+
+
+def test_session_cleaned_up_while_it_lived_learns_it_and_is_registered_again(
+    meta: Meta, other: Meta, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = run_as(other, elsewhere(), monkeypatch)
+    clock.sleep(STALE_S + 1)
+    meta.sessions.clean_stale(clock.now_ns())
+    with pytest.raises(StoreError, match="taken for dead"):
+        other.sessions.heartbeat()
+    assert [known.id for known in meta.sessions.list()] == [session]
+    other.sessions.heartbeat()
+
+
+def test_cleaning_that_was_cut_short_is_finished_by_the_next(
+    meta: Meta, other: Meta, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = run_as(other, elsewhere(), monkeypatch)
+    ino = other.names.create(Caller(), ROOT, b"opened", REGULAR).ino
+    other.names.unlink(ROOT, b"opened", lambda ino: True)
+    meta.store.commit([], [Delete(records.inode_key(ino))])
+    clock.sleep(STALE_S + 1)
+    assert [dead.id for dead in meta.sessions.clean_stale(clock.now_ns())] == [session]
+    assert meta.store.partitions(records.SUSTAINED_PREFIX, None, 10) == []
+
+
+@pytest.mark.parametrize("value", [b"", b"{}", b"[]", b'{"host": 1}'])
+def test_damaged_session_is_an_error_that_names_it(meta: Meta, value: bytes) -> None:
+    meta.store.commit([], [Put(records.session_key(9), value)])
+    with pytest.raises(CorruptError, match="session 9") as raised:
+        meta.sessions.list()
+    assert raised.value.errno == errno.EIO
+
+
+# --- processes ---
+
+
+def session_of(process: Process, heartbeat: int) -> SessionInfo:
+    return SessionInfo(SessionId(1), process, "/mnt", "0", heartbeat, heartbeat)
+
+
+def test_pid_used_again_is_another_process() -> None:
+    assert this_process().is_alive() is True
+    assert replace(this_process(), pid_start=this_process().pid_start - 1).is_alive() is False
+
+
+def test_ended_process_that_nobody_reaped_is_not_alive() -> None:
+    ended = subprocess.Popen(["true"])
+    start = process_module._start_of(ended.pid)
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    assert replace(this_process(), pid=ended.pid, pid_start=max(start, 1)).is_alive() is False
+    ended.wait()
+
+
+@pytest.mark.parametrize("change", [{"boot_id": "other"}, {"boot_id": ""}, {"pid_namespace": "pid:[1]"}])
+def test_process_of_another_boot_or_container_cannot_be_told(change: dict[str, str]) -> None:
+    assert replace(this_process(), **change).is_alive() is None  # type: ignore[arg-type]
+
+
+def test_process_hidden_by_proc_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = replace(this_process(), pid=os.getppid())
+    monkeypatch.setattr(process_module, "_start_of", lambda pid: 0)
+    assert process.is_alive() is None
+
+
+def test_session_from_before_this_machine_started_is_dead_at_once() -> None:
+    now_s = 1_700_000_000
+    rebooted = replace(this_process(), boot_id="before")
+    assert is_dead(session_of(rebooted, heartbeat=0), now_s * S)
+    assert not is_dead(session_of(rebooted, heartbeat=now_s - 1), now_s * S)  # a machine with our name, running
+
+
+def test_session_of_a_clock_that_is_ahead_lives() -> None:
+    assert not is_dead(session_of(elsewhere(), heartbeat=2_000), 1_000 * S)

@@ -1,0 +1,158 @@
+"""The volume format: what a new volume holds, what is refused, what may change."""
+
+import json
+import stat
+from dataclasses import replace
+
+import pytest
+
+from cairnfs.const import MIB, ROOT_INO
+from cairnfs.errors import CorruptError, UsageError, VolumeError
+from cairnfs.meta import Meta, records
+from cairnfs.meta.stores.base import Put
+from cairnfs.meta.stores.memory import MemoryStore
+from cairnfs.meta.volume import VolumeFormat, create_volume, load_format, update_format
+from cairnfs.types import SessionId
+
+NOW_NS = 1_700_000_000 * 10**9
+FORMAT = VolumeFormat("songs", bucket="/data", capacity_bytes=1 << 40, inodes=1000, created=1_700_000_000)
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    made = MemoryStore()
+    create_volume(made, FORMAT, NOW_NS, uid=5, gid=6)
+    return made
+
+
+def stored(store: MemoryStore) -> dict[str, object]:
+    row = store.read([records.FORMAT_KEY])[0]
+    assert row is not None
+    found: dict[str, object] = json.loads(row.value)
+    return found
+
+
+def store_format(store: MemoryStore, **changes: object) -> None:
+    store.commit([], [Put(records.FORMAT_KEY, json.dumps(stored(store) | changes).encode())])
+
+
+def test_format_is_read_back(store: MemoryStore) -> None:
+    assert load_format(store) == FORMAT
+    assert Meta(store).format == FORMAT
+
+
+def test_new_volume_is_an_empty_root_directory_and_nothing_else(store: MemoryStore) -> None:
+    root, usage = store.read([records.inode_key(ROOT_INO), records.USAGE_KEY])
+    assert root is not None
+    attr = records.decode_attr(ROOT_INO, root)
+    assert (attr.mode, attr.uid, attr.gid, attr.nlink, attr.size) == (stat.S_IFDIR | 0o777, 5, 6, 2, 0)
+    assert {attr.atime_ns, attr.mtime_ns, attr.ctime_ns, attr.btime_ns} == {NOW_NS}
+    assert records.decode_usage(usage) == (0, 1)
+    assert store.partitions(b"", None, 10) == [records.inode_part(ROOT_INO), b"v"]
+
+
+def test_numbers_begin_after_the_root(store: MemoryStore) -> None:
+    ids = Meta(store).ids
+    assert (ids.inode(), ids.pack(), ids.session()) == (ROOT_INO + 1, 1, 1)
+
+
+def test_each_volume_has_a_uuid_of_its_own() -> None:
+    assert VolumeFormat("songs").uuid != VolumeFormat("songs").uuid
+
+
+def test_second_volume_in_a_store_is_refused(store: MemoryStore) -> None:
+    with pytest.raises(VolumeError, match="already holds a volume"):
+        create_volume(store, VolumeFormat("other"), NOW_NS)
+    assert load_format(store) == FORMAT
+
+
+def test_force_begins_anew(store: MemoryStore) -> None:
+    store.commit([], [Put(records.session_key(9), b"{}")])
+    other = VolumeFormat("other")
+    create_volume(store, other, NOW_NS, force=True)
+    assert load_format(store) == other
+    assert store.read([records.session_key(9)]) == [None]
+
+
+def test_empty_store_says_how_to_make_a_volume() -> None:
+    with pytest.raises(VolumeError, match="cairnfs format"):
+        load_format(MemoryStore())
+
+
+def test_newer_format_is_refused_naming_both_versions(store: MemoryStore) -> None:
+    store_format(store, format_version=2)
+    with pytest.raises(VolumeError, match="format version 2.* version 1.*upgrade cairnfs"):
+        load_format(store)
+
+
+@pytest.mark.parametrize("value", [b"", b"{", b"[]", b"{}", b'{"format_version": "x"}', b'{"format_version": 1}', b"\xff"])
+def test_damaged_format_is_refused(store: MemoryStore, value: bytes) -> None:
+    store.commit([], [Put(records.FORMAT_KEY, value)])
+    with pytest.raises(CorruptError):
+        load_format(store)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("block_bytes", 5), ("block_bytes", "4M"), ("inodes", -1), ("name", ""), ("uuid", 5)]
+)
+def test_format_with_an_impossible_field_is_refused(store: MemoryStore, field: str, value: object) -> None:
+    store_format(store, **{field: value})
+    with pytest.raises(CorruptError):
+        load_format(store)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "a"},
+        {"name": "Songs"},
+        {"name": "-songs"},
+        {"name": "songs-"},
+        {"name": "so/ngs"},
+        {"name": "s" * 64},
+        {"block_bytes": 0},
+        {"block_bytes": 32 << 10},
+        {"block_bytes": 32 * MIB},
+        {"block_bytes": 3 * MIB},
+        {"compression": "lz77"},
+        {"compression": "zstd:0"},
+        {"capacity_bytes": -1},
+        {"inodes": -1},
+    ],
+)
+def test_format_that_cannot_be_is_refused(change: dict[str, object]) -> None:
+    store = MemoryStore()
+    with pytest.raises(UsageError) as refused:
+        create_volume(store, replace(FORMAT, **change), NOW_NS)  # type: ignore[arg-type]
+    assert refused.value.exit_code == 2
+    assert store.position() == 0
+
+
+def test_limits_and_bucket_may_change_and_unknown_fields_stay(store: MemoryStore) -> None:
+    store_format(store, colour="blue")
+    changed = replace(FORMAT, capacity_bytes=5, inodes=7, bucket="/elsewhere", compression="zstd")
+    update_format(store, changed)
+    assert load_format(store) == changed
+    assert stored(store)["colour"] == "blue"
+
+
+@pytest.mark.parametrize("change", [{"name": "other"}, {"uuid": "other"}, {"block_bytes": 8 * MIB}])
+def test_what_stored_data_depends_on_may_not_change(store: MemoryStore, change: dict[str, object]) -> None:
+    with pytest.raises(VolumeError, match="cannot be changed"):
+        update_format(store, replace(FORMAT, **change))  # type: ignore[arg-type]
+    assert load_format(store) == FORMAT
+
+
+def test_format_of_an_empty_store_cannot_be_changed() -> None:
+    with pytest.raises(VolumeError, match="no volume"):
+        update_format(MemoryStore(), FORMAT)
+
+
+def test_numbers_of_two_processes_never_meet(store: MemoryStore) -> None:
+    one, other = Meta(store).ids, Meta(store).ids
+    inodes = [ids.inode() for _ in range(3000) for ids in (one, other)]
+    packs = [ids.pack() for _ in range(600) for ids in (one, other)]
+    sessions: list[SessionId] = [ids.session() for _ in range(3) for ids in (one, other)]
+    for numbers in (inodes, packs, sessions):
+        assert len(set(numbers)) == len(numbers)
+    assert store.position() < 20  # numbers come in batches
