@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,6 +147,13 @@ def test_damaged_file_is_an_io_error(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A folder that other users can reach, unlike pytest's."""
+    with tempfile.TemporaryDirectory(prefix="cairnfs-test-") as folder:
+        yield Path(folder)
+
+
 AS_NOBODY = """
 import os, sys
 from cairnfs.errors import CairnError
@@ -160,25 +168,16 @@ except CairnError as error:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
 @pytest.mark.parametrize("locked", ["folder", "file"])
-def test_file_of_another_user_is_refused(tmp_path: Path, locked: str) -> None:
-    folder = tmp_path / "volume"
-    folder.mkdir()
+def test_file_of_another_user_is_refused(public_folder: Path, locked: str) -> None:
+    folder = public_folder
     made(folder / "m.db")
     os.chmod(folder, 0o755 if locked == "folder" else 0o777)
     os.chmod(folder / "m.db", 0o666 if locked == "folder" else 0o644)
-    make_reachable(folder)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     arguments = [sys.executable, "-c", AS_NOBODY, f"sqlite3://{folder}/m.db"]
     found = subprocess.run(arguments, capture_output=True, text=True, env=environment, check=True)
     named = folder if locked == "folder" else folder / "m.db"
     assert found.stdout.startswith(f"VolumeError {errno.EACCES} {named} cannot be written by this user")
-
-
-def make_reachable(folder: Path) -> None:
-    """Let other users pass through pytest's private folders above."""
-    for above in folder.parents:
-        if "pytest-" in str(above):
-            os.chmod(above, 0o711)
 
 
 @pytest.fixture
