@@ -1,7 +1,8 @@
 """The FUSE channel: serves the requests of one mount on threads that read clones of /dev/fuse without the GIL.
 
 A request is served to its end on the thread that read it. The handler has methods named and shaped like those of
-`cairnfs.vfs.Vfs`; a method it does not have makes its requests fail with ENOSYS. The `Caller` it gets is
+`cairnfs.vfs.Vfs`; a method it does not have makes its requests fail with ENOSYS. `write_mapped`, if it has one, is called
+instead of `write` for pages of a mapping, which belong at their offset even when the handle was opened with O_APPEND. The `Caller` it gets is
 `fuse_req.Caller`. An OSError it raises is answered by its errno; any other exception is logged and answered EIO.
 """
 

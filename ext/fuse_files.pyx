@@ -17,7 +17,6 @@ from cairnfs.ext.fuse_req cimport Request, fc_note_posix_lock, fill_entry
 
 cdef enum:
     O_ACCMODE = 3
-    O_APPEND = 0o2000
     F_UNLCK = 2
     MAX_DIR_REPLY = 128 << 10  # a longer reply would save no time, and every lane keeps room for one
     MAX_COPY = 0x7FFFF000  # what one copy_file_range may move, and a 32-bit reply can say
@@ -115,18 +114,17 @@ cdef int op_read(Request r) except -1:
 
 
 cdef int op_write(Request r) except -1:
-    """Pages written back from a mapping go where they came from, whatever the handle's O_APPEND says."""
+    """WRITE_CACHE is a page written back from a mapping, through any handle of the file: also one with O_APPEND, which
+    must not move it to the end.
+    """
     cdef const fw.fw_write_in *in_ = <const fw.fw_write_in *>r.take(sizeof(fw.fw_write_in))
     cdef memoryview data = r.data(in_.size)
-    cdef bint kill = in_.write_flags & fw.FW_WRITE_KILL_SUIDGID != 0
-    cdef bint at_offset = in_.write_flags & fw.FW_WRITE_CACHE and in_.flags & O_APPEND
+    cdef object write = r.h.write_mapped if in_.write_flags & fw.FW_WRITE_CACHE else r.h.write
     cdef int64_t n
-    if at_offset:
-        n = r.h.write(r.caller, in_.fh >> 1, in_.offset, data, kill, True)
-    elif kill:
-        n = r.h.write(r.caller, in_.fh >> 1, in_.offset, data, True)
+    if in_.write_flags & fw.FW_WRITE_KILL_SUIDGID:
+        n = write(r.caller, in_.fh >> 1, in_.offset, data, True)
     else:
-        n = r.h.write(r.caller, in_.fh >> 1, in_.offset, data)
+        n = write(r.caller, in_.fh >> 1, in_.offset, data)
     if n < 0 or n > in_.size:
         raise ValueError(f"{n} bytes written where {in_.size} were given")
     (<fw.fw_write_out *>r.answer(sizeof(fw.fw_write_out))).size = <uint32_t>n

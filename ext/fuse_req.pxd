@@ -103,6 +103,7 @@ cdef class Handler:
     cdef object create
     cdef object read
     cdef object write
+    cdef object write_mapped
     cdef object flush
     cdef object release
     cdef object fsync

@@ -105,6 +105,7 @@ cdef class Handler:
         self.create = getattr(handler, "create", None)
         self.read = getattr(handler, "read", None)
         self.write = getattr(handler, "write", None)
+        self.write_mapped = getattr(handler, "write_mapped", self.write)
         self.flush = getattr(handler, "flush", None)
         self.release = getattr(handler, "release", None)
         self.fsync = getattr(handler, "fsync", None)

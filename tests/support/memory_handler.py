@@ -167,13 +167,16 @@ class MemoryHandler:
         found = memoryview(bytes(self.data[self.handles[fh]][offset : offset + size]))
         return [found[:1000], found[1000:]]
 
-    def write(self, c: Any, fh: int, offset: int, data: memoryview, kill_suidgid: bool = False, at_offset: bool = False) -> int:
+    def write(self, c: Any, fh: int, offset: int, data: memoryview, kill_suidgid: bool = False) -> int:
         ino = self.handles[fh]
         known = self.data[ino]
         known.extend(bytes(max(0, offset - len(known))))
         known[offset : offset + len(data)] = data
         self.attrs[ino].size = len(known)
         return len(data)
+
+    def write_mapped(self, c: Any, fh: int, offset: int, data: memoryview, kill_suidgid: bool = False) -> int:
+        return self.write(c, fh, offset, data)
 
     def flush(self, c: Any, fh: int, lock_owner: int | None = None) -> None:
         pass
