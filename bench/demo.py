@@ -58,8 +58,8 @@ def plan(min_files: int) -> list[tuple[Path, Path]]:
             readable = [name for name in files if copyable(Path(folder) / name)]
             found += [(Path(folder) / name, at / name) for name in readable]
             n_files += len(readable)
-            if n_files >= min_files and root.parts[:2] == ("/", "usr"):
-                break
+            if n > 0 and n_files >= min_files:
+                break  # the first tree is copied whole, because a package is imported from it
     if n_files < min_files:
         raise DemoError(f"this machine has only {n_files} files to copy; at least {min_files} are wanted")
     return found
