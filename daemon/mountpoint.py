@@ -267,6 +267,8 @@ def _helper_message(stderr: str) -> str:
     text = stderr.strip().removeprefix("fusermount3: ")
     if "allow_other" in text and "user_allow_other" in text:
         return "allow_other is for root unless /etc/fuse.conf has a line 'user_allow_other'"
+    if DEVICE in text and "Permission denied" in text:
+        return f"{DEVICE} is closed to you: have root run 'chmod 666 {DEVICE}', which udev does elsewhere"
     if "no write access" in text or "Operation not permitted" in text or "Permission denied" in text:
         return f"{text}; the mountpoint must be yours, and fusermount3 set-user-id root"
     return text or "fusermount3 failed without a message"
