@@ -1,0 +1,170 @@
+"""The follower of the change log: what others commit is forgotten here, what this process commits is not."""
+
+import threading
+from collections.abc import Iterable, Iterator
+
+import pytest
+from conftest import ExpectedLogs
+
+from cairnfs.daemon.invalidate import Follower, changes
+from cairnfs.errors import StoreError
+from cairnfs.meta.records import GARBAGE_PART, USAGE_KEY, chunk_key, dentry_key, inode_key, locks_key, pack_key, xattr_key
+from cairnfs.meta.stores.base import Key, LogRecord, Put
+from cairnfs.meta.stores.memory import MemoryStore
+from cairnfs.types import Inode, PackId, Position, SessionId
+
+OURS, THEIRS = SessionId(1), SessionId(2)
+LOG_RECORDS = 8
+
+
+class Cache:
+    """Records what it is told to forget."""
+
+    def __init__(self) -> None:
+        self.inos: set[int] = set()
+        self.dentries: set[tuple[int, bytes]] = set()
+        self.attributes: set[int] = set()
+        self.n_everything = 0
+        self.told = threading.Event()
+
+    def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]] = ()) -> None:
+        self.inos.update(inos)
+        self.dentries.update(dentries)
+        self.told.set()
+
+    def invalidate_attributes(self, inos: Iterable[Inode]) -> None:
+        self.attributes.update(inos)
+
+    def invalidate_all(self) -> None:
+        self.n_everything += 1
+
+
+class Node:
+    """A follower with its caches, and another process that commits to the same store."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore(log_records=LOG_RECORDS)
+        self.store.origin = OURS
+        self.vfs = Cache()
+        self.kernel = Cache()
+        self.follower = Follower(self.store, self.vfs, self.kernel)
+
+    def commit(self, *keys: Key, origin: SessionId = THEIRS) -> Position:
+        self.store.origin = origin
+        try:
+            return self.store.commit((), [Put(key, b"value") for key in keys]).position
+        finally:
+            self.store.origin = OURS
+
+
+@pytest.fixture
+def node() -> Node:
+    return Node()
+
+
+@pytest.fixture
+def following(node: Node) -> Iterator[Node]:
+    node.follower.start()
+    yield node
+    node.follower.stop()
+
+
+def test_rows_tell_which_inodes_and_names_changed() -> None:
+    keys = [
+        inode_key(Inode(5)),
+        chunk_key(Inode(6), 1),
+        xattr_key(Inode(7), b"user.a"),
+        locks_key(Inode(8)),
+        dentry_key(Inode(9), b"name"),
+        pack_key(PackId(10)),
+        USAGE_KEY,
+        (GARBAGE_PART, bytes(8)),
+        (b"i", b"a"),
+    ]
+    assert changes([LogRecord(Position(1), THEIRS, keys)]) == ({5, 6, 7}, {(9, b"name")})
+
+
+def test_what_others_commit_is_dropped_from_both(node: Node) -> None:
+    last = node.commit(inode_key(Inode(5)), dentry_key(Inode(1), b"f"))
+    assert node.follower.catch_up()
+    for cache in (node.vfs, node.kernel):
+        assert (cache.inos, cache.dentries) == ({5}, {(1, b"f")})
+    assert node.follower.position == last
+    assert not node.follower.catch_up()
+
+
+def test_own_commits_are_passed_over(node: Node) -> None:
+    last = node.commit(inode_key(Inode(5)), origin=OURS)
+    assert not node.follower.catch_up()
+    assert not node.vfs.inos and not node.kernel.inos
+    assert node.follower.position == last
+
+
+def test_fence_drops_pages_and_names_of_the_kernel_later(node: Node) -> None:
+    node.commit(inode_key(Inode(5)), dentry_key(Inode(1), b"f"))
+    node.follower.fence()
+    assert (node.vfs.inos, node.kernel.attributes) == ({5}, {5})
+    assert not node.kernel.inos and not node.kernel.dentries, "a request must not wait for the kernel's locks"
+    assert node.follower.catch_up()
+    assert (node.kernel.inos, node.kernel.dentries) == ({5}, {(1, b"f")})
+
+
+def test_gap_in_the_log_drops_everything(node: Node, expected_logs: ExpectedLogs) -> None:
+    expected_logs.add("no longer reaches back")
+    for i in range(LOG_RECORDS * 10):
+        last = node.commit(inode_key(Inode(i)))
+    assert node.follower.catch_up()
+    assert node.vfs.n_everything == node.kernel.n_everything == 1
+    assert node.follower.position == last
+    node.commit(inode_key(Inode(77)))
+    assert node.follower.catch_up()
+    assert node.kernel.inos == {77}
+
+
+def test_thread_follows_by_itself_and_ends(following: Node) -> None:
+    following.commit(inode_key(Inode(5)))
+    assert following.kernel.told.wait(20)
+    following.follower.stop()
+    assert not following.follower.is_alive()
+
+
+def test_follower_that_was_never_started_can_be_stopped(node: Node) -> None:
+    node.follower.stop()
+
+
+def test_store_that_fails_is_reported_once_and_asked_again(
+    node: Node, monkeypatch: pytest.MonkeyPatch, expected_logs: ExpectedLogs, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected_logs.add("cannot read the change log")
+    failed = threading.Semaphore(0)
+
+    def position() -> Position:
+        failed.release()
+        raise StoreError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(node.store, "position", position)
+        node.follower.start()
+        for _ in range(3):
+            assert failed.acquire(timeout=20)
+    node.commit(inode_key(Inode(5)))
+    assert node.kernel.told.wait(20)
+    node.follower.stop()
+    assert caplog.text.count("the store is away") == 1
+
+
+def test_failure_while_dropping_does_not_end_the_thread(node: Node, expected_logs: ExpectedLogs) -> None:
+    expected_logs.add("cannot apply the change log")
+    failed = threading.Event()
+
+    def fail(*_: object) -> None:
+        failed.set()
+        raise RuntimeError("a bug")
+
+    told, node.vfs.invalidate = node.vfs.invalidate, fail  # type: ignore[assignment,method-assign]
+    node.commit(inode_key(Inode(5)))
+    node.follower.start()
+    assert failed.wait(20)
+    node.vfs.invalidate = told  # type: ignore[method-assign]
+    assert node.kernel.told.wait(20), "what failed is tried again"
+    node.follower.stop()
