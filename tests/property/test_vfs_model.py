@@ -59,6 +59,7 @@ class VfsAgainstModel(RuleBasedStateMachine):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(compact, "MAX_RECORDS", 2)  # so that short layouts are rewritten, too
+        self.patch.setattr(compact, "MIN_RUN", 2)
         self.folder = Path(tempfile.mkdtemp(prefix="cairnfs-model-"))
         self.url = new_volume(self.folder, block_bytes=BLOCK)
         self.engine = Engine(self.url)
@@ -125,6 +126,17 @@ class VfsAgainstModel(RuleBasedStateMachine):
         self.engine.files.pwrite(fh, file.base + at, data)
         if data:
             file.put(at, data)
+
+    @precondition(lambda self: self.handles)
+    @rule(pick=PICK, at=OFFSETS, n_bytes=st.integers(1, 300))
+    def scribble(self, pick: int, at: int, n_bytes: int) -> None:
+        """Many small commits side by side: what compaction is for."""
+        fh, file = self.handle(pick)
+        for start in range(at, min(at + 6 * n_bytes, WINDOW - n_bytes), n_bytes):
+            data = bytes([next(self.fill)]) * n_bytes
+            self.engine.files.pwrite(fh, file.base + start, data)
+            file.put(start, data)
+            self.engine.vfs.flush(ME, fh)
 
     @precondition(lambda self: self.handles)
     @rule(pick=PICK, size=st.one_of(st.none(), OFFSETS))

@@ -71,7 +71,7 @@ def test_opening_writing_and_unlinking_one_name(engine: Engine) -> None:
             except CairnError as error:
                 assert error.errno == errno.ENOENT
 
-    together(*(lambda seed=seed: use(seed) for seed in range(4)), unlink)  # type: ignore[misc]
+    together(*(lambda seed=seed: use(seed) for seed in range(4)), unlink)
 
 
 def test_replacing_a_file_that_is_being_read(engine: Engine) -> None:
@@ -170,7 +170,7 @@ def test_appends_of_many_handles_do_not_overwrite_each_other(engine: Engine) -> 
             with engine.files.opened("log", os.O_WRONLY | os.O_APPEND) as fh:
                 engine.files.pwrite(fh, 0, b"%d-%02d\n" % (seed, i))
 
-    together(*(lambda seed=seed: append(seed) for seed in range(4)))  # type: ignore[misc]
+    together(*(lambda seed=seed: append(seed) for seed in range(4)))
     lines = engine.files.read("log").split(b"\n")[:-1]
     assert sorted(lines) == sorted(b"%d-%02d" % (seed, i) for seed in range(4) for i in range(40))
 
@@ -214,7 +214,7 @@ def test_a_tree_of_files_made_by_many_threads(engine: Engine) -> None:
                 engine.files.unlink(name)
             engine.vfs.link(ME, engine.files.ino(f"d{seed}/g0"), ROOT, b"l%d-%d" % (seed, i))
 
-    together(*(lambda seed=seed: work(seed) for seed in range(4)))  # type: ignore[misc]
+    together(*(lambda seed=seed: work(seed) for seed in range(4)))
     assert len(engine.files.names()) == 4 + 4 * 40
     for seed in range(4):
         assert engine.files.attr(f"d{seed}/g0").nlink == 41
