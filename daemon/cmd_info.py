@@ -5,12 +5,15 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cairnfs.daemon.command import json_option, limit_options, meta_url_argument
 from cairnfs.errors import CairnError, FsError
+
+if TYPE_CHECKING:
+    from cairnfs.meta.sessions import SessionInfo
 
 INFO_XATTR = "cairnfs.info"
 
@@ -22,19 +25,19 @@ def status_command(meta_url: str, as_json: bool) -> None:
     """Show the settings of the volume at META_URL, its usage, and its sessions."""
     from cairnfs.daemon import shown
     from cairnfs.daemon.output import print_fields, print_json, print_table
-    from cairnfs.units import format_duration, format_size
+    from cairnfs.units import format_size
     from cairnfs.volume import open_volume
 
     with open_volume(meta_url, data=False) as volume:
         sessions = volume.meta.sessions.list()
         usage = volume.meta.attrs.statfs()
-        now_s = volume.clock.now_ns() / 1e9
+        now_ns = volume.clock.now_ns()
     if as_json:
         print_json(
             {
                 "format": shown.format_as_json(volume.format),
                 "usage": shown.usage_as_json(usage),
-                "sessions": [shown.session_as_json(session) for session in sessions],
+                "sessions": [shown.session_as_json(session, now_ns) for session in sessions],
             }
         )
         return
@@ -42,8 +45,15 @@ def status_command(meta_url: str, as_json: bool) -> None:
     print_fields(shown.format_as_text(volume.format) | used)
     if sessions:
         print()
-        rows = [(s.id, s.host, s.pid, s.mountpoint, s.version, f"{format_duration(now_s - s.heartbeat)} ago") for s in sessions]
+        rows = [(s.id, s.host, s.pid, s.mountpoint, s.version, _heartbeat(s, now_ns)) for s in sessions]
         print_table("Sessions", ("ID", "Host", "Process", "Mountpoint", "Version", "Heartbeat"), rows)
+
+
+def _heartbeat(session: "SessionInfo", now_ns: int) -> str:
+    from cairnfs.meta.sessions import is_dead
+    from cairnfs.units import format_duration
+
+    return "dead" if is_dead(session, now_ns) else f"{format_duration(now_ns / 1e9 - session.heartbeat)} ago"
 
 
 @click.command("info")

@@ -39,6 +39,17 @@ def _make_running_dir() -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.lstat().st_uid != os.geteuid():
         raise CairnError(f"{folder} belongs to another user: remove it", errno.EPERM)
+    for path in folder.glob("*.json"):
+        _remove_if_left_over(path)
+
+
+def _remove_if_left_over(path: Path) -> None:
+    try:
+        fd = _open_locked(path)
+    except OSError:
+        return  # somebody has it locked, or has just removed it
+    path.unlink()
+    os.close(fd)
 
 
 def _file_of(mountpoint: Path, uid: int) -> Path:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cairnfs.meta.sessions import SessionInfo
+from cairnfs.meta.sessions import SessionInfo, is_dead
 from cairnfs.meta.volume import VolumeFormat
 from cairnfs.types import StatFs
 from cairnfs.units import format_size
@@ -46,8 +46,8 @@ def time_text(unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s).astimezone().isoformat(sep=" ", timespec="seconds")
 
 
-def session_as_json(session: SessionInfo) -> dict[str, Any]:
-    """One session; times in seconds since the epoch."""
+def session_as_json(session: SessionInfo, now_ns: int) -> dict[str, Any]:
+    """One session; times in seconds since the epoch. A dead one is cleaned up by the next mount."""
     return {
         "id": session.id,
         "host": session.host,
@@ -56,6 +56,7 @@ def session_as_json(session: SessionInfo) -> dict[str, Any]:
         "version": session.version,
         "started": session.started,
         "heartbeat": session.heartbeat,
+        "dead": is_dead(session, now_ns),
     }
 
 

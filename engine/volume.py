@@ -4,6 +4,7 @@ This is the way in for everything that works on a volume without being asked by 
 commands that make and destroy volumes.
 """
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from uuid import UUID
 
 from cairnfs.clock import Clock, SystemClock
 from cairnfs.const import DEFAULT_BLOCK_BYTES
-from cairnfs.errors import VolumeError
+from cairnfs.errors import ObjectError, VolumeError
 from cairnfs.meta import Meta, records
 from cairnfs.meta.sessions import SessionInfo
 from cairnfs.meta.stores import open_store
@@ -25,6 +26,8 @@ from cairnfs.options import EngineOptions
 
 if TYPE_CHECKING:
     from cairnfs.data import Data
+
+log = logging.getLogger(__name__)
 
 
 class Volume:
@@ -205,16 +208,29 @@ def refuse_if_used(volume: Volume) -> None:
         raise VolumeError(f"volume '{volume.format.name}' is in use by {places}: unmount it first")
 
 
-def destroy_volume(url: str, volume_uuid: str, *, force: bool = False) -> int:
-    """Delete all objects and all metadata of a volume; returns the number of objects deleted.
+def check_destroyable(volume: Volume, volume_uuid: str, *, force: bool = False) -> None:
+    """Raise VolumeError when the uuid is not the volume's, or (without `force`) when the volume is in use."""
+    if volume.format.uuid != volume_uuid:
+        raise VolumeError(f"the uuid of volume '{volume.format.name}' is {volume.format.uuid}, not {volume_uuid}")
+    if not force:
+        refuse_if_used(volume)
 
-    Raises VolumeError when the uuid is not the volume's, or (without `force`) when it is in use.
+
+def destroy_volume(url: str, volume_uuid: str, *, force: bool = False, deleted: Callable[[], None] | None = None) -> int:
+    """Delete all objects and all metadata of a volume; returns the number of objects deleted, and calls `deleted` for each.
+
+    Raises what `check_destroyable` raises, and, with the metadata intact, ObjectError or VolumeError when the objects cannot
+    be deleted; with `force` the metadata is deleted all the same.
     """
     with open_volume(url, data=False) as volume:
-        if volume.format.uuid != volume_uuid:
-            raise VolumeError(f"the uuid of volume '{volume.format.name}' is {volume.format.uuid}, not {volume_uuid}")
-        if not force:
-            refuse_if_used(volume)
-        n_deleted = destroy_bucket(volume.format)
+        check_destroyable(volume, volume_uuid, force=force)
+        n_deleted = 0
+        try:
+            n_deleted = destroy_bucket(volume.format, deleted)
+        except (ObjectError, VolumeError) as error:
+            if not force:
+                raise
+            log.warning("objects of volume '%s' are left behind: %s", volume.format.name, error)
         volume.store.wipe()
+        volume.store.sync()
         return n_deleted

@@ -6,6 +6,7 @@ A volume's objects live below BUCKET/NAME: the marker `cairnfs_uuid` and packs/<
 import errno
 import os
 import random
+from collections.abc import Callable
 from typing import Protocol
 
 from cairnfs.clock import SystemClock
@@ -57,11 +58,11 @@ def create_bucket(fmt: Place) -> None:
         )
 
 
-def destroy_bucket(fmt: Place) -> int:
+def destroy_bucket(fmt: Place, deleted: Callable[[], None] | None = None) -> int:
     """Delete every object of a volume, the marker last so that it can be run again; returns how many there were.
 
-    A folder that is gone already counts as empty. VolumeError when the place belongs to another volume, ObjectError when
-    its marker is missing although there is something in it.
+    `deleted` is called after each. A folder that is gone already counts as empty. VolumeError when the place belongs to
+    another volume, ObjectError when its marker is missing although there is something in it.
     """
     store = FileStore(_folder(fmt))
     if not os.path.isdir(store.root) or not os.listdir(store.root):
@@ -75,6 +76,8 @@ def destroy_bucket(fmt: Place) -> int:
         if info.name != MARKER:
             store.delete(info.name)
             n_deleted += 1
+            if deleted is not None:
+                deleted()
     store.delete(MARKER)
     store.remove_folders()
     return n_deleted

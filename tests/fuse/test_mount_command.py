@@ -187,6 +187,7 @@ def test_a_killed_mount_is_replaced_by_the_next_and_its_session_cleaned_at_once(
     with pytest.raises(OSError) as caught:
         os.listdir(mount.path)
     assert caught.value.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    assert [session["dead"] for session in sessions(mount.volume)] == [True]
     mount.start()
     assert (mount.path / "f").read_bytes() == b"kept"
     assert [session["pid"] for session in sessions(mount.volume)] == mount.pids

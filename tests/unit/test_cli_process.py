@@ -93,7 +93,14 @@ def test_a_note_left_by_a_killed_process_counts_for_nothing(notes: Path, tmp_pat
     os.close(registration._fd)  # as a killed process does: the lock goes, the file stays
     assert find_running(tmp_path, os.geteuid()) is None
     assert list(notes.iterdir()) == []
-    Registration(tmp_path, {}).close()
+
+
+def test_a_new_mount_removes_notes_left_by_killed_processes(notes: Path, tmp_path: Path) -> None:
+    alive = Registration(tmp_path, {})
+    os.close(Registration(tmp_path / "a", {})._fd)
+    Registration(tmp_path / "b", {}).close()
+    assert len(list(notes.iterdir())) == 1
+    alive.close()
 
 
 def test_two_processes_cannot_serve_one_mountpoint(notes: Path, tmp_path: Path) -> None:

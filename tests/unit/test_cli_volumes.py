@@ -105,6 +105,17 @@ def test_destroy_wants_the_right_uuid_and_deletes_everything(volume: Volume) -> 
     cairnfs("format", volume.url, "photos", "--bucket", volume.bucket)
 
 
+def test_destroy_leaves_what_may_not_be_its_own_and_goes_on_only_by_force(volume: Volume) -> None:
+    uuid = str(shown(volume)["format"]["uuid"])  # type: ignore[index]
+    (volume.bucket / "photos" / "cairnfs_uuid").rename(volume.bucket / "photos" / "other")
+    refused = cairnfs("destroy", volume.url, uuid, "--yes", check=False)
+    assert refused.returncode == 1 and str(volume.bucket) in refused.stderr
+    forced = cairnfs("destroy", volume.url, uuid, "--yes", "--force")
+    assert "left behind" in forced.stderr
+    assert (volume.bucket / "photos" / "other").exists()
+    assert cairnfs("status", volume.url, check=False).returncode == 1
+
+
 def test_info_outside_a_mount_is_refused(tmp_path: Path) -> None:
     done = cairnfs("info", tmp_path, check=False)
     assert done.returncode == 1 and "not in a cairnfs mount" in done.stderr
