@@ -1,0 +1,38 @@
+"""The metadata stores that the contract's suite runs over."""
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from cairnfs.meta.stores.base import Store
+from cairnfs.meta.stores.memory import MemoryStore
+from cairnfs.meta.stores.sqlite import SqliteStore
+from support.rows import LOG_RECORDS, Opener
+
+_names = count()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+    """Opens one and the same store, each time by a new object."""
+    opened: list[Store] = []
+    name = f"contract-{next(_names)}"
+
+    def opener() -> Store:
+        if request.param == "memory":
+            store: Store = MemoryStore(name, LOG_RECORDS)
+        else:
+            store = SqliteStore(tmp_path / "m.db", "sqlite3://m.db", create=True, log_records=LOG_RECORDS)
+        opened.append(store)
+        return store
+
+    yield opener
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(open_again: Opener) -> Store:
+    return open_again()
