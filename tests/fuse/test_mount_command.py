@@ -156,6 +156,22 @@ def test_umount_by_force_ends_a_mount_in_use(mount: Mount) -> None:
     assert (mount.path / "f").read_bytes() == b"kept"
 
 
+def test_umount_says_what_could_not_be_stored(mounts: MountFactory, tmp_path: Path, front: str) -> None:
+    mount = mounts.new(None, "--io-timeout", "1", front=front)
+    mount.expected_log.append(".")
+    fd = os.open(mount.path / "f", os.O_WRONLY | os.O_CREAT)
+    os.write(fd, b"lost")
+    mount.volume.bucket.rename(tmp_path / "aside")
+    assert "not everything could be stored" in fails("umount", "--force", mount.path)
+    try:
+        os.close(fd)
+    except OSError:
+        pass
+    mount.mounted = False
+    (tmp_path / "aside").rename(mount.volume.bucket)
+    assert mount.pids == [] and sessions(mount.volume) == []
+
+
 def test_umount_of_what_is_not_mounted_is_one_line(tmp_path: Path) -> None:
     assert "is not a cairnfs mount" in fails("umount", tmp_path)
     assert "is not a cairnfs mount" in fails("umount", "/proc")

@@ -12,6 +12,7 @@ import pytest
 
 from cairnfs.daemon import running
 from cairnfs.daemon.logs import SharedLogHandler
+from cairnfs.daemon.output import PlainProgress
 from cairnfs.daemon.running import Registration, find_running
 from cairnfs.errors import MountError
 
@@ -172,3 +173,30 @@ def test_json_goes_to_stdout_as_one_document() -> None:
     script = "from cairnfs.daemon.output import print_json; print_json({'a': [1], 'ż': None})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == {"a": [1], "ż": None}
+
+
+def test_progress_without_a_terminal_is_a_plain_line_now_and_then(capfd: pytest.CaptureFixture[str]) -> None:
+    slow = PlainProgress("Reading", 3 << 20, in_bytes=True, interval_s=0)
+    slow.advance(1 << 20)
+    slow.finish()
+    quick = PlainProgress("Comparing", None)
+    quick.advance(5)
+    quick.finish()
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.splitlines() == ["Reading: 1 MiB of 3 MiB", "Reading: 1 MiB of 3 MiB"]
+
+
+def test_progress_on_a_terminal_is_a_bar_on_stderr() -> None:
+    script = (
+        "import sys, time; from cairnfs.daemon.output import progress\n"
+        "with progress('Counting', 7) as steps: [steps.advance() for _ in range(7)]\n"
+        "print('result')"
+    )
+    controller, terminal = os.openpty()
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=terminal, text=True, check=True)
+    os.close(terminal)
+    drawn = os.read(controller, 1 << 16).decode()
+    os.close(controller)
+    assert done.stdout == "result\n"
+    assert "Counting" in drawn and "7/7" in drawn
