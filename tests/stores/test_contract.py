@@ -1,6 +1,5 @@
 """What every metadata store must do with rows: effects, conditions, reading. One suite, run over each store."""
 
-
 import pytest
 
 from cairnfs.errors import StoreError
