@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 4096  # st_blksize and the unit of statfs
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 DIR_BYTES = 4096  # st_size of a directory: the number of entries would only confuse tools
 GENERATION = 1  # inode numbers are never reused
 
@@ -267,7 +268,11 @@ class VfsOperations(pyfuse3.Operations):
         return b"".join(await self._call(self._vfs.read, NOBODY, fh, off, size))
 
     async def write(self, fh: "FileHandleT", off: int, buf: bytes) -> int:
-        return await self._call(self._vfs.write, NOBODY, fh, off, buf)
+        """pyfuse3 does not tell pages written back from a mapping, which come through any handle, also one with O_APPEND.
+        They begin at a page border; there, the kernel's offset is taken as it is.
+        """
+        write = self._vfs.write if off % PAGE_BYTES else self._vfs.write_mapped
+        return await self._call(write, NOBODY, fh, off, buf)
 
     async def flush(self, fh: "FileHandleT") -> None:
         await self._call(self._vfs.flush, NOBODY, fh)

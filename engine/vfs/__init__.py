@@ -130,6 +130,10 @@ class Vfs:
         """
         return self._io.write(c, fh, offset, data, kill_suidgid)
 
+    def write_mapped(self, c: Caller, fh: int, offset: int, data: Buffer, kill_suidgid: bool = False) -> int:
+        """A page of a mapping is written back, through any handle of the file: at `offset` even if that one appends."""
+        return self._io.write(c, fh, offset, data, kill_suidgid, mapped=True)
+
     def flush(self, c: Caller, fh: int, lock_owner: int | None = None) -> None:
         """A descriptor was closed: store and commit its file's data, free the owner's fcntl locks. EIO, ENOSPC."""
         self._io.flush(fh, lock_owner)

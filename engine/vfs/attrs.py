@@ -43,15 +43,13 @@ class Attributes:
             if _nothing_else(change):
                 return attr
         file = self._state.files.get(ino)
-        if file is None or file.writer is None:
+        if file is None:
             return self._set(c, ino, change)
-        if change.mtime_ns is None:
-            dirty = file.dirty_state()
-            return file.overlay(self._set(c, ino, change), dirty)
+        if change.mtime_ns is None or file.writer is None:
+            return self._set_open(c, file, change)
         with file.change:  # a write in between would win over the time set here
             file.mtime_set()
-            dirty = file.dirty_state()
-            return file.overlay(self._set(c, ino, change), dirty)
+            return self._set_open(c, file, change)
 
     def truncate(self, file: OpenFile, size: int, kill_suidgid: bool) -> Attr:
         """Set the size of an open file; what is cut off is gone, what is added is a hole."""
@@ -82,6 +80,13 @@ class Attributes:
         except FsError as error:
             stale(error)
             raise
+
+    def _set_open(self, c: Caller, file: OpenFile, change: SetAttr) -> Attr:
+        dirty = file.dirty_state()
+        try:
+            return file.overlay(self._set(c, file.ino, change), dirty)
+        finally:
+            file.invalidate()
 
     def _resize(self, ino: Inode, size: int, kill_suidgid: bool) -> Attr:
         if not 0 <= size <= MAX_FILE_BYTES:

@@ -11,6 +11,7 @@ import stat
 
 from cairnfs.const import MAX_FILE_BYTES
 from cairnfs.errors import CorruptError, FsError, ObjectError, ObjectMissing
+from cairnfs.meta.records import FLAG_XATTR
 from cairnfs.types import Attr, Buffer, Caller, Inode, Opened, SetAttr
 from cairnfs.vfs.attrs import Attributes
 from cairnfs.vfs.handles import Handle
@@ -134,7 +135,7 @@ class FileIo:
             out[at : at + len(data)] = data
         return [memoryview(out)[: end - offset]]
 
-    def write(self, c: Caller, fh: int, offset: int, data: Buffer, kill_suidgid: bool) -> int:
+    def write(self, c: Caller, fh: int, offset: int, data: Buffer, kill_suidgid: bool, *, mapped: bool = False) -> int:
         handle = self._state.handles.get(fh)
         if not handle.can_write:
             raise FsError(errno.EBADF)
@@ -142,9 +143,9 @@ class FileIo:
         file = handle.file
         n_bytes = len(data)
         if kill_suidgid:
-            self._state.meta.attrs.set(c, file.ino, SetAttr(kill_suidgid=True))
+            self._drop_privileges(c, file)
         with file.change:
-            if handle.append:
+            if handle.append and not mapped:
                 offset = self._append_at(file, offset)
             if offset < 0:
                 raise FsError(errno.EINVAL)
@@ -153,6 +154,15 @@ class FileIo:
             if n_bytes:
                 file.write(offset, data)
         return n_bytes
+
+    def _drop_privileges(self, c: Caller, file: OpenFile) -> None:
+        """Take set-user-id, set-group-id and capabilities away. Asked for with every write of an ordinary user."""
+        if file.unprivileged:
+            return
+        attr = file.attr()
+        if attr.mode & (stat.S_ISUID | stat.S_ISGID) or attr.flags & FLAG_XATTR:
+            self._attrs.setattr(c, file.ino, SetAttr(kill_suidgid=True))
+        file.unprivileged = True
 
     def _append_at(self, file: OpenFile, offset: int) -> int:
         """End of file. The kernel put the bytes into its pages where it believes the end is: elsewhere, they are wrong."""

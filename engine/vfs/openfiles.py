@@ -59,6 +59,7 @@ class OpenFile:
         self.writer: FileWriter | None = None
         self.unlinked = False  # its last name went while it was open: free it at the last close
         self.lock_owners: set[int] = set()  # owners that may hold fcntl locks taken through this process
+        self.unprivileged = False  # known to have neither set-user-id nor capabilities, until that may have changed
         self.n_refs = 0  # guarded by the table's lock
         self._meta = meta
         self._data = data
@@ -118,9 +119,10 @@ class OpenFile:
         return layout
 
     def invalidate(self) -> None:
-        """Another process may have changed the inode: fetch anew."""
+        """The inode may have been changed otherwise than by a commit of content here: fetch anew."""
         with self._state:
             self._forget()
+        self.unprivileged = False
 
     # Dirty data
 

@@ -35,6 +35,7 @@ class Xattrs:
         if len(value) > MAX_XATTR_BYTES:
             raise FsError(errno.E2BIG)
         self._xattrs.set(ino, name, value, flags, kill_sgid)
+        self._changed(ino)
 
     def list(self, ino: Inode) -> list[bytes]:
         return self._xattrs.list(ino)
@@ -42,6 +43,13 @@ class Xattrs:
     def remove(self, ino: Inode, name: bytes) -> None:
         self._change(name)
         self._xattrs.remove(ino, name)
+        self._changed(ino)
+
+    def _changed(self, ino: Inode) -> None:
+        """Flags, capabilities and with an ACL the mode of the inode have changed."""
+        file = self._state.files.get(ino)
+        if file is not None:
+            file.invalidate()
 
     def _change(self, name: bytes) -> None:
         self._state.writable()

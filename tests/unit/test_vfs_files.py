@@ -95,6 +95,33 @@ def test_append_goes_to_the_end_wherever_the_caller_believes_it_is(engine: Engin
     assert files.read("f") == b"onetwothreefour"
 
 
+def test_a_page_of_a_mapping_goes_where_it_belongs_even_through_an_appending_handle(engine: Engine) -> None:
+    files = engine.files
+    files.write("f", b"0123456789")
+    with files.opened("f", os.O_RDWR | os.O_APPEND) as fh:
+        engine.vfs.write_mapped(ME, fh, 2, b"ab")
+    assert files.read("f") == b"01ab456789"
+
+
+def test_a_write_without_privilege_takes_set_user_id_away_once(engine: Engine) -> None:
+    files = engine.files
+    files.write("f", b"data")
+    ino = files.ino("f")
+    with files.opened("f") as fh:
+        for _ in range(2):
+            engine.vfs.setattr(ME, ino, SetAttr(mode=0o6755))
+            before = n_commits(engine)
+            engine.vfs.write(ME, fh, 0, b"x", True)
+            assert stat.S_IMODE(files.attr("f").mode) == 0o755
+            engine.vfs.write(ME, fh, 1, b"y", True)
+            assert n_commits(engine) == before + 1
+        engine.vfs.setxattr(ME, ino, b"security.capability", b"cap")
+        engine.vfs.write(ME, fh, 2, b"z", True)
+        with pytest.raises(CairnError) as error:
+            engine.vfs.getxattr(ME, ino, b"security.capability")
+        assert error.value.errno == errno.ENODATA
+
+
 @pytest.mark.parametrize("size", [0, 1, 5, 100, 3 * MIB])
 def test_truncating_dirty_data_keeps_what_is_before_the_cut(engine: Engine, size: int) -> None:
     files = engine.files

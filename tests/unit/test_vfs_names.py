@@ -141,7 +141,11 @@ def test_removing_dots_fails_as_on_linux(engine: Engine) -> None:
 
 def test_operations_on_inodes_that_are_gone_say_so(engine: Engine) -> None:
     gone = Inode(12345)
-    for call in (lambda: engine.vfs.getattr(ME, gone), lambda: engine.vfs.open(ME, gone, 0), lambda: engine.vfs.opendir(ME, gone)):
+    for call in (
+        lambda: engine.vfs.getattr(ME, gone),
+        lambda: engine.vfs.open(ME, gone, 0),
+        lambda: engine.vfs.opendir(ME, gone),
+    ):
         with failing(errno.ESTALE):
             call()
     assert not len(engine.vfs._state.files)

@@ -73,7 +73,9 @@ def test_cookies_stay_good_when_names_before_them_come_and_go(engine: Engine) ->
     by_name = {e.name: e.cookie for e in entries}
     again = list(engine.files.read_dir(fh, cookie=by_name[b"f0100"]))
     assert all(by_name[e.name] == e.cookie for e in again)
-    assert [e.name for e in again] == [e.name for e in entries if e.name > b"f0100" and (e.name > b"f0999" or int(e.name[1:]) % 2)]
+    assert [e.name for e in again] == [
+        e.name for e in entries if e.name > b"f0100" and (e.name > b"f0999" or int(e.name[1:]) % 2)
+    ]
     assert [e.name for e in engine.vfs.readdir(ME, fh, by_name[b"f2990"])] == [b"f%d" % i for i in range(2991, 3000)]
 
 
