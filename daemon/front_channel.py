@@ -3,14 +3,13 @@
 Requests do not pass through this file. It owns the descriptor of the mount and the order of start and end.
 """
 
-import errno
 import logging
 import os
 import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-from cairnfs.daemon.mountpoint import abort, find_mount, mount_fuse, unmount
+from cairnfs.daemon.mountpoint import Mounted, abort, clear_stale, find_mount, mount_fuse, unmount
 from cairnfs.errors import MountError
 from cairnfs.ext.fuse_chan import Channel
 from cairnfs.options import FuseOptions
@@ -18,6 +17,9 @@ from cairnfs.types import Inode, Lock, SetAttr
 from cairnfs.vfs import Vfs
 
 log = logging.getLogger(__name__)
+
+MAX_THREADS = 256  # of one channel; more would only wait for the GIL
+MAX_BACKGROUND = 65535  # what the protocol can say
 
 
 class ChannelFront:
@@ -30,6 +32,7 @@ class ChannelFront:
         self._lock = threading.Lock()
         self._stopping = False
         self._channel: Channel | None = None
+        self._mounted: Mounted | None = None
 
     def run(self) -> None:
         """Mount, and serve until unmounted or stopped. MountError when it cannot be mounted; OSError when the device fails."""
@@ -37,6 +40,7 @@ class ChannelFront:
         try:
             channel = self._open(fd)
             with self._lock:
+                self._mounted = find_mount(self._mountpoint)
                 self._channel = channel
                 stopping = self._stopping
             if not stopping:
@@ -45,18 +49,17 @@ class ChannelFront:
             with self._lock:
                 self._channel = None
             os.close(fd)
-            self._detach()
+            clear_stale(self._mountpoint)  # only if dead: by now somebody else's mount may be there
 
     def stop(self) -> None:
         """From any thread: detach the mount, answer the requests in work, fail the others, and make `run` return."""
         with self._lock:
             self._stopping = True
-            channel = self._channel
+            channel, mounted = self._channel, self._mounted
         if channel is None:
             return
-        mounted = find_mount(self._mountpoint)
-        self._detach()
         if mounted is not None:
+            self._detach(mounted)
             abort(mounted)
         channel.stop()
 
@@ -110,20 +113,20 @@ class ChannelFront:
             attr_timeout_s=options.attr_timeout_s,
             entry_timeout_s=options.entry_timeout_s,
             dir_entry_timeout_s=options.dir_entry_timeout_s,
-            min_threads=min(options.min_threads, options.max_threads),
-            max_threads=options.max_threads,
+            min_threads=min(options.min_threads, options.max_threads, MAX_THREADS),
+            max_threads=min(options.max_threads, MAX_THREADS),
             max_write_bytes=options.max_write_bytes,
-            max_background=options.max_background,
+            max_background=min(options.max_background, MAX_BACKGROUND),
             debug=options.debug,
         )
 
-    def _detach(self) -> None:
+    def _detach(self, mounted: Mounted) -> None:
         """Take the mountpoint out of the way, whatever still uses the mount."""
         try:
-            unmount(self._mountpoint, lazy=True)
+            if mounted == find_mount(self._mountpoint):
+                unmount(self._mountpoint, lazy=True)
         except MountError as error:
-            if error.errno != errno.EINVAL:
-                log.warning("%s: %s", self._mountpoint, error)
+            log.warning("%s: %s", self._mountpoint, error)
 
 
 Front = ChannelFront

@@ -287,6 +287,8 @@ def unmount(mountpoint: Path, *, lazy: bool = False, force: bool = False) -> Non
         raise MountError(f"{mountpoint} is not mounted", errno.EINVAL)
     if force:
         abort(mounted)
+        if find_mount(mountpoint) is None:
+            return
     if os.geteuid() == 0:
         _umount2(mounted.mountpoint, MNT_DETACH if lazy or force else 0)
         return
@@ -302,7 +304,7 @@ def abort(mounted: Mounted) -> None:
     try:
         Path(f"/sys/fs/fuse/connections/{minor}/abort").write_text("1")
     except FileNotFoundError:
-        if os.geteuid() == 0:
+        if os.geteuid() == 0 and find_mount(Path(mounted.mountpoint)) == mounted:
             _libc().umount2(os.fsencode(mounted.mountpoint), MNT_FORCE)  # without fusectl: aborts, and may then not unmount
     except OSError as error:
         log.warning("%s: cannot abort: %s", mounted.mountpoint, error.strerror)

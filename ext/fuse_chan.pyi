@@ -2,8 +2,9 @@
 
 A request is served to its end on the thread that read it. The handler has methods named and shaped like those of
 `cairnfs.vfs.Vfs`; a method it does not have makes its requests fail with ENOSYS. `write_mapped`, if it has one, is called
-instead of `write` for pages of a mapping, which belong at their offset even when the handle was opened with O_APPEND. The `Caller` it gets is
-`fuse_req.Caller`. An OSError it raises is answered by its errno; any other exception is logged and answered EIO.
+instead of `write` for pages of a mapping, which belong at their offset even when the handle was opened with O_APPEND.
+The `Caller` that methods get is `fuse_req.Caller`. An OSError they raise is answered by its errno; any other exception is
+logged and answered EIO.
 """
 
 from collections.abc import Callable

@@ -300,24 +300,26 @@ cdef class Channel:
     cdef int serve_one(self, Request r) noexcept:
         """Serve a request to the point where its reply can be written. The errno to reply, 0, or REPLIED."""
         cdef int error = EIO
-        cdef unsigned int opcode = 0
         try:
             r.begin()
-            opcode = r.header.opcode
-            error = self.wait_for_lock(r) if opcode == fw.FW_SETLKW else operations[opcode](r)
+            error = self.wait_for_lock(r) if r.opcode == fw.FW_SETLKW else operations[r.opcode](r)
         except OSError as failure:
             error = errno_of(failure)
         except BaseException:
-            log.exception("%s of inode %d failed", OPCODES[opcode][0], r.header.nodeid)
+            log.exception("%s of inode %d failed", OPCODES[r.opcode][0], r.header.nodeid)
         if self.debug:
-            log.debug("%s of inode %d for uid %d, pid %d: %s", OPCODES[opcode][0], r.header.nodeid, r.header.uid, r.header.pid,
-                      os.strerror(error) if error else "ok")
+            self.log_request(r, error)
         try:
             r.end()
         except BaseException:
             log.exception("no memory for the next request")
             fc_chan_stop(self.chan)
         return REPLIED if r.lane.replied else error
+
+    cdef int log_request(self, Request r, int error) except -1:
+        result = os.strerror(error) if error else "ok"
+        log.debug("%s of inode %d for uid %d, pid %d: %s", OPCODES[r.opcode][0], r.header.nodeid, r.header.uid, r.header.pid, result)
+        return 0
 
     cdef int wait_for_lock(self, Request r) except -1:
         """Whoever waits for a lock must not keep a thread from those who could free it."""
@@ -333,13 +335,13 @@ cdef class Channel:
         """The kernel refused a reply, or nobody waits for it: undo what it would have handed over."""
         try:
             if result != FC_UNWANTED:
-                log.error("the kernel refused the reply to %s: %s", OPCODES[r.header.opcode][0], os.strerror(-result))
+                log.error("the kernel refused the reply to %s: %s", OPCODES[r.opcode][0], os.strerror(-result))
             if r.opened:
                 r.begin()
                 abandon(r)
                 r.end()
         except BaseException:
-            log.exception("cannot take back the reply to %s", OPCODES[r.header.opcode][0])
+            log.exception("cannot take back the reply to %s", OPCODES[r.opcode][0])
         return 0
 
     # Looking

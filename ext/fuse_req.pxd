@@ -136,6 +136,7 @@ cdef class Request:
     cdef uint8_t *out
     cdef size_t out_room
     cdef size_t out_bytes
+    cdef unsigned int opcode
     cdef int opened
     cdef uint64_t opened_fh
 

@@ -143,12 +143,14 @@ cdef class Request:
     cdef int begin(self) except -1:
         """Look at the message in the lane's buffer; its header has been checked."""
         cdef const fw_in_header *header = <const fw_in_header *>self.lane.buf
-        cdef Caller caller = Caller.__new__(Caller)
+        cdef Caller caller
         self.header = header
         self.cursor.at = self.lane.buf + sizeof(fw_in_header)
         self.cursor.left = self.lane.n_bytes - sizeof(fw_in_header) - header.total_extlen * 8
+        self.opcode = header.opcode
         self.out_bytes = 0
         self.opened = 0
+        caller = Caller.__new__(Caller)
         caller.uid = header.uid
         caller.gid = header.gid
         caller.pid = header.pid
@@ -270,9 +272,10 @@ cdef void split_ns(int64_t ns, uint64_t *seconds, uint32_t *nanoseconds) noexcep
 
 
 cdef int split_s(double seconds, uint64_t *whole, uint32_t *nanoseconds) except -1:
-    if not 0 <= seconds < 1e9:
+    """Thirty years and more are the same to the kernel."""
+    if not seconds >= 0:
         raise ValueError(f"{seconds} s is not a time the kernel may keep something")
-    split_ns(<int64_t>(seconds * 1e9), whole, nanoseconds)
+    split_ns(<int64_t>(min(seconds, 1e9) * 1e9), whole, nanoseconds)
     return 0
 
 

@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from conftest import ExpectedLogs
 
 from cairnfs.daemon.mountpoint import unmount
 from cairnfs.options import FuseOptions
-from support.toy_mount import ToyMount
+from support.toy_mount import ToyMount, eventually
 
 pytestmark = pytest.mark.fuse
 
@@ -35,15 +35,6 @@ def cached(tmp_path: Path) -> Iterator[ToyMount]:
     """The kernel may keep everything for an hour."""
     with ToyMount(tmp_path / "mnt", attr_timeout_s=LONG_S, entry_timeout_s=LONG_S, dir_entry_timeout_s=LONG_S) as found:
         yield found
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    never = threading.Event()
-    for _ in range(2000):
-        if holds():
-            return
-        never.wait(0.01)
-    raise AssertionError("it never came true")
 
 
 # Operations

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +72,13 @@ class ToyMount:
         )
         assert done.returncode == 0 or not check, done.stderr
         return done.stdout + done.stderr
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    never = threading.Event()
+    for _ in range(2000):
+        if holds():
+            return
+        never.wait(0.01)
+    raise AssertionError("it never came true")
