@@ -21,7 +21,7 @@ from cairnfs.meta.sessions import SessionInfo
 from cairnfs.meta.stores import open_store
 from cairnfs.meta.stores.base import Store
 from cairnfs.meta.volume import VolumeFormat, create_volume, load_format
-from cairnfs.objects import ObjectStore, create_bucket, destroy_bucket, open_objects
+from cairnfs.objects import ObjectStore, bucket_exists, create_bucket, destroy_bucket, open_objects
 from cairnfs.options import EngineOptions
 
 if TYPE_CHECKING:
@@ -226,6 +226,11 @@ def destroy_volume(url: str, volume_uuid: str, *, force: bool = False, deleted: 
         check_destroyable(volume, volume_uuid, force=force)
         n_deleted = 0
         try:
+            if not bucket_exists(volume.format):
+                fmt = volume.format
+                raise ObjectError(
+                    f"{fmt.bucket}/{fmt.name} is not there: mount its disk first, or delete the metadata alone by adding --force"
+                )
             n_deleted = destroy_bucket(volume.format, deleted)
         except (ObjectError, VolumeError) as error:
             if not force:

@@ -83,6 +83,11 @@ def destroy_bucket(fmt: Place, deleted: Callable[[], None] | None = None) -> int
     return n_deleted
 
 
+def bucket_exists(fmt: Place) -> bool:
+    """Whether the folder of a volume is there at all; False also while the disk that holds it is not mounted."""
+    return os.path.isdir(_folder(fmt))
+
+
 def _mark(store: FileStore, uuid: str) -> str:
     """Mark a folder as a volume's, unless it is marked; returns the uuid it is marked with then."""
     try:

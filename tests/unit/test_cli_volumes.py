@@ -133,3 +133,13 @@ def test_fsck_and_gc_find_nothing_in_a_new_volume(volume: Volume) -> None:
 def test_a_bucket_without_permission_is_one_line(tmp_path: Path) -> None:
     done = cairnfs("format", f"sqlite3://{tmp_path}/m.db", "photos", "--bucket", "/proc/none", check=False)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
+
+
+def test_destroy_does_not_take_an_unmounted_disk_for_an_empty_one(volume: Volume) -> None:
+    uuid = str(shown(volume)["format"]["uuid"])  # type: ignore[index]
+    volume.bucket.rename(volume.root / "elsewhere")
+    refused = cairnfs("destroy", volume.url, uuid, "--yes", check=False)
+    assert refused.returncode == 1 and "mount its disk first" in refused.stderr
+    cairnfs("status", volume.url)
+    (volume.root / "elsewhere").rename(volume.bucket)
+    cairnfs("destroy", volume.url, uuid, "--yes")
