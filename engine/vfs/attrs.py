@@ -15,7 +15,7 @@ UNLIMITED_INODES = 10 << 30
 
 
 class Attributes:
-    """Operations on attributes of one inode."""
+    """Operations on attributes of one inode; what each promises is said at `Vfs`."""
 
     def __init__(self, state: VfsState, removed: RemovedDirs) -> None:
         self._state = state

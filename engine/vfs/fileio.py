@@ -26,7 +26,7 @@ MAX_CREATE_RACES = 16  # times a name may vanish between "exists" and "open" bef
 
 
 class FileIo:
-    """Operations on regular files through handles."""
+    """Operations on regular files through handles; what each promises is said at `Vfs`."""
 
     def __init__(self, state: VfsState, names: Namespace, attrs: Attributes, locking: Locking) -> None:
         self._state = state

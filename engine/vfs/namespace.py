@@ -41,7 +41,7 @@ class RemovedDirs:
 
 
 class Namespace:
-    """Operations on directory entries."""
+    """Operations on directory entries; what each promises is said at `Vfs`."""
 
     def __init__(self, state: VfsState, removed: RemovedDirs) -> None:
         self._state = state

@@ -27,7 +27,7 @@ SUPPORTED_MODES = (
 
 
 class Ranges:
-    """Operations on ranges through handles of regular files."""
+    """Operations on ranges through handles of regular files; what each promises is said at `Vfs`."""
 
     def __init__(self, state: VfsState) -> None:
         self._state = state

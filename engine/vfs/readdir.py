@@ -127,7 +127,7 @@ class DirHandle:
 
 
 class Directories:
-    """Operations on open directories."""
+    """Operations on open directories; what each promises is said at `Vfs`."""
 
     def __init__(self, state: VfsState, removed: RemovedDirs) -> None:
         self._state = state

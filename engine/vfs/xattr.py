@@ -16,7 +16,7 @@ INFO = b"cairnfs.info"
 
 
 class Xattrs:
-    """Operations on extended attributes of an inode."""
+    """Operations on extended attributes of an inode; what each promises is said at `Vfs`."""
 
     def __init__(self, state: VfsState) -> None:
         self._state = state
