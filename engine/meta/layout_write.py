@@ -92,10 +92,9 @@ def allocate(core: MetaCore, ino: Inode, offset: int, length: int, keep_size: bo
         if capacity_bytes:
             n_bytes = edit.unmapped_bytes(offset, end)
             txn.at_most(USAGE_KEY, USED_BYTES_AT, n_bytes, capacity_bytes, FsError(errno.ENOSPC))
-        edit.attr.ctime_ns = now_ns
+        edit.attr.mtime_ns = edit.attr.ctime_ns = now_ns  # as ext4 and XFS do, even when nothing is visible of it
         if not keep_size and end > edit.attr.size:
             edit.grow(end)
-            edit.attr.mtime_ns = now_ns
 
     return _commit(core, ino, change)
 

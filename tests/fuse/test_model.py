@@ -203,6 +203,13 @@ def pair(mounts: MountFactory, tmp_path: Path) -> Iterator[Pair]:
     yield Pair(mounts.new().path, native)
 
 
+def test_regression_allocating_within_the_size_moves_the_modification_time(pair: Pair) -> None:
+    pair.both(lambda top: os.close(os.open(top / "a", os.O_CREAT, 0o600)))
+    pair.both(lambda top: os.utime(top / "a", ns=(0, 0)))
+    pair.both(lambda top: allocate(top / "a", FALLOC_KEEP_SIZE, 0, 1))
+    pair.compare()
+
+
 def test_mount_and_native_directory_stay_equal(pair: Pair) -> None:
     FileSystemMachine.pair = pair
     run_state_machine_as_test(
