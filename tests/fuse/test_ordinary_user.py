@@ -13,7 +13,7 @@ import pytest
 
 pytestmark = pytest.mark.fuse
 
-AS_USER = ["setpriv", "--reuid=1234", "--regid=1234", "--clear-groups"]
+AS_USER = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]  # nobody: fusermount3 wants a user with a name
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def home(need_fuse: None) -> Iterator[Path]:
     if subprocess.run([*AS_USER, sys.executable, "-c", "import cairnfs"], capture_output=True).returncode != 0:
         pytest.skip("this Python environment is closed to other users")
     path = Path(tempfile.mkdtemp(prefix="cairnfs-user-"))
-    os.chown(path, 1234, 1234)
+    os.chown(path, 65534, 65534)
     yield path
     subprocess.run(["umount", "-l", str(path / "mnt")], capture_output=True)
     shutil.rmtree(path)
