@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "fuse_chan_impl.h"
 
+#include <assert.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <string.h>
@@ -41,8 +42,21 @@ int fc_chan_init(struct fc_chan *chan, int dev_fd)
     return 0;
 }
 
+/* What must hold once every lane is closed; check builds stop here otherwise. */
+static void check_quiet(struct fc_chan *chan)
+{
+#if CAIRN_CHECK
+    assert(atomic_load(&chan->n_lanes) == 0 && atomic_load(&chan->n_idle) == 0 && atomic_load(&chan->n_parked) == 0);
+    for (int i = 0; i < FC_MAX_LANES; i++)
+        assert(!atomic_load(&chan->lanes[i].in_use) && atomic_load(&chan->lanes[i].unique) == 0);
+#else
+    (void)chan;
+#endif
+}
+
 void fc_chan_free(struct fc_chan *chan)
 {
+    check_quiet(chan);
     if (chan->stop_fd > 0)
         close(chan->stop_fd);
     if (chan->want_fd > 0)

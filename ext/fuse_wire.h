@@ -60,8 +60,8 @@ struct fw_init_in {
 };
 
 struct fw_init_in_ext { /* follows fw_init_in from 7.36 on */
-    uint32_t flags2;     /* 16 */
-    uint32_t unused[11]; /* 20 */
+    uint32_t flags2;     /* 0 */
+    uint32_t unused[11]; /* 4 */
 };
 
 struct fw_init_out {

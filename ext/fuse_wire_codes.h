@@ -75,7 +75,7 @@ enum fw_notify_code {
     FW_NOTIFY_INC_EPOCH = 8, /* 7.44: every dentry of the mount must be looked up again */
 };
 
-/* INIT flags. Bits 32 and up travel in flags2, when FW_INIT_EXT is agreed. */
+/* INIT flags. Bits 32 and up travel in flags2, when FW_CAP_INIT_EXT is agreed. */
 #define FW_CAP_ASYNC_READ (1ULL << 0)
 #define FW_CAP_POSIX_LOCKS (1ULL << 1)
 #define FW_CAP_ATOMIC_O_TRUNC (1ULL << 3)
