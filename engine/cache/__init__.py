@@ -1,1 +1,1 @@
-
+"""Caches of verified bytes, fastest first: slices in memory."""
