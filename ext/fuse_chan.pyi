@@ -12,9 +12,6 @@ from typing import Any, final
 
 from typing_extensions import Buffer
 
-OPCODES: dict[int, tuple[str, str | None]]
-"""Opcode: the kernel's name for it, and the handler's method that serves it, None when Python does not."""
-
 @final
 class Channel:
     """One mount's connection to the kernel."""
@@ -57,7 +54,7 @@ class Channel:
     def counts(self) -> dict[str, int]:
         """Requests read so far, by the kernel's name of the opcode; those that never came are left out.
 
-        MALFORMED: messages that were too short for their header; UNKNOWN: opcodes that are not in OPCODES.
+        MALFORMED: messages that were too short for their header; UNKNOWN: opcodes that `fuse_table` does not have.
         """
 
     @property

@@ -16,13 +16,15 @@ from posix.uio cimport iovec
 from posix.unistd cimport close
 
 from cairnfs.ext cimport fuse_wire as fw
-from cairnfs.ext.fuse_files cimport abandon, file_operation
-from cairnfs.ext.fuse_names cimport Operation, name_operation
+from cairnfs.ext.fuse_files cimport abandon
 from cairnfs.ext.fuse_req cimport FC_UNWANTED, Handler, Payload, Request, Rules, fc_chan, fc_lane, fc_write
+from cairnfs.ext.fuse_table cimport operations, served_by
 
 import logging
 import os
 import threading
+
+from cairnfs.ext import fuse_table
 
 cdef extern from "<fcntl.h>" nogil:
     enum:
@@ -57,69 +59,6 @@ log = logging.getLogger("cairnfs.fuse")
 cdef enum:
     CHECK_MS = 1000  # how often the serving thread looks for signals and dead threads when nothing wakes it
     REPLIED = -1
-
-# Opcode: its name, and the handler's method that must be there for it to be served from Python.
-OPCODES = {
-    fw.FW_LOOKUP: ("LOOKUP", "lookup"),
-    fw.FW_FORGET: ("FORGET", "forget"),
-    fw.FW_GETATTR: ("GETATTR", "getattr"),
-    fw.FW_SETATTR: ("SETATTR", "setattr"),
-    fw.FW_READLINK: ("READLINK", "readlink"),
-    fw.FW_SYMLINK: ("SYMLINK", "symlink"),
-    fw.FW_MKNOD: ("MKNOD", "mknod"),
-    fw.FW_MKDIR: ("MKDIR", "mkdir"),
-    fw.FW_UNLINK: ("UNLINK", "unlink"),
-    fw.FW_RMDIR: ("RMDIR", "rmdir"),
-    fw.FW_RENAME: ("RENAME", "rename"),
-    fw.FW_LINK: ("LINK", "link"),
-    fw.FW_OPEN: ("OPEN", "open"),
-    fw.FW_READ: ("READ", "read"),
-    fw.FW_WRITE: ("WRITE", "write"),
-    fw.FW_STATFS: ("STATFS", "statfs"),
-    fw.FW_RELEASE: ("RELEASE", "release"),
-    fw.FW_FSYNC: ("FSYNC", "fsync"),
-    fw.FW_SETXATTR: ("SETXATTR", "setxattr"),
-    fw.FW_GETXATTR: ("GETXATTR", "getxattr"),
-    fw.FW_LISTXATTR: ("LISTXATTR", "listxattr"),
-    fw.FW_REMOVEXATTR: ("REMOVEXATTR", "removexattr"),
-    fw.FW_FLUSH: ("FLUSH", "flush"),
-    fw.FW_INIT: ("INIT", None),
-    fw.FW_OPENDIR: ("OPENDIR", "opendir"),
-    fw.FW_READDIR: ("READDIR", "readdir"),
-    fw.FW_RELEASEDIR: ("RELEASEDIR", "releasedir"),
-    fw.FW_FSYNCDIR: ("FSYNCDIR", "fsyncdir"),
-    fw.FW_GETLK: ("GETLK", "getlk"),
-    fw.FW_SETLK: ("SETLK", "setlk"),
-    fw.FW_SETLKW: ("SETLKW", "setlk"),
-    fw.FW_ACCESS: ("ACCESS", "access"),
-    fw.FW_CREATE: ("CREATE", "create"),
-    fw.FW_INTERRUPT: ("INTERRUPT", None),
-    fw.FW_BMAP: ("BMAP", None),
-    fw.FW_DESTROY: ("DESTROY", None),
-    fw.FW_IOCTL: ("IOCTL", None),
-    fw.FW_POLL: ("POLL", None),
-    fw.FW_NOTIFY_REPLY: ("NOTIFY_REPLY", None),
-    fw.FW_BATCH_FORGET: ("BATCH_FORGET", "forget"),
-    fw.FW_FALLOCATE: ("FALLOCATE", "fallocate"),
-    fw.FW_READDIRPLUS: ("READDIRPLUS", "readdir"),
-    fw.FW_RENAME2: ("RENAME2", "rename"),
-    fw.FW_LSEEK: ("LSEEK", "lseek"),
-    fw.FW_COPY_FILE_RANGE: ("COPY_FILE_RANGE", "copy_file_range"),
-    fw.FW_SETUPMAPPING: ("SETUPMAPPING", None),
-    fw.FW_REMOVEMAPPING: ("REMOVEMAPPING", None),
-    fw.FW_SYNCFS: ("SYNCFS", "syncfs"),
-    fw.FW_TMPFILE: ("TMPFILE", None),
-    fw.FW_STATX: ("STATX", "getattr"),
-    fw.FW_COPY_FILE_RANGE_64: ("COPY_FILE_RANGE_64", "copy_file_range"),
-}
-
-
-cdef Operation operations[fw.FW_N_OPCODES]
-
-for _opcode in range(fw.FW_N_OPCODES):
-    operations[<int>_opcode] = name_operation(_opcode)
-    if operations[<int>_opcode] == NULL:
-        operations[<int>_opcode] = file_operation(_opcode)
 
 
 @cython.final
@@ -176,9 +115,7 @@ cdef class Channel:
         self.chan.min_lanes = min_threads
         self.chan.max_lanes = max_threads
         self.chan.linger_ms = <int>(linger_s * 1000)
-        for opcode, (_, method) in OPCODES.items():
-            if method is not None and operations[<int>opcode] != NULL and getattr(handler, method, None) is not None:
-                self.chan.served |= 1ULL << <int>opcode
+        self.chan.served = served_by(handler)
 
     def __dealloc__(self):
         if self.chan != NULL:
@@ -302,11 +239,11 @@ cdef class Channel:
         cdef int error = EIO
         try:
             r.begin()
-            error = self.wait_for_lock(r) if r.opcode == fw.FW_SETLKW else operations[r.opcode](r)
+            error = self.wait_for_lock(r) if r.opcode == fw.FW_SETLKW else operations()[r.opcode](r)
         except OSError as failure:
             error = errno_of(failure)
         except BaseException:
-            log.exception("%s of inode %d failed", OPCODES[r.opcode][0], r.header.nodeid)
+            log.exception("%s of inode %d failed", name_of(r.opcode), r.header.nodeid)
         if self.debug:
             self.log_request(r, error)
         try:
@@ -318,7 +255,7 @@ cdef class Channel:
 
     cdef int log_request(self, Request r, int error) except -1:
         result = os.strerror(error) if error else "ok"
-        log.debug("%s of inode %d for uid %d, pid %d: %s", OPCODES[r.opcode][0], r.header.nodeid, r.header.uid, r.header.pid, result)
+        log.debug("%s of inode %d for uid %d, pid %d: %s", name_of(r.opcode), r.header.nodeid, r.header.uid, r.header.pid, result)
         return 0
 
     cdef int wait_for_lock(self, Request r) except -1:
@@ -327,7 +264,7 @@ cdef class Channel:
         if not fc_park(r.lane):
             return ENOLCK
         try:
-            return operations[<int>fw.FW_SETLKW](r)
+            return operations()[<int>fw.FW_SETLKW](r)
         finally:
             fc_unpark(r.lane)
 
@@ -335,13 +272,13 @@ cdef class Channel:
         """The kernel refused a reply, or nobody waits for it: undo what it would have handed over."""
         try:
             if result != FC_UNWANTED:
-                log.error("the kernel refused the reply to %s: %s", OPCODES[r.opcode][0], os.strerror(-result))
+                log.error("the kernel refused the reply to %s: %s", name_of(r.opcode), os.strerror(-result))
             if r.opened:
                 r.begin()
                 abandon(r)
                 r.end()
         except BaseException:
-            log.exception("cannot take back the reply to %s", OPCODES[r.opcode][0])
+            log.exception("cannot take back the reply to %s", name_of(r.opcode))
         return 0
 
     # Looking
@@ -353,7 +290,7 @@ cdef class Channel:
         for opcode in range(fw.FW_N_OPCODES):
             n = fc_count(self.chan, opcode)
             if n:
-                name = OPCODES[opcode][0] if opcode in OPCODES else "UNKNOWN"
+                name = name_of(opcode)
                 found[name] = found.get(name, 0) + n
         if self.chan.n_malformed:
             found["MALFORMED"] = self.chan.n_malformed
@@ -460,6 +397,11 @@ cdef class Channel:
         """Look up every name of the mount again at its next use. False on kernels before 6.16."""
         cdef iovec[1] iov
         return self.notify(fw.FW_NOTIFY_INC_EPOCH, iov, 1)
+
+
+cdef str name_of(unsigned int opcode):
+    """The kernel's name of an opcode."""
+    return fuse_table.OPCODES[opcode][0] if opcode in fuse_table.OPCODES else "UNKNOWN"
 
 
 cdef int errno_of(object failure) noexcept:

@@ -10,7 +10,8 @@ import struct
 import threading
 from typing import Any, NamedTuple
 
-from cairnfs.ext.fuse_chan import OPCODES, Channel
+from cairnfs.ext.fuse_chan import Channel
+from cairnfs.ext.fuse_table import OPCODES
 from cairnfs.types import Lock, SetAttr
 
 OPCODE = {name: number for number, (name, _) in OPCODES.items()}
