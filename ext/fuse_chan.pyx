@@ -112,6 +112,7 @@ cdef class Channel:
         cdef int error = fc_chan_init(self.chan, fd)
         if error:
             raise OSError(-error, os.strerror(-error))
+        self.rules.chan = self.chan
         self.chan.min_lanes = min_threads
         self.chan.max_lanes = max_threads
         self.chan.linger_ms = <int>(linger_s * 1000)

@@ -318,7 +318,7 @@ static int check_header(struct fc_lane *lane)
 static int flush_does_nothing(struct fc_chan *chan, const struct fw_in_header *header, struct fc_cursor *cursor)
 {
     const struct fw_flush_in *in = fc_take(cursor, sizeof *in);
-    return in != NULL && (in->fh & 1) && !atomic_load(fc_lock_slot(chan, header->nodeid));
+    return in != NULL && (in->fh & 1) && !fc_is_marked(chan, header->nodeid, FC_MARK_LOCKED);
 }
 
 /* Answer what needs no Python. 1 = done, 0 = Python must serve it. */

@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from cairnfs.ext cimport fuse_wire as fw
-from cairnfs.ext.fuse_req cimport Request, fc_note_posix_lock, fill_entry
+from cairnfs.ext.fuse_req cimport FC_MARK_LOCKED, FC_MARK_SUID, Request, fc_forget_attr, fc_is_marked, fc_mark, fill_entry
 
 cdef enum:
     O_ACCMODE = 3
@@ -74,6 +74,7 @@ cdef int op_open(Request r) except -1:
     cdef const fw.fw_open_in *in_ = <const fw.fw_open_in *>r.take(sizeof(fw.fw_open_in))
     if in_.open_flags & fw.FW_OPEN_KILL_SUIDGID:
         opened = r.h.open(r.caller, r.header.nodeid, in_.flags, True)
+        privileges_dropped(r)
     else:
         opened = r.h.open(r.caller, r.header.nodeid, in_.flags)
     return answer_opened(r, <fw.fw_open_out *>r.answer(sizeof(fw.fw_open_out)), opened, in_.flags)
@@ -123,12 +124,21 @@ cdef int op_write(Request r) except -1:
     cdef int64_t n
     if in_.write_flags & fw.FW_WRITE_KILL_SUIDGID:
         n = write(r.caller, in_.fh >> 1, in_.offset, data, True)
+        privileges_dropped(r)
     else:
         n = write(r.caller, in_.fh >> 1, in_.offset, data)
     if n < 0 or n > in_.size:
         raise ValueError(f"{n} bytes written where {in_.size} were given")
     (<fw.fw_write_out *>r.answer(sizeof(fw.fw_write_out))).size = <uint32_t>n
     return 0
+
+
+cdef void privileges_dropped(Request r) noexcept nogil:
+    """The kernel does not expect that writing changes the mode: it would run a set-user-id file from attributes it keeps.
+    It says "drop privileges" with every write of an ordinary user, so only files that had any are looked at again.
+    """
+    if fc_is_marked(r.lane.chan, r.header.nodeid, FC_MARK_SUID):
+        fc_forget_attr(r.lane.chan, r.header.nodeid)
 
 
 cdef int op_flush(Request r) except -1:
@@ -204,7 +214,7 @@ cdef int op_getlk(Request r) except -1:
 cdef int op_setlk(Request r) except -1:
     cdef const fw.fw_lk_in *in_ = <const fw.fw_lk_in *>r.take(sizeof(fw.fw_lk_in))
     if not in_.lk_flags & fw.FW_LK_FLOCK and in_.type != F_UNLCK:
-        fc_note_posix_lock(r.lane.chan, r.header.nodeid)
+        fc_mark(r.lane.chan, r.header.nodeid, FC_MARK_LOCKED)
     r.h.setlk(r.caller, r.header.nodeid, in_.fh >> 1, lock_of(r, in_), r.header.opcode == fw.FW_SETLKW)
     return 0
 

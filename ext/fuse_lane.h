@@ -10,7 +10,7 @@
  *   lane.unique                              the lane's thread; read by every lane that got an INTERRUPT
  *   lane.interrupted                         any lane that got an INTERRUPT; read by the lane's thread
  *   early                                    any lane; see fc_interrupt() for the race it closes
- *   posix_locked                             any lane, only ever 0 -> 1
+ *   marks                                    any lane; bits are only ever set
  *   everything else of a lane                the lane's thread
  */
 #ifndef CAIRN_FUSE_LANE_H
@@ -28,7 +28,7 @@ enum {
     FC_MAX_LANES = 1024,    /* hard bound: threads that work plus threads that wait for a lock */
     FC_MAX_PARKED = 768,    /* of these, waiting for a lock; beyond, SETLKW gets ENOLCK */
     FC_N_EARLY = 64,        /* interrupts remembered that came before their request was registered */
-    FC_N_LOCK_BITS = 4096,  /* slots of the filter "may this inode have fcntl locks?" */
+    FC_N_MARKS = 4096,      /* slots of the filter over inodes; see enum fc_mark */
     FC_MAX_BUFFERS = 1000,  /* buffers of one READ reply; writev takes 1024 */
 };
 
@@ -71,7 +71,7 @@ struct fc_chan {
     _Atomic uint64_t counts[FW_N_OPCODES]; /* requests read, by opcode; [0]: opcodes beyond the table */
     _Atomic uint32_t n_early;
     _Atomic uint64_t early[FC_N_EARLY];
-    _Atomic uint8_t posix_locked[FC_N_LOCK_BITS];
+    _Atomic uint8_t marks[FC_N_MARKS]; /* by hash of the inode number: FC_MARK_* */
     struct fc_lane lanes[FC_MAX_LANES];
 };
 
@@ -121,15 +121,33 @@ static inline int fc_is_interrupted(struct fc_lane *lane, uint64_t unique)
     return atomic_load(&lane->interrupted) == unique || atomic_load(&lane->chan->ended);
 }
 
-/* May the inode have fcntl locks? Never wrongly no. */
-static inline _Atomic uint8_t *fc_lock_slot(struct fc_chan *chan, uint64_t nodeid)
+/* What is remembered of inodes, in a filter: a mark that was set is always found, one that was not sometimes, too. */
+enum fc_mark {
+    FC_MARK_LOCKED = 1, /* an fcntl lock was asked for */
+    FC_MARK_SUID = 2,   /* the kernel was told a mode with set-user-id or set-group-id */
+};
+
+static inline _Atomic uint8_t *fc_mark_slot(struct fc_chan *chan, uint64_t nodeid)
 {
-    return &chan->posix_locked[(nodeid * 0x9E3779B97F4A7C15ULL) >> 52];
+    return &chan->marks[(nodeid * 0x9E3779B97F4A7C15ULL) >> 52];
 }
 
-static inline void fc_note_posix_lock(struct fc_chan *chan, uint64_t nodeid)
+static inline void fc_mark(struct fc_chan *chan, uint64_t nodeid, int mark)
 {
-    atomic_store(fc_lock_slot(chan, nodeid), 1);
+    atomic_fetch_or(fc_mark_slot(chan, nodeid), (uint8_t)mark);
+}
+
+static inline int fc_is_marked(struct fc_chan *chan, uint64_t nodeid, int mark)
+{
+    return (atomic_load(fc_mark_slot(chan, nodeid)) & mark) != 0;
+}
+
+/* Make the kernel ask for the attributes of an inode at their next use. Takes no lock there: allowed while serving. */
+static inline int fc_forget_attr(struct fc_chan *chan, uint64_t nodeid)
+{
+    struct fw_notify_inval_inode_out body = {.ino = nodeid, .off = -1, .len = 0};
+    struct iovec iov[2] = {[1] = {&body, sizeof body}};
+    return fc_write(chan->dev_fd, 0, FW_NOTIFY_INVAL_INODE, iov, 2);
 }
 
 #endif

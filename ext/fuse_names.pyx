@@ -169,7 +169,7 @@ cdef int op_statx(Request r) except -1:
     cdef object attr = r.h.getattr(r.caller, r.header.nodeid, fh)
     cdef fw.fw_statx_out *out = <fw.fw_statx_out *>r.answer(sizeof(fw.fw_statx_out))
     cdef fw.fw_attr basic
-    fill_attr(attr, &basic)
+    fill_attr(r.rules, attr, &basic)
     out.attr_valid = r.rules.attr_s
     out.attr_valid_nsec = r.rules.attr_ns
     out.mask = ALL_STATX

@@ -21,6 +21,8 @@ cdef extern from "fuse_lane.h" nogil:
     enum:
         FC_MAX_BUFFERS
         FC_UNWANTED
+        FC_MARK_LOCKED
+        FC_MARK_SUID
 
     struct fc_lane
 
@@ -53,7 +55,9 @@ cdef extern from "fuse_lane.h" nogil:
     int fc_reply(fc_lane *lane, int error, iovec *iov, int n_iov)
     int fc_reply_error(fc_lane *lane, int error)
     int fc_is_interrupted(fc_lane *lane, uint64_t unique)
-    void fc_note_posix_lock(fc_chan *chan, uint64_t nodeid)
+    void fc_mark(fc_chan *chan, uint64_t nodeid, int mark)
+    int fc_is_marked(fc_chan *chan, uint64_t nodeid, int mark)
+    int fc_forget_attr(fc_chan *chan, uint64_t nodeid)
 
 
 cdef class Caller:
@@ -73,6 +77,7 @@ cdef class Payload:
 
 
 cdef class Rules:
+    cdef fc_chan *chan
     cdef uint64_t attr_s
     cdef uint32_t attr_ns
     cdef uint64_t entry_s
@@ -153,6 +158,6 @@ cdef class Request:
     cdef int send_buffers(self, list buffers, size_t limit) except -1
 
 
-cdef int fill_attr(object attr, fw_attr *out) except -1
+cdef int fill_attr(Rules rules, object attr, fw_attr *out) except -1
 cdef int fill_entry(Rules rules, object attr, fw_entry_out *out) except -1
 cdef void split_ns(int64_t ns, uint64_t *seconds, uint32_t *nanoseconds) noexcept nogil

@@ -26,6 +26,8 @@ cdef enum:
     DIR_BYTES = 4096  # what a directory shows as its size
     S_IFMT = 0o170000
     S_IFDIR = 0o040000
+    S_ISUID = 0o4000
+    S_ISGID = 0o2000
     FIRST_ROOM = 4096
     MAX_ROOM = 128 << 10  # the largest reply that is laid out here: a piece of a directory
 
@@ -217,7 +219,7 @@ cdef class Request:
         cdef fw_attr_out *out = <fw_attr_out *>self.answer(sizeof(fw_attr_out))
         out.attr_valid = self.rules.attr_s
         out.attr_valid_nsec = self.rules.attr_ns
-        return fill_attr(attr, &out.attr)
+        return fill_attr(self.rules, attr, &out.attr)
 
     cdef int answer_entry(self, object attr) except -1:
         return fill_entry(self.rules, attr, <fw_entry_out *>self.answer(sizeof(fw_entry_out)))
@@ -279,7 +281,7 @@ cdef int split_s(double seconds, uint64_t *whole, uint32_t *nanoseconds) except 
     return 0
 
 
-cdef int fill_attr(object attr, fw_attr *out) except -1:
+cdef int fill_attr(Rules rules, object attr, fw_attr *out) except -1:
     cdef uint32_t mode = attr.mode
     cdef int64_t alloc_bytes = attr.alloc_bytes
     out.ino = attr.ino
@@ -294,12 +296,14 @@ cdef int fill_attr(object attr, fw_attr *out) except -1:
     out.gid = attr.gid
     out.rdev = attr.rdev
     out.blksize = BLOCK_BYTES
+    if mode & (S_ISUID | S_ISGID):
+        fc_mark(rules.chan, out.ino, FC_MARK_SUID)
     return 0
 
 
 cdef int fill_entry(Rules rules, object attr, fw_entry_out *out) except -1:
     """A name's inode. Numbers are never used twice, so every inode is of generation 1."""
-    fill_attr(attr, &out.attr)
+    fill_attr(rules, attr, &out.attr)
     cdef bint is_dir = out.attr.mode & S_IFMT == S_IFDIR
     out.nodeid = out.attr.ino
     out.generation = 1

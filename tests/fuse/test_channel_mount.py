@@ -208,6 +208,19 @@ def test_writer_without_privileges_is_told_of(tmp_path: Path) -> None:
         assert toy.handler.called("write")[-1][4:] == ()
 
 
+def test_mode_is_asked_for_again_when_a_write_has_changed_it(tmp_path: Path) -> None:
+    with ToyMount(tmp_path / "mnt", FuseOptions(allow_other=True), attr_timeout_s=LONG_S, entry_timeout_s=LONG_S) as toy:
+        attr = toy.handler.add(1, b"f", stat.S_IFREG | 0o6777)
+
+        def drop(*args: object) -> None:
+            attr.mode = stat.S_IFREG | 0o777
+
+        toy.handler.before["write"] = drop
+        assert toy.run("stat -c %a f") == "6777\n"
+        toy.run("exec setpriv --reuid 12345 --clear-groups sh -c 'echo x >> f'")
+        assert toy.run("stat -c %a f") == "777\n"
+
+
 def test_kernel_checks_permissions(tmp_path: Path) -> None:
     with ToyMount(tmp_path / "mnt", FuseOptions(allow_other=True)) as toy:
         toy.run("echo secret > f; chmod 600 f; mkdir d; chmod 700 d")
