@@ -185,8 +185,8 @@ void fc_lane_close(struct fc_lane *lane)
 /* ---- interrupts ----
  *
  * The kernel sends INTERRUPT U only after some lane's read() has returned U, but another lane may read the INTERRUPT
- * before that lane has registered U. Asking the kernel to send it again (EAGAIN) does not help with clones: the kernel looks for U
- * in the queue of the clone that answers. So an unknown U is remembered, and looked for at registration:
+ * before that lane has registered U. Asking the kernel to send it again (EAGAIN) does not help with clones: the kernel
+ * looks for U in the queue of the clone that answers. So an unknown U is remembered, and looked for at registration:
  *
  *   registering lane: unique = U, then look through early[]
  *   interrupting lane: look through lanes; not found: early[i] = U, then look through lanes again

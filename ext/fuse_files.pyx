@@ -258,7 +258,8 @@ cdef int op_readdir(Request r) except -1:
 cdef size_t put_entry(Request r, uint8_t *out, size_t room, object entry, bint plus) except? 0:
     """Lay one entry into zeroed room. Its length, or 0 when it does not fit.
 
-    In READDIRPLUS an entry with nodeid 0 brings a name only. "." and ".." must be such: the kernel does not count them as looked up.
+    In READDIRPLUS an entry with nodeid 0 brings a name only. "." and ".." must be such: the kernel does not count them as
+    looked up.
     """
     cdef bytes name = entry.name
     cdef Py_ssize_t n_name = PyBytes_GET_SIZE(name)
