@@ -21,7 +21,7 @@ import os
 
 cdef enum:
     PAGE = 4096
-    # st_blksize. Kernels before 6.17 derive the block size of the page cache from it, and only one page is safe there.
+    # st_blksize. Kernels derive the block size of the page cache from it, where one page is always safe.
     BLOCK_BYTES = 4096
     DIR_BYTES = 4096  # what a directory shows as its size
     S_IFMT = 0o170000
