@@ -20,7 +20,9 @@ from cairnfs.meta import Meta, records
 from cairnfs.meta.sessions import SessionInfo
 from cairnfs.meta.stores import open_store
 from cairnfs.meta.stores.base import Store
+from cairnfs.meta.stores.counting import CountingStore
 from cairnfs.meta.volume import VolumeFormat, create_volume, load_format
+from cairnfs.metrics import Metrics
 from cairnfs.objects import ObjectStore, bucket_exists, create_bucket, destroy_bucket, open_objects
 from cairnfs.options import EngineOptions
 
@@ -33,11 +35,12 @@ log = logging.getLogger(__name__)
 class Volume:
     """An open volume. `objects` and `data` are None when it was opened for its metadata only."""
 
-    def __init__(self, store: Store, meta: Meta, options: EngineOptions, clock: Clock) -> None:
+    def __init__(self, store: Store, meta: Meta, options: EngineOptions, clock: Clock, metrics: Metrics | None = None) -> None:
         self.store = store
         self.meta = meta
         self.options = options
         self.clock = clock
+        self.metrics = metrics or Metrics()
         self._objects: ObjectStore | None = None
         self._data: Data | None = None
 
@@ -57,7 +60,7 @@ class Volume:
     def objects(self) -> ObjectStore:
         """The object store, opened when first asked for. VolumeError when it is not this volume's."""
         if self._objects is None:
-            self._objects = open_objects(self.format, self.options.io_timeout_s)
+            self._objects = open_objects(self.format, self.options.io_timeout_s, self.metrics)
         return self._objects
 
     @property
@@ -66,7 +69,7 @@ class Volume:
         if self._data is None:
             from cairnfs.data import Data  # not at the top: commands that need no data start sooner
 
-            self._data = Data(self.meta, self.objects, self.options)
+            self._data = Data(self.meta, self.objects, self.options, metrics=self.metrics)
         return self._data
 
     @property
@@ -115,9 +118,10 @@ def open_volume(url: str, options: EngineOptions | None = None, *, data: bool = 
     """
     options = options or EngineOptions()
     clock = clock or SystemClock()
-    store = open_store(url, io_timeout_s=options.io_timeout_s)
+    metrics = Metrics()
+    store = CountingStore(open_store(url, io_timeout_s=options.io_timeout_s), metrics)
     try:
-        volume = Volume(store, Meta(store, clock), options, clock)
+        volume = Volume(store, Meta(store, clock, metrics), options, clock, metrics)
     except BaseException:
         store.close()
         raise

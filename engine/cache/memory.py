@@ -7,6 +7,7 @@ A key is (pack, stored offset, page): page -1 stands for the whole slice, others
 import threading
 from collections import OrderedDict
 
+from cairnfs.metrics import Metrics
 from cairnfs.types import Buffer
 
 Key = tuple[int, int, int]
@@ -17,7 +18,10 @@ ENTRY_BYTES = 300  # what a cached buffer costs besides its bytes: key, views, t
 class SliceCache:
     """A bounded map from slices and pages to their plain bytes. Thread-safe; holding its lock never blocks on I/O."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, metrics: Metrics | None = None) -> None:
+        metrics = metrics or Metrics()
+        self._hits = metrics.cache_hits
+        self._evictions = metrics.cache_evictions
         self._max_bytes = max_bytes
         self._used_bytes = 0
         self._entries: OrderedDict[Key, Buffer] = OrderedDict()
@@ -35,6 +39,7 @@ class SliceCache:
             found = self._entries.get(key)
             if found is not None:
                 self._entries.move_to_end(key)
+                self._hits.add()
             return found
 
     def __contains__(self, key: Key) -> bool:
@@ -54,6 +59,7 @@ class SliceCache:
             while self._used_bytes > self._max_bytes:
                 _, dropped = self._entries.popitem(last=False)
                 self._used_bytes -= len(dropped) + ENTRY_BYTES
+                self._evictions.add()
 
     def drop(self, key: Key) -> None:
         with self._lock:

@@ -10,6 +10,7 @@ from cairnfs.data.ports import MetaPort
 from cairnfs.data.reader import Reader
 from cairnfs.data.uploader import Uploader
 from cairnfs.data.writers import Writers
+from cairnfs.metrics import Metrics
 from cairnfs.objects.base import ObjectStore
 from cairnfs.options import EngineOptions
 from cairnfs.types import Inode
@@ -23,18 +24,26 @@ class Data:
     Owns neither `meta` nor `objects`: the caller closes them after `close`.
     """
 
-    def __init__(self, meta: MetaPort, objects: ObjectStore, options: EngineOptions, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        meta: MetaPort,
+        objects: ObjectStore,
+        options: EngineOptions,
+        clock: Clock | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        metrics = metrics or Metrics()
         clock = SystemClock() if clock is None else clock
         block_bytes = meta.format.block_bytes
         self.objects = objects
         self.budget = Budget(max(options.buffer_bytes, MIN_BLOCKS * block_bytes))
-        self.cache = SliceCache(max(options.cache_bytes, MIN_BLOCKS * block_bytes))
-        self.uploader = Uploader(meta, objects, options.max_uploads)
-        self.fetcher = Fetcher(objects, meta.format.uuid, self.cache)
+        self.cache = SliceCache(max(options.cache_bytes, MIN_BLOCKS * block_bytes), metrics)
+        self.uploader = Uploader(meta, objects, options.max_uploads, metrics)
+        self.fetcher = Fetcher(objects, meta.format.uuid, self.cache, metrics)
         self.compactor = Compactor(meta, self.fetcher, self.uploader)
         self.deleter = Deleter(meta, objects)
         self.reader = Reader(
-            self.fetcher, self.budget, options.max_downloads, options.readahead_bytes, self.compactor.long_layout
+            self.fetcher, self.budget, options.max_downloads, options.readahead_bytes, self.compactor.long_layout, metrics
         )
         self.writers = Writers(
             meta.layout,
@@ -46,7 +55,10 @@ class Data:
             fetch=lambda ref: self.fetcher.whole(ref, Inode(0)),
             committed=self.compactor.committed,
             io_timeout_s=options.io_timeout_s,
+            metrics=metrics,
         )
+        metrics.cache_bytes.source = lambda: self.cache.used_bytes
+        metrics.buffer_bytes.source = lambda: self.budget.used_bytes
         if options.background_jobs and not options.read_only:
             self.deleter.start()
             self.compactor.start()

@@ -19,6 +19,7 @@ from cairnfs.const import CODEC_NONE, KIB, PAGE_BYTES
 from cairnfs.data import pack
 from cairnfs.data.pack import HEADER_BYTES, MAX_SLICE_BYTES, SliceEntry
 from cairnfs.errors import CorruptError
+from cairnfs.metrics import Metrics
 from cairnfs.objects.base import ObjectStore
 from cairnfs.types import Buffer, Inode, PackId, SliceRef
 
@@ -33,10 +34,11 @@ _SMOOTHING = 0.1
 class Fetcher:
     """Plain bytes by slice. Thread-safe; never called with a lock held."""
 
-    def __init__(self, objects: ObjectStore, volume_uuid: str, cache: SliceCache) -> None:
+    def __init__(self, objects: ObjectStore, volume_uuid: str, cache: SliceCache, metrics: Metrics | None = None) -> None:
         self._objects = objects
         self._volume = uuid.UUID(volume_uuid).bytes
         self._cache = cache
+        self._misses = (metrics or Metrics()).cache_misses
         self._lock = threading.Lock()
         self._flights: dict[Key, Future[Buffer]] = {}
         self._indexes: OrderedDict[PackId, list[SliceEntry]] = OrderedDict()
@@ -82,6 +84,7 @@ class Fetcher:
             landed = self._cache.get(key)  # since the caller looked
             plain = load() if landed is None else landed
             if landed is None:
+                self._misses.add()
                 self._cache.put(key, plain)
         except BaseException as e:
             self._land(key)
@@ -160,6 +163,7 @@ class Fetcher:
         pack.check_pages(entry, ref.pack, first, data)
         # Cached pages are copies, unless there is one: a view would keep the whole run in memory for the sake of one page.
         run: list[Buffer] = [data] if first == last else [data[at : at + PAGE_BYTES] for at in range(0, length, PAGE_BYTES)]
+        self._misses.add(len(run))
         for no, page in enumerate(run, first):
             self._cache.put((ref.pack, ref.stored_off, no), page)
         return run

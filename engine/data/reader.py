@@ -6,6 +6,7 @@ more than handing them to other threads. A sequential reader's next slices are f
 """
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -16,12 +17,14 @@ from cairnfs.data.ports import LayoutSource
 from cairnfs.data.readahead import Readahead
 from cairnfs.errors import CairnError, CorruptError
 from cairnfs.ext import slicer
+from cairnfs.metrics import Metrics
 from cairnfs.types import Extent, Inode, PackId, SliceRef
 
 log = logging.getLogger(__name__)
 
 _ZEROS = memoryview(bytes(MIB))
 _HAND_OVER_S = 0.0003  # what it costs to have another thread fetch something and to collect it
+MAX_WAITING_AHEAD = 4096  # slices remembered as fetched ahead; more than any budget lets be under way at once
 LONG_LAYOUT_BYTES = 64 * slicer.RECORD_BYTES  # 2.5 KiB: more is read and rewritten with every commit to the chunk
 
 
@@ -35,12 +38,14 @@ class Reader:
         max_downloads: int,
         readahead_bytes: int,
         long_layout: Callable[[Inode, int, bytes], None] | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """`long_layout` (inode, chunk number, layout) is told about chunks made of many slices; it must return at once."""
         self.fetcher = fetcher
         self._budget = budget
         self._readahead_bytes = readahead_bytes
         self._long_layout = long_layout
+        self._ahead = FetchedAhead(metrics or Metrics())
         self._threads = ThreadPoolExecutor(max_downloads, "cairnfs-download")
 
     def cursor(self) -> Readahead:
@@ -65,6 +70,7 @@ class Reader:
             if ref is None:
                 _add_zeros(views, length)
             else:
+                self._ahead.reached(ref)
                 views += self.fetcher.part(ref, source.ino, off, length, sequential)
         if advice is not None and advice.ahead is not None:
             self._read_ahead(source, *advice.ahead)
@@ -128,7 +134,34 @@ class Reader:
         except RuntimeError:
             self._budget.release(ref.plain_len)
             return
+        self._ahead.issued(ref)
         future.add_done_callback(lambda _: self._budget.release(ref.plain_len))
+
+
+class FetchedAhead:
+    """Which slices were fetched ahead and not read yet, to count how many were worth it. The oldest are forgotten."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._issued = metrics.readahead_issued
+        self._used = metrics.readahead_used
+        self._waiting: dict[tuple[int, int], None] = {}
+        self._lock = threading.Lock()
+
+    def issued(self, ref: SliceRef) -> None:
+        self._issued.add()
+        with self._lock:
+            self._waiting[ref.pack, ref.stored_off] = None
+            if len(self._waiting) > MAX_WAITING_AHEAD:
+                del self._waiting[next(iter(self._waiting))]
+
+    def reached(self, ref: SliceRef) -> None:
+        """A reader needs bytes of this slice."""
+        if not self._waiting or (ref.pack, ref.stored_off) not in self._waiting:
+            return
+        with self._lock:
+            if (ref.pack, ref.stored_off) in self._waiting:
+                del self._waiting[ref.pack, ref.stored_off]
+                self._used.add()
 
 
 def _wanted_whole(extent: Extent, sequential: bool) -> bool:

@@ -14,6 +14,7 @@ from enum import Enum
 from cairnfs.data.pack import BuiltPack, PlainSlice, build_pack, pack_name
 from cairnfs.data.ports import MetaPort
 from cairnfs.errors import CairnError, ObjectError
+from cairnfs.metrics import Metrics
 from cairnfs.objects.base import ObjectStore
 from cairnfs.objects.codec import make_encoder
 from cairnfs.types import Buffer, Inode, PackId, SliceRef
@@ -64,11 +65,14 @@ class Batch:
 class Uploader:
     """Turns batches into packs and puts them; also deletes packs that nothing came to refer to."""
 
-    def __init__(self, meta: MetaPort, objects: ObjectStore, max_uploads: int) -> None:
+    def __init__(self, meta: MetaPort, objects: ObjectStore, max_uploads: int, metrics: Metrics | None = None) -> None:
         self._ids = meta.ids
         self._volume = uuid.UUID(meta.format.uuid).bytes
         self._encode = make_encoder(meta.format.compression)
         self._objects = objects
+        metrics = metrics or Metrics()
+        self._uploads = metrics.uploads
+        self._upload_bytes = metrics.upload_bytes
         self._threads = ThreadPoolExecutor(max_uploads, "cairnfs-upload")
 
     def store(self, ino: Inode, slices: Sequence[tuple[int, Buffer]]) -> BuiltPack:
@@ -85,6 +89,8 @@ class Uploader:
                 # A metadata store that lost its last commits with the power hands out ids again.
                 log.warning("pack id %016x is taken by an object that no metadata knows; taking another one", pack)
                 continue
+            self._uploads.add()
+            self._upload_bytes.add(sum(len(data) for _, data in slices))
             # The stored bytes may be compressed copies; only sizes and references are needed from now on.
             return built._replace(parts=[])
         raise ObjectError("no free pack id was found")

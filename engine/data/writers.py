@@ -8,6 +8,7 @@ import errno
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from time import perf_counter_ns
 
 from cairnfs.cache.memory import WHOLE, SliceCache
 from cairnfs.clock import Clock
@@ -17,6 +18,7 @@ from cairnfs.data.ports import LayoutOps
 from cairnfs.data.uploader import Piece, Uploader
 from cairnfs.data.writer import FileWriter, OnCommit, WriterServices
 from cairnfs.errors import CairnError, ObjectError
+from cairnfs.metrics import Metrics
 from cairnfs.types import Attr, Buffer, Inode, SliceRef
 
 log = logging.getLogger(__name__)
@@ -44,7 +46,12 @@ class Writers:
         fetch: Callable[[SliceRef], Buffer],
         committed: Callable[[Attr, Sequence[Piece]], None],
         io_timeout_s: float,
+        metrics: Metrics | None = None,
     ) -> None:
+        metrics = metrics or Metrics()
+        self._waits = metrics.buffer_wait_s
+        self._commits = metrics.writer_commits
+        self._tell_committed = committed
         self._budget = budget
         self._cache = cache
         self._clock = clock
@@ -66,7 +73,7 @@ class Writers:
             stored=self._stored,
             failed=self._failed,
             closed=self._closed,
-            committed=committed,
+            committed=self._committed,
         )
         self._thread = threading.Thread(target=self._run, name="cairnfs-writeback", daemon=True)
         self._thread.start()
@@ -111,8 +118,13 @@ class Writers:
     # Memory
 
     def _reserve(self, n_bytes: int) -> None:
-        if not self._budget.try_reserve(n_bytes):
+        if self._budget.try_reserve(n_bytes):
+            return
+        started_ns = perf_counter_ns()
+        try:
             self._wait_for_memory(n_bytes)
+        finally:
+            self._waits.observe_ns(perf_counter_ns() - started_ns)
 
     def _wait_for_memory(self, n_bytes: int) -> None:
         started_s = self._clock.monotonic_s()
@@ -150,6 +162,10 @@ class Writers:
         for piece in pieces:
             if piece.ref is not None and piece.data is not None and piece.length <= CACHED_PIECE_BYTES:
                 self._cache.put((piece.ref.pack, piece.ref.stored_off, WHOLE), piece.data)
+
+    def _committed(self, attr: Attr, pieces: Sequence[Piece]) -> None:
+        self._commits.add()
+        self._tell_committed(attr, pieces)
 
     def _failed(self, error: CairnError) -> None:
         self._last_error = error

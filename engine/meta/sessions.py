@@ -63,6 +63,7 @@ class Sessions:
         self._core = core
         self._drop_locks = drop_locks
         self._own: SessionInfo | None = None
+        self.n_known = 0  # sessions when they were last listed, with this process's own since
 
     def open(self, mountpoint: str, version: str) -> SessionId:
         """Register the calling process; its commits then carry the session's id in the change log."""
@@ -71,6 +72,7 @@ class Sessions:
         self._own = SessionInfo(session, this_process(), mountpoint, version, now_s, now_s)
         self._core.store.origin = session
         self._core.transact(_put(self._own))
+        self.n_known += 1
         return session
 
     def heartbeat(self) -> None:
@@ -106,6 +108,7 @@ class Sessions:
             page = self._core.store.scan(SESSION_PART, after, SCAN_ROWS)
             found += [_decode(SessionId(number_of(key)), row.value) for key, row in page]
             if len(page) < SCAN_ROWS:
+                self.n_known = len(found)
                 return found
             after = page[-1][0]
 

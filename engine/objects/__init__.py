@@ -11,7 +11,9 @@ from typing import Protocol
 
 from cairnfs.clock import SystemClock
 from cairnfs.errors import ObjectError, UsageError, VolumeError
+from cairnfs.metrics import Metrics
 from cairnfs.objects.base import MARKER, ObjectInfo, ObjectStore
+from cairnfs.objects.counting import CountingObjects
 from cairnfs.objects.file import FileStore
 from cairnfs.objects.retry import Retrying
 
@@ -31,7 +33,7 @@ class Place(Protocol):
     def bucket(self) -> str: ...
 
 
-def open_objects(fmt: Place, io_timeout_s: float) -> ObjectStore:
+def open_objects(fmt: Place, io_timeout_s: float, metrics: Metrics | None = None) -> ObjectStore:
     """The volume's object store, with retries. Raises VolumeError when the place belongs to another volume or to none."""
     store = FileStore(_folder(fmt))
     try:
@@ -40,7 +42,8 @@ def open_objects(fmt: Place, io_timeout_s: float) -> ObjectStore:
         raise VolumeError(f"the objects of volume {fmt.name} are not at {store.root}: {e}") from e
     if found != fmt.uuid:
         raise VolumeError(f"{store.root} holds the objects of another volume (uuid {found}, this volume's is {fmt.uuid})")
-    return Retrying(store, io_timeout_s, SystemClock(), random.Random())
+    metrics = metrics or Metrics()
+    return Retrying(CountingObjects(store, metrics), io_timeout_s, SystemClock(), random.Random(), metrics)
 
 
 def create_bucket(fmt: Place) -> None:

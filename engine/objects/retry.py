@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from cairnfs.clock import Clock
 from cairnfs.errors import ObjectError, ObjectMissing
+from cairnfs.metrics import Metrics
 from cairnfs.objects.base import ObjectInfo, ObjectStore
 from cairnfs.types import Buffer
 
@@ -32,11 +33,14 @@ _FINAL = frozenset(
 class Retrying:
     """The store it is given, with failures that may pass tried again. `closing` ends all waiting."""
 
-    def __init__(self, store: ObjectStore, io_timeout_s: float, clock: Clock, rng: random.Random) -> None:
+    def __init__(
+        self, store: ObjectStore, io_timeout_s: float, clock: Clock, rng: random.Random, metrics: Metrics | None = None
+    ) -> None:
         self._store = store
         self._io_timeout_s = io_timeout_s
         self._clock = clock
         self._rng = rng
+        self._retries = (metrics or Metrics()).object_retries
         self._closing = threading.Event()
 
     def put(self, name: str, parts: Sequence[Buffer]) -> None:
@@ -60,6 +64,7 @@ class Retrying:
         except ObjectMissing:
             raise
         except ObjectError:
+            self._retries.add()
             return self._run(lambda: self._store.get(name, offset, length), "read", name)
 
     def head(self, name: str) -> ObjectInfo:
@@ -76,6 +81,7 @@ class Retrying:
             try:
                 info = next(found, None)
             except ObjectError:
+                self._retries.add()
                 found, info = self._run(partial(self._resume, prefix, last), "list", prefix)
             if info is None:
                 return
@@ -109,6 +115,7 @@ class Retrying:
                 left_s = max(0.0, self._limit_s(e) - waited_s)
             self._clock.sleep(min(left_s, delay_s * self._rng.uniform(0.5, 1.0)))
             delay_s = min(LONGEST_DELAY_S, delay_s * 2)
+            self._retries.add()
 
     def _gives_up(self, e: ObjectError, waited_s: float) -> bool:
         return e.errno in _FINAL or waited_s >= self._limit_s(e) or self._closing.is_set()

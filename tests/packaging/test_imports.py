@@ -21,6 +21,7 @@ BASE = [
     "cairnfs.clock",
     "cairnfs.units",
     "cairnfs.version",
+    "cairnfs.metrics",
 ]
 MAY_IMPORT = {
     "cairnfs.ext": [],
@@ -107,6 +108,7 @@ def test_base_modules_import_only_base_modules_above_them() -> None:
         "cairnfs.version",
         "cairnfs.options",
         "cairnfs.units",
+        "cairnfs.metrics",
     ]
     for at, module in enumerate(order):
         ours = [name for name in imported(modules()[module]) if name.startswith("cairnfs")]

@@ -1,0 +1,107 @@
+"""A metadata store that counts its round trips and how long they took; everything else is the store it is given."""
+
+from collections.abc import Sequence
+from time import perf_counter_ns
+
+from cairnfs.meta.stores.base import (
+    Absent,
+    AtMost,
+    Committed,
+    Condition,
+    ConditionFailed,
+    Effect,
+    Exists,
+    Key,
+    LogRecord,
+    Max,
+    Row,
+    Store,
+    Unchanged,
+)
+from cairnfs.metrics import Metrics
+from cairnfs.types import Position, SessionId
+
+CONDITION_NAMES: dict[type, str] = {
+    Unchanged: "unchanged",
+    Exists: "exists",
+    Absent: "absent",
+    AtMost: "at_most",
+    Max: "max",
+}
+
+
+class CountingStore:
+    """The store it is given. Calls that fail are counted as well: they took their time."""
+
+    def __init__(self, store: Store, metrics: Metrics) -> None:
+        self._store = store
+        seconds = metrics.meta_store_s
+        self._reads, self._scans, self._commits = seconds["read"], seconds["scan"], seconds["commit"]
+        self._logs, self._positions, self._syncs = seconds["log"], seconds["position"], seconds["sync"]
+        self._conflicts = metrics.meta_conflicts
+
+    @property
+    def origin(self) -> SessionId:
+        return self._store.origin
+
+    @origin.setter
+    def origin(self, session: SessionId) -> None:
+        self._store.origin = session
+
+    def read(self, keys: Sequence[Key]) -> list[Row | None]:
+        started_ns = perf_counter_ns()
+        try:
+            return self._store.read(keys)
+        finally:
+            self._reads.observe_ns(perf_counter_ns() - started_ns)
+
+    def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
+        started_ns = perf_counter_ns()
+        try:
+            return self._store.scan(partition, after, limit, prefix=prefix)
+        finally:
+            self._scans.observe_ns(perf_counter_ns() - started_ns)
+
+    def partitions(self, prefix: bytes, after: bytes | None, limit: int) -> list[bytes]:
+        started_ns = perf_counter_ns()
+        try:
+            return self._store.partitions(prefix, after, limit)
+        finally:
+            self._scans.observe_ns(perf_counter_ns() - started_ns)
+
+    def commit(self, conditions: Sequence[Condition], effects: Sequence[Effect]) -> Committed:
+        started_ns = perf_counter_ns()
+        try:
+            return self._store.commit(conditions, effects)
+        except ConditionFailed as failure:
+            self._conflicts[CONDITION_NAMES[type(failure.condition)]].add()
+            raise
+        finally:
+            self._commits.observe_ns(perf_counter_ns() - started_ns)
+
+    def position(self) -> Position:
+        started_ns = perf_counter_ns()
+        try:
+            return self._store.position()
+        finally:
+            self._positions.observe_ns(perf_counter_ns() - started_ns)
+
+    def log(self, after: Position, limit: int) -> list[LogRecord]:
+        started_ns = perf_counter_ns()
+        try:
+            return self._store.log(after, limit)
+        finally:
+            self._logs.observe_ns(perf_counter_ns() - started_ns)
+
+    def sync(self) -> None:
+        started_ns = perf_counter_ns()
+        try:
+            self._store.sync()
+        finally:
+            self._syncs.observe_ns(perf_counter_ns() - started_ns)
+
+    def wipe(self) -> None:
+        self._store.wipe()
+
+    def close(self) -> None:
+        self._store.close()

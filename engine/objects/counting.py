@@ -1,0 +1,67 @@
+"""An object store that counts its requests, how long they took, and the bytes they moved.
+
+Stands below the retries, so that every attempt is counted. A missing object is an answer and not an error.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter_ns
+from typing import TypeVar
+
+from cairnfs.errors import ObjectError, ObjectMissing
+from cairnfs.metrics import Metrics
+from cairnfs.objects.base import ObjectInfo, ObjectStore
+from cairnfs.types import Buffer
+
+T = TypeVar("T")
+
+
+class CountingObjects:
+    """The store it is given."""
+
+    def __init__(self, store: ObjectStore, metrics: Metrics) -> None:
+        self._store = store
+        self._seconds = metrics.object_s
+        self._errors = metrics.object_errors
+        self._put_bytes = metrics.object_put_bytes
+        self._got_bytes = metrics.object_got_bytes
+
+    def put(self, name: str, parts: Sequence[Buffer]) -> None:
+        self._measured("put", lambda: self._store.put(name, parts))
+        self._put_bytes.add(sum(map(len, parts)))
+
+    def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        data = self._measured("get", lambda: self._store.get(name, offset, length))
+        self._got_bytes.add(len(data))
+        return data
+
+    def head(self, name: str) -> ObjectInfo:
+        return self._measured("head", lambda: self._store.head(name))
+
+    def delete(self, name: str) -> None:
+        self._measured("delete", lambda: self._store.delete(name))
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Counted as one request, however many the store makes of it; the time ends with the first answer."""
+        found = self._store.list(prefix)
+        first = self._measured("list", lambda: next(found, None))
+        if first is not None:
+            yield first
+            yield from found
+
+    def check(self) -> None:
+        self._store.check()
+
+    def close(self) -> None:
+        self._store.close()
+
+    def _measured(self, kind: str, call: Callable[[], T]) -> T:
+        started_ns = perf_counter_ns()
+        try:
+            return call()
+        except ObjectMissing:
+            raise
+        except ObjectError:
+            self._errors[kind].add()
+            raise
+        finally:
+            self._seconds[kind].observe_ns(perf_counter_ns() - started_ns)
