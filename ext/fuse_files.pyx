@@ -2,8 +2,8 @@
 
 The handle the kernel knows is the handler's shifted left by one; bit 0 says that it was opened read-only, which lets
 FLUSH be answered without Python (fuse_chan_impl.c).
-FOPEN_NOFLUSH is never given: the kernel leaves it to FLUSH to drop a process's fcntl locks when it closes any descriptor of
-the file, so a handle without FLUSH would keep locks of a process that believes them gone.
+A read-only handle of a file that has never had an fcntl lock gets FOPEN_NOFLUSH: closing it sends nothing but a RELEASE that
+nobody waits for. README.md says what that means for locks taken later.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -77,7 +77,7 @@ cdef int op_open(Request r) except -1:
         privileges_dropped(r)
     else:
         opened = r.h.open(r.caller, r.header.nodeid, in_.flags)
-    return answer_opened(r, <fw.fw_open_out *>r.answer(sizeof(fw.fw_open_out)), opened, in_.flags)
+    return answer_opened(r, <fw.fw_open_out *>r.answer(sizeof(fw.fw_open_out)), r.header.nodeid, opened, in_.flags)
 
 
 cdef int op_create(Request r) except -1:
@@ -87,13 +87,16 @@ cdef int op_create(Request r) except -1:
     attr, opened = r.h.create(r.caller, r.header.nodeid, r.name(), in_.mode, in_.flags)
     out = <uint8_t *>r.answer(sizeof(fw.fw_entry_out) + sizeof(fw.fw_open_out))
     fill_entry(r.rules, attr, <fw.fw_entry_out *>out)
-    return answer_opened(r, <fw.fw_open_out *>(out + sizeof(fw.fw_entry_out)), opened, in_.flags)
+    return answer_opened(r, <fw.fw_open_out *>(out + sizeof(fw.fw_entry_out)), (<fw.fw_entry_out *>out).nodeid, opened, in_.flags)
 
 
-cdef int answer_opened(Request r, fw.fw_open_out *out, object opened, uint32_t flags) except -1:
+cdef int answer_opened(Request r, fw.fw_open_out *out, uint64_t ino, object opened, uint32_t flags) except -1:
     cdef uint64_t fh = opened.fh
-    out.fh = fh << 1 | (flags & O_ACCMODE == 0)
+    cdef bint reads_only = flags & O_ACCMODE == 0
+    out.fh = fh << 1 | reads_only
     out.open_flags = fw.FW_FOPEN_KEEP_CACHE if opened.keep_cache else 0
+    if reads_only and not fc_is_marked(r.lane.chan, ino, FC_MARK_LOCKED):
+        out.open_flags |= fw.FW_FOPEN_NOFLUSH
     r.opened = OPENED_FILE
     r.opened_fh = fh
     return 0

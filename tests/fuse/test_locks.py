@@ -154,3 +154,21 @@ def test_closing_one_descriptor_drops_fcntl_locks(channel_mount: Mount) -> None:
     with Holder(path, "fcntl"):
         pass
     first.close()
+
+
+def test_a_lock_taken_through_a_descriptor_whose_close_is_silent_ends_with_it(channel_mount: Mount) -> None:
+    path = channel_mount.path / "f"
+    path.write_bytes(b"x" * 100)
+    reader = open(path, "rb")  # nothing is locked yet, so the kernel need not announce the close
+    fcntl.lockf(reader, fcntl.LOCK_SH)
+    with open(path, "r+b") as writer:  # another process, for this one's own lock is no obstacle
+        query = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        blocked = [sys.executable, "-c", HOLDER, str(path), "fcntl"]
+        waiter = subprocess.Popen(blocked, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        time.sleep(0.3)
+        assert waiter.poll() is None
+        assert struct.unpack("hhqqi4x", fcntl.fcntl(writer, fcntl.F_GETLK, query))[0] == fcntl.F_UNLCK
+        reader.close()
+        assert waiter.stdout is not None
+        assert waiter.stdout.readline() == b"held\n"
+        waiter.communicate(b"\n", timeout=10)

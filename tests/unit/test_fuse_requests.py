@@ -18,6 +18,7 @@ NO_FLAGS2 = 0x3FFFFFFF
 SETATTR_TIMES = ("atime", "mtime", "ctime", "atimensec", "mtimensec", "ctimensec")
 SETATTR_FIELDS = ("fh", "size", "lock_owner", *SETATTR_TIMES, "mode", "", "uid", "gid")
 KEEP_CACHE = 2
+NOFLUSH = 1 << 5
 
 
 @pytest.fixture
@@ -280,7 +281,20 @@ def test_open_keeps_pages_only_when_told(peer: FusePeer, handler: MemoryHandler)
     for keep, flags in ((True, KEEP_CACHE), (False, 0)):
         opened = Opened(99, keep)
         handler.hooks["open"] = lambda c, ino, flags, opened=opened: opened
-        assert OPEN_OUT.unpack(peer.call("OPEN", bytes(8), ino).body)[1] == flags
+        assert OPEN_OUT.unpack(peer.call("OPEN", bytes(8), ino).body)[1] & KEEP_CACHE == flags
+
+
+def test_closing_is_not_announced_by_readers_of_files_without_fcntl_locks(peer: FusePeer, handler: MemoryHandler) -> None:
+    ino, other = handler.add(1, b"f", stat.S_IFREG | 0o644).ino, handler.add(1, b"g", stat.S_IFREG | 0o644).ino
+
+    def silent(ino: int, flags: int) -> bool:
+        return bool(OPEN_OUT.unpack(peer.call("OPEN", struct.pack("=II", flags, 0), ino).body)[1] & NOFLUSH)
+
+    assert silent(ino, os.O_RDONLY)
+    assert not silent(ino, os.O_RDWR) and not silent(ino, os.O_WRONLY)
+    assert peer.call("SETLK", lock_body(open_file(peer, ino), fcntl.F_RDLCK), ino).error == 0
+    assert not silent(ino, os.O_RDONLY), "a close must be told of, for it may end the lock"
+    assert silent(other, os.O_RDONLY)
 
 
 def lock_body(handle: int, kind: int, flags: int = 0, owner: int = 9) -> bytes:
