@@ -6,6 +6,7 @@ import re
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -141,13 +142,14 @@ def test_writers_get_eio_when_the_folder_stays_away(mounts: MountFactory) -> Non
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Path:
+def small_disk(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.skip("mounting a small disk needs root")
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], check=True)
-    return disk
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def fill_until_full(mount: Mount) -> list[str]:
@@ -206,4 +208,3 @@ def test_a_full_disk_is_reported_and_loses_nothing(mounts: MountFactory, small_d
     finally:
         if mount.mounted:
             mount.stop()
-        subprocess.run(["umount", "-l", str(small_disk)], check=True)

@@ -61,10 +61,10 @@ class ToyMount:
         """What a shell prints that runs `script` in the mount; $1 and on are `args`.
 
         Anything that may fault pages of the mount, or wait in it for long, belongs into another process: this one serves it.
+        The shell changes into the mount itself, since between fork and exec this process waits with the interpreter locked.
         """
         done = subprocess.run(
-            ["bash", "-euc", script, "bash", *map(str, args)],
-            cwd=self.path,
+            ["bash", "-euc", f'cd "$0"; {script}', str(self.path), *map(str, args)],
             capture_output=True,
             text=True,
             timeout=PATIENCE_S,
