@@ -1,36 +1,29 @@
 """Which content the kernel's pages show, so that an open can say "keep them", and the newest content known per inode.
 
-Per inode, in terms of `data_version` (see `types.Attr`): what the pages that a front let the kernel keep correspond to, and
-the newest that this process has committed or opened. Commits of this process go through the kernel's own pages (writes,
-truncations and hole punching change them first), so they advance the former as long as nothing foreign came between;
-anything else drops it, and the next open starts with empty pages. Entries are hints, bounded in number: losing one costs
-re-reading, never a stale page. Thread-safe.
+Per inode, in terms of `data_version` (see `types.Attr`): the newest that this process has committed or opened, and whether
+the pages that a front let the kernel keep correspond to it. Commits of this process go through the kernel's own pages
+(writes, truncations and hole punching change them first), so the pages follow them as long as nothing foreign came
+between; anything else drops them, and the next open starts with empty pages. Entries are hints, bounded in number: losing one
+costs re-reading, never a stale page. Thread-safe.
 """
 
 import threading
-from collections import OrderedDict
 
+from cairnfs.ext.ino_map import InoMap
 from cairnfs.types import Attr, Inode
 
-MAX_ENTRIES = 1 << 17  # about 30 MB of Python objects; the kernel rarely holds pages of more files
+MAX_ENTRIES = 7 << 18  # 1.8 million inodes: what a table of 32 MiB holds
 
 UNKNOWN = -1
-
-
-class _Entry:
-    __slots__ = ("newest", "pages")
-
-    def __init__(self, version: int) -> None:
-        self.newest = version
-        self.pages = version
+SHOWN = 1  # bit of a value: the pages show the newest version, which is in the other bits
+ALL_BUT_SHOWN = 2**64 - 1 - SHOWN
 
 
 class PageVersions:
-    """Inode -> versions; the least recently opened are forgotten first."""
+    """Inode -> newest version << 1 | whether the pages show it."""
 
     def __init__(self, max_entries: int = MAX_ENTRIES) -> None:
-        self._max_entries = max_entries
-        self._entries: OrderedDict[Inode, _Entry] = OrderedDict()
+        self._entries = InoMap(max_entries)
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -38,51 +31,44 @@ class PageVersions:
 
     def opened(self, attr: Attr) -> bool:
         """An open with fresh attributes: True when the kernel's pages are this very content."""
+        version = attr.data_version
         with self._lock:
             entry = self._entries.get(attr.ino)
-            if entry is None:
-                self._entries[attr.ino] = _Entry(attr.data_version)
-                if len(self._entries) > self._max_entries:
-                    self._entries.popitem(last=False)
+            if entry is not None and version < entry >> 1:
+                self._entries.put(attr.ino, entry & ALL_BUT_SHOWN)
                 return False
-            self._entries.move_to_end(attr.ino)
-            keep = entry.pages == attr.data_version
-            entry.pages = attr.data_version
-            entry.newest = max(entry.newest, attr.data_version)
-            return keep
+            self._entries.put(attr.ino, version << 1 | SHOWN)
+            return entry == version << 1 | SHOWN
 
     def newest(self, ino: Inode) -> int:
         """The newest version known here: a row with a smaller one was read before a commit that callers know of."""
         entry = self._entries.get(ino)
-        return UNKNOWN if entry is None else entry.newest
+        return UNKNOWN if entry is None else entry >> 1
 
     def committed(self, attr: Attr) -> None:
         """A commit of this process made `attr`; the pages follow if it came right after what they show."""
+        version = attr.data_version
         with self._lock:
             entry = self._entries.get(attr.ino)
             if entry is None:
                 return
-            if entry.pages not in (attr.data_version, attr.data_version - 1):
-                entry.pages = UNKNOWN
-            elif entry.pages != UNKNOWN:
-                entry.pages = attr.data_version
-            entry.newest = max(entry.newest, attr.data_version)
+            newest = entry >> 1
+            shown = entry & SHOWN if newest in (version, version - 1) else 0
+            self._entries.put(attr.ino, max(newest, version) << 1 | shown)
 
     def drop(self, ino: Inode) -> None:
         """The pages may differ from the content (foreign commit, failed flush)."""
         with self._lock:
             entry = self._entries.get(ino)
             if entry is not None:
-                entry.pages = UNKNOWN
+                self._entries.put(ino, entry & ALL_BUT_SHOWN)
 
     def drop_all(self) -> None:
         """Any page may differ from the content."""
         with self._lock:
-            for entry in self._entries.values():
-                entry.pages = UNKNOWN
+            self._entries.mask_all(ALL_BUT_SHOWN)
 
     def forget(self, ino: Inode) -> None:
         """The kernel has forgotten the inode."""
-        if ino in self._entries:
-            with self._lock:
-                self._entries.pop(ino, None)
+        with self._lock:
+            self._entries.remove(ino)

@@ -1,0 +1,68 @@
+"""Which opens may keep the kernel's pages: never after a foreign change, always while nothing but this process's commits came."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cairnfs.types import Attr, Inode
+from cairnfs.vfs.pages import UNKNOWN, PageVersions
+
+STEPS = st.lists(st.sampled_from(["open", "commit", "foreign", "drop_all", "forget"]), max_size=40)
+
+
+def file(version: int, ino: int = 7) -> Attr:
+    return Attr(Inode(ino), 0o100644, 0, 0, 1, 0, data_version=version)
+
+
+@given(STEPS)
+def test_pages_are_kept_exactly_while_they_follow_the_content(steps: list[str]) -> None:
+    pages, version = PageVersions(), 1
+    shown, known = False, False
+    for step in steps:
+        if step == "open":
+            assert pages.opened(file(version)) == shown
+            shown = known = True
+        elif step == "commit":
+            version += 1
+            pages.committed(file(version))
+        elif step == "foreign":
+            version += 1
+            pages.drop(Inode(7))
+            shown = False
+        elif step == "drop_all":
+            pages.drop_all()
+            shown = False
+        else:
+            pages.forget(Inode(7))
+            shown = known = False
+        assert known or pages.newest(Inode(7)) == UNKNOWN
+
+
+def test_a_commit_that_others_came_before_ends_it() -> None:
+    pages = PageVersions()
+    pages.opened(file(1))
+    pages.committed(file(3))
+    assert pages.newest(Inode(7)) == 3
+    assert not pages.opened(file(3))
+
+
+def test_a_row_older_than_what_is_known_is_no_reason_to_keep_pages() -> None:
+    pages = PageVersions()
+    pages.opened(file(5))
+    assert not pages.opened(file(4))
+    assert pages.newest(Inode(7)) == 5
+    assert not pages.opened(file(5)), "what the open before brought is not known"
+    assert pages.opened(file(5))
+
+
+def test_a_second_epoch_over_many_files_keeps_all_pages() -> None:
+    pages = PageVersions()
+    n_files = 100_000
+    assert not any(pages.opened(file(1, ino)) for ino in range(1, n_files + 1))
+    assert all(pages.opened(file(1, ino)) for ino in range(n_files, 0, -1))
+
+
+def test_the_number_of_inodes_is_bounded() -> None:
+    pages = PageVersions(max_entries=100)
+    for ino in range(1, 1001):
+        pages.opened(file(1, ino))
+    assert len(pages) == 100
