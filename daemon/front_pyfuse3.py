@@ -16,6 +16,7 @@ import os
 import select
 import stat
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 BLOCK_BYTES = 4096  # st_blksize and the unit of statfs
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 DIR_BYTES = 4096  # st_size of a directory: the number of entries would only confuse tools
+OPCODE_OF = {"write_mapped": "WRITE", "_fill": "READDIRPLUS"}  # of other calls it is their name
 GENERATION = 1  # inode numbers are never reused
 
 _P = ParamSpec("_P")
@@ -87,6 +89,10 @@ class Pyfuse3Front:
                 token.run_sync_soon(pyfuse3.terminate)
             except trio.RunFinishedError:
                 pass
+
+    def counts(self) -> dict[str, int]:
+        """Requests served so far, by the kernel's name of the opcode. What libfuse answers by itself is not in it."""
+        return dict(self._operations.n_requests)
 
     def invalidate_all(self) -> None:
         """pyfuse3 cannot make the kernel drop all names at once: names and attributes stay for their timeout."""
@@ -168,6 +174,7 @@ class VfsOperations(pyfuse3.Operations):
         super().__init__()
         self._vfs = vfs
         self._options = options
+        self.n_requests: Counter[str] = Counter()  # by opcode; changed on the trio thread only
         self._limiter: trio.CapacityLimiter | None = None
 
     def limit(self, n_threads: int) -> None:
@@ -176,6 +183,8 @@ class VfsOperations(pyfuse3.Operations):
 
     async def _call(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run a VFS call on a worker thread. Anything but FUSEError would end the whole mount."""
+        name = function.__name__
+        self.n_requests[OPCODE_OF.get(name) or name.upper()] += 1
         try:
             return await trio.to_thread.run_sync(lambda: function(*args, **kwargs), limiter=self._limiter)
         except OSError as error:
@@ -190,6 +199,7 @@ class VfsOperations(pyfuse3.Operations):
         return self._entry(await self._call(self._vfs.lookup, caller(ctx), Inode(parent_inode), name))
 
     async def forget(self, inode_list: "Sequence[tuple[InodeT, int]]") -> None:
+        self.n_requests["FORGET" if len(inode_list) == 1 else "BATCH_FORGET"] += 1
         for ino, n in inode_list:
             self._vfs.forget(Inode(ino), n)  # memory only: a thread would cost more
 
@@ -351,7 +361,7 @@ def caller(ctx: "RequestContext") -> Caller:
 
 def file_info(opened: Opened) -> pyfuse3.FileInfo:
     """An open file as pyfuse3 wants it."""
-    return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(opened.fh), keep_cache=opened.keep_cache)
+    return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(opened.fh), keep_cache=opened.keep_cache, direct_io=opened.direct_io)
 
 
 def changes(attr: pyfuse3.EntryAttributes, fields: "pyfuse3.SetattrFields") -> SetAttr:

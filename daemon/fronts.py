@@ -1,6 +1,6 @@
 """The fronts a mount can choose from: what they have in common, and the import of the chosen one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +31,10 @@ class Front(Protocol):
 
     def invalidate_all(self) -> None:
         """Make the kernel forget everything it keeps."""
+        ...
+
+    def counts(self) -> Mapping[str, int]:
+        """Requests served so far, by the kernel's name of the opcode; none when not serving."""
         ...
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -24,9 +25,11 @@ from cairnfs.daemon.invalidate import Follower
 from cairnfs.daemon.mount_options import MountRequest
 from cairnfs.daemon.mountpoint import check_mountpoint, clear_stale, is_mounted, unmount
 from cairnfs.daemon.running import Registration
+from cairnfs.daemon.shown import mount_config
 from cairnfs.errors import MountError
 from cairnfs.version import VERSION
 from cairnfs.vfs import Vfs
+from cairnfs.vfs.mounted import MountedVfs
 from cairnfs.volume import Volume, open_volume
 
 log = logging.getLogger(__name__)
@@ -97,7 +100,8 @@ class MountProcess:
         """Everything, from opening the volume to closing it. Raises what prevented the mount or was not stored."""
         request = self._request
         with open_volume(request.url, request.engine) as volume, registered_session(volume, request.mountpoint):
-            vfs = Vfs(volume.meta, volume.data, request.engine, volume.clock)
+            config = partial(mount_config, volume, request)
+            vfs = MountedVfs(volume.meta, volume.data, request.engine, volume.clock, volume.metrics, config)
             try:
                 self._serve(volume, vfs)
             finally:
@@ -106,6 +110,7 @@ class MountProcess:
     def _serve(self, volume: Volume, vfs: Vfs) -> None:
         options = replace(self._request.fuse, volume_name=volume.format.name)
         front = make_front(self._request.front, vfs, self._request.mountpoint, options)
+        volume.metrics.fuse_requests.source = front.counts
         self._watcher.attach(front)
         follower = Follower(volume.store, vfs, front)
         vfs.follow(follower.fence)

@@ -1,11 +1,19 @@
 """How volumes, sessions and usage are shown, as JSON and as text: the same names in every command."""
 
+import os
+import re
+from dataclasses import asdict
 from typing import Any
 
+from cairnfs.daemon.mount_options import MountRequest
 from cairnfs.meta.sessions import SessionInfo, is_dead
 from cairnfs.meta.volume import VolumeFormat
 from cairnfs.types import StatFs
 from cairnfs.units import format_size
+from cairnfs.version import VERSION
+from cairnfs.volume import Volume
+
+PASSWORD = re.compile(r"(?<=://)([^/@]*?):[^/]*@")
 
 
 def format_as_json(fmt: VolumeFormat) -> dict[str, Any]:
@@ -63,3 +71,23 @@ def session_as_json(session: SessionInfo, now_ns: int) -> dict[str, Any]:
 def usage_as_json(usage: StatFs) -> dict[str, int]:
     """What the volume holds."""
     return {"used_bytes": usage.used_bytes, "used_inodes": usage.used_inodes}
+
+
+def mount_config(volume: Volume, request: MountRequest) -> dict[str, Any]:
+    """What `.config` of a mount shows: nothing secret, since every user of the machine may read it."""
+    return {
+        "version": VERSION,
+        "pid": os.getpid(),
+        "front": request.front,
+        "mountpoint": str(request.mountpoint),
+        "meta_url": without_password(request.url),
+        "format": format_as_json(volume.format),
+        "engine": asdict(request.engine),
+        "fuse": asdict(request.fuse),
+        "log": None if request.log_path is None else str(request.log_path),
+    }
+
+
+def without_password(url: str) -> str:
+    """A URL whose password, if it has one, is shown as stars."""
+    return PASSWORD.sub(r"\1:****@", url)

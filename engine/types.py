@@ -101,10 +101,13 @@ class DirEntry(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """An open file or directory. `keep_cache`: pages the kernel has are still the content."""
+    """An open file or directory. `keep_cache`: pages the kernel has are still the content. `direct_io`: the kernel asks for
+    every read, whatever size the file shows, and keeps no pages.
+    """
 
     fh: int
     keep_cache: bool
+    direct_io: bool = False
 
 
 class Lock(NamedTuple):

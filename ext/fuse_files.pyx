@@ -86,7 +86,7 @@ cdef int op_create(Request r) except -1:
     r.caller.umask = in_.umask
     attr, opened = r.h.create(r.caller, r.header.nodeid, r.name(), in_.mode, in_.flags)
     out = <uint8_t *>r.answer(sizeof(fw.fw_entry_out) + sizeof(fw.fw_open_out))
-    fill_entry(r.rules, attr, <fw.fw_entry_out *>out)
+    fill_entry(r.rules, attr, <fw.fw_entry_out *>out, False)
     return answer_opened(r, <fw.fw_open_out *>(out + sizeof(fw.fw_entry_out)), (<fw.fw_entry_out *>out).nodeid, opened, in_.flags)
 
 
@@ -95,6 +95,8 @@ cdef int answer_opened(Request r, fw.fw_open_out *out, uint64_t ino, object open
     cdef bint reads_only = flags & O_ACCMODE == 0
     out.fh = fh << 1 | reads_only
     out.open_flags = fw.FW_FOPEN_KEEP_CACHE if opened.keep_cache else 0
+    if opened.direct_io:
+        out.open_flags |= fw.FW_FOPEN_DIRECT_IO
     if reads_only and not fc_is_marked(r.lane.chan, ino, FC_MARK_LOCKED):
         out.open_flags |= fw.FW_FOPEN_NOFLUSH
     r.opened = OPENED_FILE
@@ -274,7 +276,7 @@ cdef size_t put_entry(Request r, uint8_t *out, size_t room, object entry, bint p
     if plus and name != b"." and name != b"..":
         attr = entry.attr
         if attr is not None:
-            fill_entry(r.rules, attr, <fw.fw_entry_out *>out)
+            fill_entry(r.rules, attr, <fw.fw_entry_out *>out, True)
     dirent.ino = entry.ino
     dirent.off = entry.cookie
     dirent.namelen = <uint32_t>n_name

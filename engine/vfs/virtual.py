@@ -1,0 +1,80 @@
+"""Files that no volume stores: `.stats`, `.config` and `.accesslog`, in the root of a mount by name, and not listed.
+
+Their inode and handle numbers are at the top of the range, where no real one will ever be. They show size 0, since nobody
+knows it before reading, and are opened with direct I/O, so that the kernel reads all the same and keeps no pages of them.
+"""
+
+import errno
+import itertools
+import os
+import stat
+from collections.abc import Callable
+from typing import NamedTuple
+
+from cairnfs.errors import FsError
+from cairnfs.types import Attr, Caller, Inode, Opened
+from cairnfs.vfs.accesslog import AccessLog, LogReader
+
+FIRST_INO = (1 << 63) - 16  # inodes from here on are virtual
+FIRST_FH = 1 << 61  # so are handles; a front may need the upper two bits
+
+STATS, CONFIG, ACCESS_LOG = b".stats", b".config", b".accesslog"
+
+
+class _File(NamedTuple):
+    attr: Attr
+    open: Callable[[], bytes | LogReader]  # the content is made when the file is opened: pieces then fit together
+
+
+class VirtualFiles:
+    """The files and their open handles."""
+
+    def __init__(self, stats: Callable[[], bytes], config: Callable[[], bytes], log: AccessLog, now_ns: int) -> None:
+        self._log = log
+        self._numbers = itertools.count(FIRST_FH)
+        self._handles: dict[int, bytes | LogReader] = {}
+        self.names: dict[bytes, Inode] = {}
+        self._files: dict[int, _File] = {}
+        self._add(STATS, 0o444, stats, now_ns)
+        self._add(CONFIG, 0o444, config, now_ns)
+        self._add(ACCESS_LOG, 0o400, log.open, now_ns)
+
+    def _add(self, name: bytes, mode: int, content: Callable[[], bytes | LogReader], now_ns: int) -> None:
+        ino = Inode(FIRST_INO + len(self.names))
+        uid, gid = os.geteuid(), os.getegid()
+        attr = Attr(ino, stat.S_IFREG | mode, uid, gid, 1, 0, atime_ns=now_ns, mtime_ns=now_ns, ctime_ns=now_ns, btime_ns=now_ns)
+        self.names[name] = ino
+        self._files[ino] = _File(attr, content)
+
+    def attr(self, ino: Inode) -> Attr:
+        """Attributes of one of the files. ESTALE when it is none of them."""
+        return self._file(ino).attr.copy()
+
+    def open(self, ino: Inode, flags: int) -> Opened:
+        """EACCES for anything but reading: root has all permissions, so the mode does not keep it away."""
+        file = self._file(ino)
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            raise FsError(errno.EACCES)
+        fh = next(self._numbers)
+        self._handles[fh] = file.open()
+        return Opened(fh, keep_cache=False, direct_io=True)
+
+    def read(self, c: Caller, fh: int, offset: int, size: int) -> list[memoryview]:
+        """The access log goes on where the last read ended, whatever the offset."""
+        content = self._handles.get(fh)
+        if content is None:
+            raise FsError(errno.EBADF)
+        if isinstance(content, LogReader):
+            return [memoryview(content.read(c, size))]
+        return [memoryview(content)[offset : offset + size]]
+
+    def release(self, fh: int) -> None:
+        content = self._handles.pop(fh, None)
+        if isinstance(content, LogReader):
+            self._log.close(content)
+
+    def _file(self, ino: Inode) -> _File:
+        try:
+            return self._files[ino]
+        except KeyError:
+            raise FsError(errno.ESTALE) from None
