@@ -1,7 +1,8 @@
 """Where log records go: stderr for a mount in the foreground, a rotating file for one in the background.
 
 Several mounts of a host share one log file by default. Lines are appended whole; the process that finds the file too
-large renames it under a lock, and the others notice that the name means a new file and follow.
+large renames it under a lock, and the others notice that the name means a new file and follow. In a file an event is one
+line, so that searching finds all of it.
 """
 
 import fcntl
@@ -35,11 +36,18 @@ def log_to_file(path: Path, level: int, *, take_output: bool) -> None:
         handler = SharedLogHandler(path, take_output=take_output)
     except OSError as error:
         raise CairnError(f"cannot write the log file {path}: {error.strerror}; choose another with --log", error.errno) from error
-    _install(handler, level)
+    _install(handler, level, OneLineFormatter(FORMAT))
 
 
-def _install(handler: logging.Handler, level: int) -> None:
-    handler.setFormatter(logging.Formatter(FORMAT))
+class OneLineFormatter(logging.Formatter):
+    """One line per event, also with a traceback: the line breaks within become `\\n`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).replace("\n", "\\n")
+
+
+def _install(handler: logging.Handler, level: int, formatter: logging.Formatter | None = None) -> None:
+    handler.setFormatter(formatter or logging.Formatter(FORMAT))
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
