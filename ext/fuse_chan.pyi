@@ -32,12 +32,15 @@ class Channel:
         max_write_bytes: int = 1 << 20,
         max_background: int = 50,
         linger_s: float = 10.0,
+        needs_epoch: bool = False,
         debug: bool = False,
     ) -> Channel:
         """`fd`: /dev/fuse as mount(2) got it, just mounted; it stays the caller's and must outlive `serve`.
 
         `set_attr` and `lock` make SetAttr and Lock of `cairnfs.types` from their fields in order. Timeouts: how long the
         kernel may keep attributes, names of files, names of directories, and the knowledge that there is no such name (0: not).
+        Replies that the kernel takes without asking whether they are outdated (to SETATTR, CREATE, LINK and the like) give their
+        attributes for a second at most. `needs_epoch`: so does everything, if the kernel cannot drop all names at once.
         Beyond `min_threads`, a thread ends after `linger_s` without a request; `max_threads` does not count threads that wait for
         a lock. `debug` logs every request.
         """
@@ -70,6 +73,16 @@ class Channel:
         """Minor version of the protocol agreed on, 0 before."""
 
     @property
+    def follows(self) -> bool:
+        """Is somebody there who invalidates what changes? While not, the kernel may keep things for a second only."""
+
+    @follows.setter
+    def follows(self, value: bool) -> None: ...
+    @property
+    def n_known(self) -> int:
+        """Inodes that the kernel may know, the root aside."""
+
+    @property
     def features(self) -> int:
         """INIT flags agreed on, as in the kernel's header; bits 32 and up are flags2."""
 
@@ -88,6 +101,15 @@ class Channel:
 
     def store(self, ino: int, offset: int, data: Buffer) -> bool:
         """Put bytes into the page cache of an inode the kernel knows."""
+
+    def inval_attributes(self, inos: list[int]) -> None:
+        """Forget the attributes of inodes. Takes no lock of the kernel's: allowed while serving."""
+
+    def inval_known(self, *, pages: bool) -> None:
+        """Forget the attributes of every inode that the kernel may know, and with `pages` their pages, too.
+
+        Without `pages` it takes no lock of the kernel's; with them it may wait for reads in work.
+        """
 
     def inc_epoch(self) -> bool:
         """Look up every name of the mount again at its next use. False on kernels before 6.16."""

@@ -10,7 +10,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, EINVAL, EIO, ENODEV, ENOENT, ENOLCK, ENOSYS, ENOTDIR, errno
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 from posix.fcntl cimport fcntl
 from posix.uio cimport iovec
 from posix.unistd cimport close
@@ -19,10 +19,12 @@ from cairnfs.ext cimport fuse_wire as fw
 from cairnfs.ext.fuse_files cimport abandon
 from cairnfs.ext.fuse_req cimport FC_UNWANTED, Handler, Payload, Request, Rules, fc_chan, fc_lane, fc_write
 from cairnfs.ext.fuse_table cimport operations, served_by
+from cairnfs.ext.ino_map cimport InoMap
 
 import logging
 import os
 import threading
+from array import array
 
 from cairnfs.ext import fuse_table
 
@@ -57,6 +59,7 @@ cdef extern from "fuse_chan_impl.h" nogil:
 log = logging.getLogger("cairnfs.fuse")
 
 cdef enum:
+    EPOCH_MINOR = 44  # of the protocol: the first that can drop all names at once
     CHECK_MS = 1000  # how often the serving thread looks for signals and dead threads when nothing wakes it
     REPLIED = -1
 
@@ -73,6 +76,7 @@ cdef class Channel:
     cdef object ending  # guards `over` against stop() and notifications from other threads
     cdef bint over  # serve() has ended: descriptors may be closed, and their numbers be somebody else's
     cdef bint used
+    cdef bint needs_epoch
     cdef bint debug
 
     def __cinit__(
@@ -91,6 +95,7 @@ cdef class Channel:
         unsigned int max_write_bytes=1 << 20,
         unsigned short max_background=50,
         double linger_s=10.0,
+        bint needs_epoch=False,
         bint debug=False,
     ):
         if not 1 <= min_threads <= max_threads <= 256:
@@ -105,6 +110,7 @@ cdef class Channel:
         self.limits.max_background = max_background
         self.threads = []
         self.ending = threading.Lock()
+        self.needs_epoch = needs_epoch
         self.debug = debug
         self.chan = <fc_chan *>calloc(1, sizeof(fc_chan))
         if self.chan == NULL:
@@ -178,6 +184,8 @@ cdef class Channel:
             n = fc_write(self.chan.dev_fd, (<const uint64_t *>message.base)[1], 0, iov, 2)
             if n < 0:
                 raise OSError(-n, f"cannot answer the kernel: {os.strerror(-n)}")
+        if self.needs_epoch and self.chan.minor < EPOCH_MINOR:
+            self.rules.kept = self.rules.brief
         log.debug("protocol 7.%d, features %#x, reads of %d bytes", self.chan.minor, self.chan.caps, self.chan.read_bytes)
         return True
 
@@ -313,6 +321,20 @@ cdef class Channel:
         return self.chan.minor
 
     @property
+    def follows(self):
+        """Is somebody there who invalidates what changes? While not, the kernel may keep things for a second only."""
+        return self.rules.follows
+
+    @follows.setter
+    def follows(self, bint value):
+        self.rules.follows = value
+
+    @property
+    def n_known(self):
+        """Inodes that the kernel may know, the root aside."""
+        return len(self.rules.known)
+
+    @property
     def features(self):
         """INIT flags agreed on, as in the kernel's header; bits 32 and up are flags2."""
         return self.chan.caps
@@ -324,13 +346,10 @@ cdef class Channel:
 
         Written to a copy of the descriptor, since this may take as long as a request does, and the end must not wait.
         """
-        cdef int result, fd
-        with self.ending:
-            if self.over:
-                return False
-            fd = fcntl(self.chan.dev_fd, F_DUPFD_CLOEXEC, 0)
+        cdef int result
+        cdef int fd = self.notify_fd()
         if fd < 0:
-            raise OSError(errno, os.strerror(errno))
+            return False
         with nogil:
             result = fc_write(fd, 0, code, iov, n_iov)
             close(fd)
@@ -339,6 +358,17 @@ cdef class Channel:
         if result == -ENOENT or result == -ENOTDIR or result == -ENODEV or result == -ENOSYS or result == -EINVAL:
             return False
         raise OSError(-result, os.strerror(-result))
+
+    cdef int notify_fd(self) except -2:
+        """A copy of the descriptor, for the caller to close; -1 when the channel has ended."""
+        cdef int fd
+        with self.ending:
+            if self.over:
+                return -1
+            fd = fcntl(self.chan.dev_fd, F_DUPFD_CLOEXEC, 0)
+        if fd < 0:
+            raise OSError(errno, os.strerror(errno))
+        return fd
 
     def inval_inode(self, uint64_t ino, int64_t offset=0, int64_t length=0):
         """Forget attributes and the pages of a range: `length` 0 is to the end, a negative `offset` is no pages."""
@@ -393,6 +423,49 @@ cdef class Channel:
         iov[2].iov_base = <void *>&data[0] if data.shape[0] else NULL
         iov[2].iov_len = data.shape[0]
         return self.notify(fw.FW_NOTIFY_STORE, iov, 3)
+
+    def inval_attributes(self, list inos not None):
+        """Forget the attributes of inodes. Takes no lock of the kernel's: allowed while serving."""
+        cdef uint64_t[::1] numbers
+        if inos:
+            numbers = array("Q", inos)
+            self.notify_each(&numbers[0], numbers.shape[0], -1)
+
+    def inval_known(self, *, bint pages):
+        """Forget the attributes of every inode that the kernel may know, and with `pages` their pages, too."""
+        cdef InoMap known = self.rules.known
+        cdef uint64_t *inos = <uint64_t *>malloc((known.map.n + 1) * sizeof(uint64_t))
+        if inos == NULL:
+            raise MemoryError
+        try:
+            inos[0] = fw.FW_ROOT_ID
+            self.notify_each(inos, 1 + known.copy_inos(inos + 1), 0 if pages else -1)
+        finally:
+            free(inos)
+
+    cdef int notify_each(self, const uint64_t *inos, size_t n, int64_t offset) except -1:
+        """INVAL_INODE for each. That the kernel does not know an inode is no error; one that hangs up ends it."""
+        cdef fw.fw_notify_inval_inode_out body
+        cdef iovec[2] iov
+        cdef int result = 0
+        cdef size_t i
+        cdef int fd = self.notify_fd()
+        if fd < 0:
+            return 0
+        body.off = offset
+        body.len = 0
+        iov[1].iov_base = &body
+        iov[1].iov_len = sizeof(body)
+        with nogil:
+            for i in range(n):
+                body.ino = inos[i]
+                result = fc_write(fd, 0, fw.FW_NOTIFY_INVAL_INODE, iov, 2)
+                if result < 0 and result != -ENOENT:
+                    break
+            close(fd)
+        if result == 0 or result == -ENOENT or result == -ENODEV:
+            return 0
+        raise OSError(-result, os.strerror(-result))
 
     def inc_epoch(self):
         """Look up every name of the mount again at its next use. False on kernels before 6.16."""

@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 from cairnfs.ext cimport fuse_wire as fw
-from cairnfs.ext.fuse_req cimport Request, fc_take_array, fill_attr
+from cairnfs.ext.fuse_req cimport Request, Span, attr_validity, fc_take_array, fill_attr
 
 cdef enum:
     ALL_STATX = 0xFFF  # STATX_BASIC_STATS | STATX_BTIME: everything cairnfs stores
@@ -73,21 +73,21 @@ cdef int op_lookup(Request r) except -1:
         if error.errno != ENOENT or not r.rules.keeps_negative:
             raise
         return answer_absent(r)
-    return r.answer_entry(attr)
+    return r.answer_entry(attr, True)
 
 
 cdef int answer_absent(Request r) except -1:
     """Tell the kernel that it need not ask again for a while."""
     cdef fw.fw_entry_out *out = <fw.fw_entry_out *>r.answer(sizeof(fw.fw_entry_out))
-    out.entry_valid = r.rules.negative_s
-    out.entry_valid_nsec = r.rules.negative_ns
+    out.entry_valid = r.rules.negative.s
+    out.entry_valid_nsec = r.rules.negative.ns
     return 0
 
 
 cdef int op_forget(Request r) except -1:
     cdef const fw.fw_forget_in *in_ = <const fw.fw_forget_in *>r.take(sizeof(fw.fw_forget_in))
     r.h.forget(r.header.nodeid, in_.nlookup)
-    return 0
+    return r.rules.known.count(r.header.nodeid, -<int64_t>in_.nlookup)
 
 
 cdef int op_batch_forget(Request r) except -1:
@@ -98,6 +98,7 @@ cdef int op_batch_forget(Request r) except -1:
         return EINVAL
     for i in range(in_.count):
         r.h.forget(ones[i].nodeid, ones[i].nlookup)
+        r.rules.known.count(ones[i].nodeid, -<int64_t>ones[i].nlookup)
     return 0
 
 
@@ -107,19 +108,19 @@ cdef int op_readlink(Request r) except -1:
 
 cdef int op_symlink(Request r) except -1:
     cdef bytes name = r.name()
-    return r.answer_entry(r.h.symlink(r.caller, r.header.nodeid, name, r.name()))
+    return r.answer_entry(r.h.symlink(r.caller, r.header.nodeid, name, r.name()), False)
 
 
 cdef int op_mknod(Request r) except -1:
     cdef const fw.fw_mknod_in *in_ = <const fw.fw_mknod_in *>r.take(sizeof(fw.fw_mknod_in))
     r.caller.umask = in_.umask
-    return r.answer_entry(r.h.mknod(r.caller, r.header.nodeid, r.name(), in_.mode, in_.rdev))
+    return r.answer_entry(r.h.mknod(r.caller, r.header.nodeid, r.name(), in_.mode, in_.rdev), False)
 
 
 cdef int op_mkdir(Request r) except -1:
     cdef const fw.fw_mkdir_in *in_ = <const fw.fw_mkdir_in *>r.take(sizeof(fw.fw_mkdir_in))
     r.caller.umask = in_.umask
-    return r.answer_entry(r.h.mkdir(r.caller, r.header.nodeid, r.name(), in_.mode))
+    return r.answer_entry(r.h.mkdir(r.caller, r.header.nodeid, r.name(), in_.mode), False)
 
 
 cdef int op_unlink(Request r) except -1:
@@ -150,7 +151,7 @@ cdef int rename(Request r, uint64_t new_parent, uint32_t flags) except -1:
 
 cdef int op_link(Request r) except -1:
     cdef const fw.fw_link_in *in_ = <const fw.fw_link_in *>r.take(sizeof(fw.fw_link_in))
-    return r.answer_entry(r.h.link(r.caller, in_.oldnodeid, r.header.nodeid, r.name()))
+    return r.answer_entry(r.h.link(r.caller, in_.oldnodeid, r.header.nodeid, r.name()), False)
 
 
 # Attributes
@@ -159,7 +160,7 @@ cdef int op_link(Request r) except -1:
 cdef int op_getattr(Request r) except -1:
     cdef const fw.fw_getattr_in *in_ = <const fw.fw_getattr_in *>r.take(sizeof(fw.fw_getattr_in))
     cdef object fh = in_.fh >> 1 if in_.getattr_flags & fw.FW_GETATTR_FH else None
-    return r.answer_attr(r.h.getattr(r.caller, r.header.nodeid, fh))
+    return r.answer_attr(r.h.getattr(r.caller, r.header.nodeid, fh), True)
 
 
 cdef int op_statx(Request r) except -1:
@@ -168,10 +169,11 @@ cdef int op_statx(Request r) except -1:
     cdef object fh = in_.fh >> 1 if in_.getattr_flags & fw.FW_GETATTR_FH else None
     cdef object attr = r.h.getattr(r.caller, r.header.nodeid, fh)
     cdef fw.fw_statx_out *out = <fw.fw_statx_out *>r.answer(sizeof(fw.fw_statx_out))
+    cdef const Span *valid = attr_validity(r.rules, True)
     cdef fw.fw_attr basic
     fill_attr(r.rules, attr, &basic)
-    out.attr_valid = r.rules.attr_s
-    out.attr_valid_nsec = r.rules.attr_ns
+    out.attr_valid = valid.s
+    out.attr_valid_nsec = valid.ns
     out.mask = ALL_STATX
     out.blksize = basic.blksize
     out.nlink = basic.nlink
@@ -209,7 +211,7 @@ cdef int op_setattr(Request r) except -1:
         valid & fw.FW_SET_KILL_SUIDGID != 0,
     )
     cdef object fh = in_.fh >> 1 if valid & fw.FW_SET_FH else None
-    return r.answer_attr(r.h.setattr(r.caller, r.header.nodeid, change, fh))
+    return r.answer_attr(r.h.setattr(r.caller, r.header.nodeid, change, fh), False)
 
 
 cdef object time_of(uint32_t given, uint32_t now, uint64_t seconds, uint32_t nanoseconds):

@@ -5,6 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
 from cairnfs.ext.fuse_wire cimport fw_attr, fw_entry_out, fw_in_header
+from cairnfs.ext.ino_map cimport InoMap
 
 
 cdef extern from "fuse_cursor.h" nogil:
@@ -76,16 +77,24 @@ cdef class Payload:
     cdef size_t view_bytes
 
 
+cdef struct Span:
+    uint64_t s
+    uint32_t ns
+
+
+cdef struct Validity:
+    Span attr
+    Span entry
+    Span dir_entry
+
+
 cdef class Rules:
     cdef fc_chan *chan
-    cdef uint64_t attr_s
-    cdef uint32_t attr_ns
-    cdef uint64_t entry_s
-    cdef uint32_t entry_ns
-    cdef uint64_t dir_entry_s
-    cdef uint32_t dir_entry_ns
-    cdef uint64_t negative_s
-    cdef uint32_t negative_ns
+    cdef InoMap known
+    cdef Validity kept
+    cdef Validity brief
+    cdef bint follows
+    cdef Span negative
     cdef bint keeps_negative
     cdef object make_set_attr
     cdef object make_lock
@@ -152,12 +161,13 @@ cdef class Request:
     cdef memoryview data(self, size_t n)
     cdef void *answer(self, size_t n) except NULL
     cdef int answer_bytes(self, bytes value) except -1
-    cdef int answer_attr(self, object attr) except -1
-    cdef int answer_entry(self, object attr) except -1
+    cdef int answer_attr(self, object attr, bint versioned) except -1
+    cdef int answer_entry(self, object attr, bint versioned) except -1
     cdef int send(self, int error) noexcept nogil
     cdef int send_buffers(self, list buffers, size_t limit) except -1
 
 
 cdef int fill_attr(Rules rules, object attr, fw_attr *out) except -1
-cdef int fill_entry(Rules rules, object attr, fw_entry_out *out) except -1
+cdef const Span *attr_validity(Rules rules, bint versioned) noexcept
+cdef int fill_entry(Rules rules, object attr, fw_entry_out *out, bint versioned) except -1
 cdef void split_ns(int64_t ns, uint64_t *seconds, uint32_t *nanoseconds) noexcept nogil

@@ -16,8 +16,11 @@ from posix.stdlib cimport posix_memalign
 from posix.uio cimport iovec
 
 from cairnfs.ext.fuse_wire cimport fw_attr_out
+from cairnfs.ext.ino_map cimport InoMap
 
 import os
+
+cdef double BRIEF_S = 1.0  # what may be outdated for so long, JuiceFS's default for everything
 
 cdef enum:
     PAGE = 4096
@@ -63,9 +66,11 @@ cdef class Payload:
 
 @cython.final
 cdef class Rules:
-    """How long the kernel may keep what it is told, and what makes the handler's argument values.
+    """How long the kernel may keep what it is told, which inodes it knows, and what makes the handler's argument values.
 
     Times are in seconds. `make_set_attr` and `make_lock` take the fields of SetAttr and Lock of `cairnfs.types` in order.
+    `known` counts, per inode, the names and entries that the kernel was given and has not forgotten. While `follows` is not set,
+    nobody would tell the kernel of changes, and it may keep what it is told for BRIEF_S only.
     """
 
     def __cinit__(
@@ -77,11 +82,12 @@ cdef class Rules:
         object make_set_attr,
         object make_lock,
     ):
-        split_s(attr_timeout_s, &self.attr_s, &self.attr_ns)
-        split_s(entry_timeout_s, &self.entry_s, &self.entry_ns)
-        split_s(dir_entry_timeout_s, &self.dir_entry_s, &self.dir_entry_ns)
-        split_s(negative_timeout_s, &self.negative_s, &self.negative_ns)
+        set_validity(&self.kept, attr_timeout_s, entry_timeout_s, dir_entry_timeout_s)
+        set_validity(&self.brief, min(attr_timeout_s, BRIEF_S), min(entry_timeout_s, BRIEF_S), min(dir_entry_timeout_s, BRIEF_S))
+        split_s(negative_timeout_s, &self.negative)
         self.keeps_negative = negative_timeout_s > 0
+        self.known = InoMap()
+        self.follows = True
         self.make_set_attr = make_set_attr
         self.make_lock = make_lock
 
@@ -215,14 +221,15 @@ cdef class Request:
             memcpy(self.answer(n), PyBytes_AS_STRING(value), n)
         return 0
 
-    cdef int answer_attr(self, object attr) except -1:
+    cdef int answer_attr(self, object attr, bint versioned) except -1:
         cdef fw_attr_out *out = <fw_attr_out *>self.answer(sizeof(fw_attr_out))
-        out.attr_valid = self.rules.attr_s
-        out.attr_valid_nsec = self.rules.attr_ns
+        cdef const Span *valid = attr_validity(self.rules, versioned)
+        out.attr_valid = valid.s
+        out.attr_valid_nsec = valid.ns
         return fill_attr(self.rules, attr, &out.attr)
 
-    cdef int answer_entry(self, object attr) except -1:
-        return fill_entry(self.rules, attr, <fw_entry_out *>self.answer(sizeof(fw_entry_out)))
+    cdef int answer_entry(self, object attr, bint versioned) except -1:
+        return fill_entry(self.rules, attr, <fw_entry_out *>self.answer(sizeof(fw_entry_out)), versioned)
 
     cdef int send(self, int error) noexcept nogil:
         """Write the reply: what was laid out when `error` is 0, else the errno alone. As fc_reply()."""
@@ -273,12 +280,25 @@ cdef void split_ns(int64_t ns, uint64_t *seconds, uint32_t *nanoseconds) noexcep
     nanoseconds[0] = <uint32_t>(ns % 1_000_000_000)
 
 
-cdef int split_s(double seconds, uint64_t *whole, uint32_t *nanoseconds) except -1:
+cdef int split_s(double seconds, Span *out) except -1:
     """Thirty years and more are the same to the kernel."""
     if not seconds >= 0:
         raise ValueError(f"{seconds} s is not a time the kernel may keep something")
-    split_ns(<int64_t>(min(seconds, 1e9) * 1e9), whole, nanoseconds)
+    split_ns(<int64_t>(min(seconds, 1e9) * 1e9), &out.s, &out.ns)
     return 0
+
+
+cdef int set_validity(Validity *out, double attr_s, double entry_s, double dir_entry_s) except -1:
+    split_s(attr_s, &out.attr)
+    split_s(entry_s, &out.entry)
+    return split_s(dir_entry_s, &out.dir_entry)
+
+
+cdef const Span *attr_validity(Rules rules, bint versioned) noexcept:
+    """How long attributes may be kept. The kernel drops a reply to LOOKUP, GETATTR and READDIRPLUS (`versioned`) that was
+    overtaken by an invalidation; others it takes as they come, so a change in between would be seen no sooner than they end.
+    """
+    return &rules.kept.attr if versioned and rules.follows else &rules.brief.attr
 
 
 cdef int fill_attr(Rules rules, object attr, fw_attr *out) except -1:
@@ -301,14 +321,21 @@ cdef int fill_attr(Rules rules, object attr, fw_attr *out) except -1:
     return 0
 
 
-cdef int fill_entry(Rules rules, object attr, fw_entry_out *out) except -1:
-    """A name's inode. Numbers are never used twice, so every inode is of generation 1."""
+cdef int fill_entry(Rules rules, object attr, fw_entry_out *out, bint versioned) except -1:
+    """A name's inode. Numbers are never used twice, so every inode is of generation 1.
+
+    The name may be kept whatever brought it: its directory is locked in the kernel until the reply is taken, and so it is for
+    whoever invalidates the name.
+    """
     fill_attr(rules, attr, &out.attr)
-    cdef bint is_dir = out.attr.mode & S_IFMT == S_IFDIR
+    cdef const Validity *valid = &rules.kept if rules.follows else &rules.brief
+    cdef const Span *entry = &valid.dir_entry if out.attr.mode & S_IFMT == S_IFDIR else &valid.entry
+    cdef const Span *attr_valid = attr_validity(rules, versioned)
     out.nodeid = out.attr.ino
     out.generation = 1
-    out.entry_valid = rules.dir_entry_s if is_dir else rules.entry_s
-    out.entry_valid_nsec = rules.dir_entry_ns if is_dir else rules.entry_ns
-    out.attr_valid = rules.attr_s
-    out.attr_valid_nsec = rules.attr_ns
+    out.entry_valid = entry.s
+    out.entry_valid_nsec = entry.ns
+    out.attr_valid = attr_valid.s
+    out.attr_valid_nsec = attr_valid.ns
+    rules.known.count(out.nodeid, 1)
     return 0
