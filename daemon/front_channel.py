@@ -18,6 +18,7 @@ from cairnfs.vfs import Vfs
 
 log = logging.getLogger(__name__)
 
+KEPT_S = 86400.0  # what the kernel may keep when nothing else is asked for: changes are told of, so this is no staleness
 MAX_THREADS = 256  # of one channel; more would only wait for the GIL
 MAX_BACKGROUND = 65535  # what the protocol can say
 
@@ -31,6 +32,7 @@ class ChannelFront:
         self._options = options
         self._lock = threading.Lock()
         self._stopping = False
+        self._followed = True
         self._channel: Channel | None = None
         self._mounted: Mounted | None = None
 
@@ -42,6 +44,7 @@ class ChannelFront:
             with self._lock:
                 self._mounted = find_mount(self._mountpoint)
                 self._channel = channel
+                channel.follows = self._followed
                 stopping = self._stopping
             if not stopping:
                 channel.serve()
@@ -69,15 +72,32 @@ class ChannelFront:
         return {} if channel is None else channel.counts()
 
     def invalidate_all(self) -> None:
-        """Make the kernel look up every name again. Attributes follow by their timeout, pages at the next open."""
+        """Make the kernel forget names, then attributes, then pages; only the last may wait, for reads in work."""
         with self._lock:
             channel = self._channel
-        if channel is not None and not channel.inc_epoch():
-            log.warning("%s: this kernel cannot drop all names at once; they stay for their timeout", self._mountpoint)
+        if channel is None:
+            return
+        try:
+            if not channel.inc_epoch():
+                log.warning("%s: this kernel cannot drop all names at once; they stay for their timeout", self._mountpoint)
+            channel.inval_known(pages=False)
+            channel.inval_known(pages=True)
+        except OSError as error:
+            log.warning("%s: the kernel did not take an invalidation: %s", self._mountpoint, error)
+
+    def trust(self, followed: bool) -> None:
+        """Whether somebody tells of changes. While not, the kernel may keep what it is told for a second only."""
+        with self._lock:
+            self._followed = followed
+            if self._channel is not None:
+                self._channel.follows = followed
 
     def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]]) -> None:
         """Make the kernel forget attributes and pages of inodes, and names. From any thread that serves no request; may
         wait for requests on the same directories.
+
+        Names are dropped, not expired: the reply to a lookup that looks again at an expired name would make it valid, even
+        if it was overtaken by this very change.
         """
         with self._lock:
             channel = self._channel
@@ -87,7 +107,7 @@ class ChannelFront:
             for ino in inos:
                 channel.inval_inode(ino)
             for parent, name in dentries:
-                channel.inval_entry(parent, name, expire_only=True)
+                channel.inval_entry(parent, name)
         except OSError as error:
             log.warning("%s: the kernel did not take an invalidation: %s", self._mountpoint, error)
 
@@ -98,8 +118,7 @@ class ChannelFront:
         if channel is None:
             return
         try:
-            for ino in inos:
-                channel.inval_inode(ino, -1)
+            channel.inval_attributes(list(inos))
         except OSError as error:
             log.warning("%s: the kernel did not take an invalidation: %s", self._mountpoint, error)
 
@@ -110,9 +129,10 @@ class ChannelFront:
             self._vfs,
             set_attr=SetAttr,
             lock=Lock,
-            attr_timeout_s=options.attr_timeout_s,
-            entry_timeout_s=options.entry_timeout_s,
-            dir_entry_timeout_s=options.dir_entry_timeout_s,
+            attr_timeout_s=KEPT_S if options.attr_timeout_s is None else options.attr_timeout_s,
+            entry_timeout_s=KEPT_S if options.entry_timeout_s is None else options.entry_timeout_s,
+            dir_entry_timeout_s=KEPT_S if options.dir_entry_timeout_s is None else options.dir_entry_timeout_s,
+            needs_epoch=options.entry_timeout_s is None or options.dir_entry_timeout_s is None,
             min_threads=min(options.min_threads, options.max_threads, MAX_THREADS),
             max_threads=min(options.max_threads, MAX_THREADS),
             max_write_bytes=options.max_write_bytes,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TIMEOUT_S = 1.0  # what the kernel may keep when nothing else is asked for: pyfuse3 cannot take everything back
 BLOCK_BYTES = 4096  # st_blksize and the unit of statfs
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 DIR_BYTES = 4096  # st_size of a directory: the number of entries would only confuse tools
@@ -93,6 +94,9 @@ class Pyfuse3Front:
     def counts(self) -> dict[str, int]:
         """Requests served so far, by the kernel's name of the opcode. What libfuse answers by itself is not in it."""
         return dict(self._operations.n_requests)
+
+    def trust(self, followed: bool) -> None:
+        """Nothing to do: what the kernel is told ends by itself."""
 
     def invalidate_all(self) -> None:
         """pyfuse3 cannot make the kernel drop all names at once: names and attributes stay for their timeout."""
@@ -339,8 +343,9 @@ class VfsOperations(pyfuse3.Operations):
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = pyfuse3.InodeT(attr.ino)
         entry.generation = GENERATION
-        entry.entry_timeout = self._options.dir_entry_timeout_s if is_dir else self._options.entry_timeout_s
-        entry.attr_timeout = self._options.attr_timeout_s
+        entry_timeout_s = self._options.dir_entry_timeout_s if is_dir else self._options.entry_timeout_s
+        entry.entry_timeout = TIMEOUT_S if entry_timeout_s is None else entry_timeout_s
+        entry.attr_timeout = TIMEOUT_S if self._options.attr_timeout_s is None else self._options.attr_timeout_s
         entry.st_mode = pyfuse3.ModeT(attr.mode)
         entry.st_nlink = attr.nlink
         entry.st_uid, entry.st_gid, entry.st_rdev = attr.uid, attr.gid, attr.rdev

@@ -33,6 +33,10 @@ class Front(Protocol):
         """Make the kernel forget everything it keeps."""
         ...
 
+    def trust(self, followed: bool) -> None:
+        """Whether somebody tells of changes. While not, the kernel may keep what it is told for a second only."""
+        ...
+
     def counts(self) -> Mapping[str, int]:
         """Requests served so far, by the kernel's name of the opcode; none when not serving."""
         ...

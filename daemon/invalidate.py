@@ -7,16 +7,20 @@ answered afresh. After a gap in the log everything is dropped.
 Its thread polls. An open does not wait for the next poll: the VFS calls `fence`, which reads what the log has got since and
 drops attributes at once, on the thread of the request. Pages and names are left to the follower's own thread, because the
 kernel may hold a directory's lock, or a page's, until the very request is answered that would wait for it.
+
+Commits of this process are told to the kernel by `tell_own`, before the operation that made them is answered: a reply with
+attributes that it overtakes is then dropped there. README.md has what the kernel would otherwise miss.
 """
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from cairnfs.daemon.lease import Lease
 from cairnfs.errors import CairnError
 from cairnfs.meta.records import DENTRY_PREFIX, INODE_PREFIX, LOCKS_SUBKEY
-from cairnfs.meta.stores.base import LogRecord, LogTrimmed, Store
+from cairnfs.meta.stores.base import Effect, Key, LogRecord, LogTrimmed, Store
 from cairnfs.types import Inode, Position
 
 log = logging.getLogger(__name__)
@@ -42,9 +46,15 @@ class KernelCaches(Cached, Protocol):
 
     def invalidate_attributes(self, inos: Iterable[Inode]) -> None: ...
 
+    def trust(self, followed: bool) -> None: ...
+
 
 class Follower(threading.Thread):
-    """The thread; made before the mount, so that nothing is missed."""
+    """The thread; made before the mount, so that nothing is missed.
+
+    Attributes are dropped from the kernel twice, at the next poll again: an inode that the kernel learned of by a reply under
+    way while its attributes were dropped would keep what that reply says.
+    """
 
     def __init__(self, store: Store, vfs: Cached, front: KernelCaches) -> None:
         super().__init__(name="follower", daemon=True)
@@ -56,6 +66,8 @@ class Follower(threading.Thread):
         self._inos: set[Inode] = set()  # still to be dropped from the kernel
         self._dentries: set[tuple[Inode, bytes]] = set()
         self._everything = False
+        self._again: set[Inode] = set()  # for the follower's own thread only
+        self._lease = Lease(self._lease_lost, lambda: front.trust(True))
         self._wake = threading.Event()
         self._ended = False
         self._failing = False
@@ -78,9 +90,11 @@ class Follower(threading.Thread):
         self._wake.set()
         if self.ident is not None:
             self.join()
+        self._lease.stop()
 
     def run(self) -> None:
         pause_s = SHORTEST_POLL_S
+        self._lease.start()
         while not self._ended:
             self._wake.wait(pause_s)
             self._wake.clear()
@@ -105,8 +119,10 @@ class Follower(threading.Thread):
         """Apply what the log has, to the kernel too. True when others had changed something. StoreError when it cannot be
         read. Not from a request.
         """
+        from_s = self._lease.now_s()
         if self._store.position() != self._position:
             self._read_log()
+        again, self._again = self._again, set()
         with self._reading:
             everything, self._everything = self._everything, False
             inos, self._inos = self._inos, set()
@@ -115,6 +131,10 @@ class Follower(threading.Thread):
             self._front.invalidate_all()
         if inos or dentries:
             self._front.invalidate(inos, dentries)
+            self._again = inos
+        if again:
+            self._front.invalidate_attributes(again)
+        self._lease.renew(from_s)
         return bool(everything or inos or dentries)
 
     def _read_log(self) -> bool:
@@ -123,7 +143,7 @@ class Follower(threading.Thread):
         with self._reading:
             try:
                 while records := self._store.log(self._position, LOG_BATCH):
-                    inos, dentries = changes(record for record in records if record.origin != self._store.origin)
+                    inos, dentries = changes(record for record in records if not self._own(record))
                     if inos or dentries:
                         found = True
                         self._vfs.invalidate(inos, dentries)
@@ -135,6 +155,16 @@ class Follower(threading.Thread):
                 self._drop_everything()
                 return True
         return found
+
+    def _own(self, record: LogRecord) -> bool:
+        """Whether this process made the commit. Whoever has no session (origin 0) knows none of its own."""
+        return record.origin == self._store.origin != 0
+
+    def _lease_lost(self) -> None:
+        """On the lease's thread. From now on the kernel is promised little, so what it learns until the next drop ends soon."""
+        self._front.trust(False)
+        self._vfs.invalidate_all()
+        self._front.invalidate_all()
 
     def _drop_everything(self) -> None:
         """The position is taken first: what is committed while caches are dropped will be found in the log."""
@@ -149,13 +179,28 @@ def changes(records: Iterable[LogRecord]) -> Changes:
     inos: set[Inode] = set()
     dentries: set[tuple[Inode, bytes]] = set()
     for record in records:
-        for partition, key in record.keys:
-            kind, number = partition[:1], partition[1:]
-            if len(number) != INO8:
-                continue
-            ino = Inode(int.from_bytes(number, "big"))
-            if kind == DENTRY_PREFIX:
-                dentries.add((ino, key))
-            elif kind == INODE_PREFIX and key != LOCKS_SUBKEY:
-                inos.add(ino)
+        inos.update(changed_inodes(record.keys))
+        for partition, name in record.keys:
+            if partition[:1] == DENTRY_PREFIX and len(partition) == 1 + INO8:
+                dentries.add((Inode(int.from_bytes(partition[1:], "big")), name))
     return inos, dentries
+
+
+def changed_inodes(keys: Iterable[Key]) -> set[Inode]:
+    """Inodes whose attributes or content are in these rows."""
+    return {
+        Inode(int.from_bytes(partition[1:], "big"))
+        for partition, key in keys
+        if partition[:1] == INODE_PREFIX and len(partition) == 1 + INO8 and key != LOCKS_SUBKEY
+    }
+
+
+def tell_own(front: KernelCaches) -> Callable[[Sequence[Effect]], None]:
+    """What is to be called with the effects of each commit of this process: the kernel asks for those attributes again."""
+
+    def told(effects: Sequence[Effect]) -> None:
+        inos = changed_inodes(effect.key for effect in effects)
+        if inos:
+            front.invalidate_attributes(inos)
+
+    return told

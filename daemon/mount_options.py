@@ -4,6 +4,7 @@ The table SETTINGS is the one list of settings: the command line makes its optio
 `-o NAME=VALUE` as well, which is how fstab gives them.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,6 +16,10 @@ from cairnfs.options import EngineOptions, FuseOptions
 from cairnfs.units import parse_count, parse_duration, parse_size
 
 FRONTS = ("channel", "pyfuse3")
+
+ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^\s:\[\]]*)):(?P<port>\d{1,5})", re.ASCII)
+ANY_HOST = "0.0.0.0"  # an address without a host, such as :9567
+LAST_PORT = 65535
 
 SHORTEST_HEARTBEAT_S = 0.1
 STALE_S = 60  # without a heartbeat for so long, a session on another host is taken for dead
@@ -64,6 +69,23 @@ def _front(text: str) -> str:
     return text
 
 
+class Address(NamedTuple):
+    """Where to listen; port 0 takes a free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _address(text: str) -> Address:
+    match = ADDRESS.fullmatch(text)
+    if match is None or int(match["port"]) > LAST_PORT:
+        raise UsageError(f"'{text}' is not an address: write HOST:PORT, such as 127.0.0.1:9567")
+    return Address(match["ipv6"] or match["host"] or ANY_HOST, int(match["port"]))
+
+
 def _path(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
@@ -71,6 +93,7 @@ def _path(text: str) -> Path:
 SETTINGS = (
     Setting("front", "mount", "front", _front, "FRONT", "What talks to the kernel: channel (compiled) or pyfuse3."),
     Setting("log", "mount", "log_path", _path, "FILE", "Log file. [default: stderr; with -d a standard file]"),
+    Setting("metrics", "mount", "metrics", _address, "HOST:PORT", "Serve metrics to Prometheus. [default: off]"),
     Setting("buffer-size", "engine", "buffer_bytes", _mebibytes, "SIZE", "Memory for writing and readahead, in MiB."),
     Setting("cache-memory", "engine", "cache_bytes", _mebibytes, "SIZE", "Memory for data read or written lately, in MiB."),
     Setting("max-uploads", "engine", "max_uploads", _positive, "N", "Uploads at a time."),
@@ -89,7 +112,7 @@ BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 @dataclass(frozen=True)
 class MountRequest:
-    """A mount, fully said: `mountpoint` is absolute; `log_path` is None for stderr."""
+    """A mount, fully said: `mountpoint` is absolute; `log_path` is None for stderr, `metrics` for no server."""
 
     url: str
     mountpoint: Path
@@ -97,12 +120,15 @@ class MountRequest:
     fuse: FuseOptions
     front: str = "channel"
     log_path: Path | None = None
+    metrics: Address | None = None
 
 
 def default_of(setting: Setting) -> str:
     """The default of a setting as its help shows it."""
     owner = {"engine": EngineOptions, "fuse": FuseOptions, "mount": MountRequest}[setting.target]
     default: Any = next(field.default for field in fields(owner) if field.name == setting.field)
+    if default is None:
+        return "1d; 1 with pyfuse3"
     if setting.parse is _mebibytes:
         return f"{default // MIB}M"
     return f"{default:g}" if isinstance(default, float) else str(default)

@@ -21,7 +21,7 @@ from types import FrameType
 
 from cairnfs.daemon.fronts import Front, make_front
 from cairnfs.daemon.heartbeat import registered_session
-from cairnfs.daemon.invalidate import Follower
+from cairnfs.daemon.invalidate import Follower, tell_own
 from cairnfs.daemon.mount_options import MountRequest
 from cairnfs.daemon.mountpoint import check_mountpoint, clear_stale, is_mounted, unmount
 from cairnfs.daemon.running import Registration
@@ -86,6 +86,22 @@ def _abandon(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+@contextmanager
+def exported_metrics(volume: Volume, request: MountRequest) -> Iterator[None]:
+    """The metrics of the volume are served while the block runs, if that was asked for."""
+    if request.metrics is None:
+        yield
+        return
+    from cairnfs.daemon.exporter import Exporter  # not at the top: most mounts do without
+
+    labels = {"volume": volume.format.name, "mountpoint": str(request.mountpoint)}
+    exporter = Exporter(request.metrics, volume.metrics, labels)
+    try:
+        yield
+    finally:
+        exporter.close()
+
+
 class MountProcess:
     """One mount, served by this process. `answered`: it has been in use, so an error from then on may be lost data."""
 
@@ -99,7 +115,11 @@ class MountProcess:
     def run(self) -> None:
         """Everything, from opening the volume to closing it. Raises what prevented the mount or was not stored."""
         request = self._request
-        with open_volume(request.url, request.engine) as volume, registered_session(volume, request.mountpoint):
+        with (
+            open_volume(request.url, request.engine) as volume,
+            exported_metrics(volume, request),
+            registered_session(volume, request.mountpoint),
+        ):
             config = partial(mount_config, volume, request)
             vfs = MountedVfs(volume.meta, volume.data, request.engine, volume.clock, volume.metrics, config)
             try:
@@ -113,7 +133,8 @@ class MountProcess:
         volume.metrics.fuse_requests.source = front.counts
         self._watcher.attach(front)
         follower = Follower(volume.store, vfs, front)
-        vfs.follow(follower.fence)
+        vfs.follow(follower.fence, front.invalidate_attributes)
+        volume.store.on_commit = tell_own(front)
         announcer = threading.Thread(target=self._announce, name="announce", daemon=True)
         announcer.start()
         follower.start()

@@ -22,12 +22,16 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class FuseOptions:
-    """Settings of a FUSE front."""
+    """Settings of a FUSE front.
+
+    Timeouts are how long the kernel may keep what it is told. None: for a day where the front can take it back from any kernel
+    cache (the channel), else for a second.
+    """
 
     volume_name: str = "cairnfs"
-    attr_timeout_s: float = 1.0
-    entry_timeout_s: float = 1.0
-    dir_entry_timeout_s: float = 1.0
+    attr_timeout_s: float | None = None
+    entry_timeout_s: float | None = None
+    dir_entry_timeout_s: float | None = None
     min_threads: int = 2
     max_threads: int = 64
     max_write_bytes: int = MIB

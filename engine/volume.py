@@ -35,7 +35,9 @@ log = logging.getLogger(__name__)
 class Volume:
     """An open volume. `objects` and `data` are None when it was opened for its metadata only."""
 
-    def __init__(self, store: Store, meta: Meta, options: EngineOptions, clock: Clock, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self, store: CountingStore, meta: Meta, options: EngineOptions, clock: Clock, metrics: Metrics | None = None
+    ) -> None:
         self.store = store
         self.meta = meta
         self.options = options
@@ -188,7 +190,8 @@ def _make_room(store: Store, url: str, force: bool, clock: Clock) -> None:
     """See that no volume is in the store: with `force` by destroying the one that is."""
     if not has_volume(store):
         return
-    volume = Volume(store, Meta(store, clock), EngineOptions(), clock)
+    counting = CountingStore(store, Metrics())
+    volume = Volume(counting, Meta(counting, clock), EngineOptions(), clock)
     if not force:
         raise VolumeError(
             f"{url} already holds volume '{volume.format.name}' (uuid {volume.format.uuid}): choose another URL, "

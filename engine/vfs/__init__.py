@@ -210,9 +210,12 @@ class Vfs:
         """Store and commit everything dirty; when this returns it survives loss of power. EIO, ENOSPC."""
         self._io.syncfs()
 
-    def follow(self, fence: Callable[[], None]) -> None:
-        """`fence` returns when everything that others committed before the call was passed to `invalidate`; opens call it."""
+    def follow(self, fence: Callable[[], None], forget: Callable[[Iterable[Inode]], None]) -> None:
+        """`fence` returns when everything that others committed before the call was passed to `invalidate`; opens call it.
+        `forget` makes the kernel ask for attributes again, where they changed without a commit: what was written is lost.
+        """
         self._fence = fence
+        self._state.files.on_lost = forget
 
     def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]] = ()) -> None:
         """Another process has changed these inodes and names: what is known of them here is forgotten."""

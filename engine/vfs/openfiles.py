@@ -239,6 +239,10 @@ class OpenFile:
         self._chunks.clear()
 
 
+def _nobody(inos: Iterable[Inode]) -> None:
+    """Who is told of data that was lost unless somebody else is."""
+
+
 class Removal:
     """Context of one operation that may remove names: answers `is_open` and keeps the answers true until it ends.
 
@@ -293,6 +297,7 @@ class OpenFiles:
         self._barred: dict[Inode, int] = {}
         self.n_removals = 0  # of inodes that were not open; grows before they can be opened again
         self.n_invalidations = 0  # grows before each
+        self.on_lost: Callable[[Iterable[Inode]], None] = _nobody
 
     def __len__(self) -> int:
         return len(self._files)
@@ -333,6 +338,8 @@ class OpenFiles:
             stored = self._flush_late(file)
         try:
             file.close()
+            if not stored:
+                self.on_lost((file.ino,))
             if file.unlinked:
                 self._free(file.ino)
         finally:

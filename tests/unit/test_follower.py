@@ -25,6 +25,7 @@ class Cache:
         self.dentries: set[tuple[int, bytes]] = set()
         self.attributes: set[int] = set()
         self.n_everything = 0
+        self.followed = True
         self.told = threading.Event()
 
     def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]] = ()) -> None:
@@ -37,6 +38,9 @@ class Cache:
 
     def invalidate_all(self) -> None:
         self.n_everything += 1
+
+    def trust(self, followed: bool) -> None:
+        self.followed = followed
 
 
 class Node:

@@ -1,6 +1,6 @@
-"""A metadata store that counts its round trips and how long they took; everything else is the store it is given."""
+"""A metadata store that counts its round trips and how long they took, and tells of commits; the rest is the store given."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 
 from cairnfs.meta.stores.base import (
@@ -30,11 +30,19 @@ CONDITION_NAMES: dict[type, str] = {
 }
 
 
+def _nobody(effects: Sequence[Effect]) -> None:
+    """Who is told of commits unless somebody else is."""
+
+
 class CountingStore:
-    """The store it is given. Calls that fail are counted as well: they took their time."""
+    """The store it is given. Calls that fail are counted as well: they took their time.
+
+    `on_commit` is called with the effects of every commit, on the thread that made it and before that goes on.
+    """
 
     def __init__(self, store: Store, metrics: Metrics) -> None:
         self._store = store
+        self.on_commit: Callable[[Sequence[Effect]], None] = _nobody
         seconds = metrics.meta_store_s
         self._reads, self._scans, self._commits = seconds["read"], seconds["scan"], seconds["commit"]
         self._logs, self._positions, self._syncs = seconds["log"], seconds["position"], seconds["sync"]
@@ -72,12 +80,14 @@ class CountingStore:
     def commit(self, conditions: Sequence[Condition], effects: Sequence[Effect]) -> Committed:
         started_ns = perf_counter_ns()
         try:
-            return self._store.commit(conditions, effects)
+            committed = self._store.commit(conditions, effects)
         except ConditionFailed as failure:
             self._conflicts[CONDITION_NAMES[type(failure.condition)]].add()
             raise
         finally:
             self._commits.observe_ns(perf_counter_ns() - started_ns)
+        self.on_commit(effects)
+        return committed
 
     def position(self) -> Position:
         started_ns = perf_counter_ns()
