@@ -15,7 +15,7 @@ from cairnfs.daemon.mount_options import SETTINGS, MountRequest, default_of, mak
 def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """One option per entry of SETTINGS."""
     for setting in reversed(SETTINGS):
-        shown = "" if setting.name == "log" else f" [default: {default_of(setting)}]"
+        shown = "" if "[default:" in setting.help else f" [default: {default_of(setting)}]"
         command = click.option(f"--{setting.name}", metavar=setting.metavar, help=setting.help + shown)(command)
     return command
 

@@ -84,6 +84,7 @@ def mount_config(volume: Volume, request: MountRequest) -> dict[str, Any]:
         "format": format_as_json(volume.format),
         "engine": asdict(request.engine),
         "fuse": asdict(request.fuse),
+        "metrics": None if request.metrics is None else str(request.metrics),
         "log": None if request.log_path is None else str(request.log_path),
     }
 

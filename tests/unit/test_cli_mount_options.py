@@ -128,3 +128,31 @@ def test_calls_of_mount8_are_read_in_any_order(args: list[str]) -> None:
 def test_wrong_calls_of_mount8_are_usage_errors(args: list[str]) -> None:
     with pytest.raises(UsageError):
         parse_call(args)
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "shown"),
+    [
+        ("127.0.0.1:9567", "127.0.0.1", 9567, "127.0.0.1:9567"),
+        ("localhost:0", "localhost", 0, "localhost:0"),
+        (":9567", "0.0.0.0", 9567, "0.0.0.0:9567"),
+        ("[::1]:65535", "::1", 65535, "[::1]:65535"),
+    ],
+)
+def test_addresses_have_a_host_and_a_port(text: str, host: str, port: int, shown: str) -> None:
+    address = request(metrics=text).metrics
+    assert address == (host, port) and str(address) == shown
+
+
+@pytest.mark.parametrize("text", ["9567", "localhost", "localhost:", "host:65536", "::1:9567", "a b:1", "[::1]", "host:-1"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="metrics: .* is not an address"):
+        request(metrics=text)
+
+
+def test_passwords_in_urls_are_not_shown() -> None:
+    from cairnfs.daemon.shown import without_password
+
+    assert without_password("redis://:secret@host:6379/1") == "redis://:****@host:6379/1"
+    assert without_password("redis://user:se:cret@host/1") == "redis://user:****@host/1"
+    assert without_password("sqlite3:///a/b:c@d.db") == "sqlite3:///a/b:c@d.db"

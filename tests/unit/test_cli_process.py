@@ -156,6 +156,20 @@ def test_only_so_many_old_log_files_are_kept(tmp_path: Path) -> None:
     assert "line 0099" in (tmp_path / "log.1").read_text() + (tmp_path / "log").read_text()
 
 
+def test_an_event_is_one_line_even_with_a_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    script = (
+        "import logging; from pathlib import Path; from cairnfs.daemon.logs import log_to_file; "
+        f"log_to_file(Path({str(path)!r}), logging.INFO, take_output=False); logging.info('a\\nb')\n"
+        "try: 1 / 0\n"
+        "except ZeroDivisionError: logging.exception('failed')"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+    first, second = path.read_text().splitlines()
+    assert first.endswith("root: a\\nb")
+    assert "failed\\nTraceback" in second and second.endswith("ZeroDivisionError: division by zero")
+
+
 def test_what_the_process_prints_follows_the_log_file(tmp_path: Path) -> None:
     path = tmp_path / "log"
     script = (

@@ -176,3 +176,9 @@ def test_slices_fetched_ahead_are_counted_and_whether_a_reader_came_to_them(tmp_
             engine.files.pread(fh, at, 128 << 10)
         metrics = engine.volume.metrics
         assert 0 < metrics.readahead_used.value <= metrics.readahead_issued.value <= 8
+
+
+def test_the_readme_lists_every_metric_as_it_is_declared() -> None:
+    text = (Path(__file__).parents[2] / "daemon" / "README.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| `cairnfs_")]
+    assert rows == [f"| `{f.name}` | {f.kind} | {f.label} | {f.help} |" for f in Metrics().families]
