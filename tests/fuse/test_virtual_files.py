@@ -141,7 +141,7 @@ def test_config_says_what_the_mount_is(mount: Mount) -> None:
     assert config["meta_url"] == mount.volume.url
     assert config["format"]["name"] == mount.volume.name
     assert config["engine"]["cache_bytes"] == 256 << 20
-    assert config["fuse"]["attr_timeout_s"] == 1.0
+    assert config["fuse"]["max_threads"] == 64
 
 
 LINE = re.compile(
