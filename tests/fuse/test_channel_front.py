@@ -14,9 +14,9 @@ from cairnfs.daemon.mountpoint import find_mount, is_mounted, unmount
 from cairnfs.errors import MountError
 from cairnfs.options import FuseOptions
 from support.memory_handler import MemoryHandler
-from support.toy_mount import ToyMount, eventually
+from support.toy_mount import NEEDS_ROOT, ToyMount, eventually
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, NEEDS_ROOT]
 
 
 class Running:

@@ -16,9 +16,9 @@ from conftest import ExpectedLogs
 
 from cairnfs.daemon.mountpoint import unmount
 from cairnfs.options import FuseOptions
-from support.toy_mount import ToyMount, eventually
+from support.toy_mount import NEEDS_ROOT, ToyMount, eventually
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, NEEDS_ROOT]
 
 LONG_S = 3600.0
 SLOW_FILE = b"slow"

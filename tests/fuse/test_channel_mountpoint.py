@@ -13,9 +13,9 @@ import pytest
 from cairnfs.daemon.mountpoint import clear_stale, find_mount, is_mounted, mount_fuse, mounted_by, unmount
 from cairnfs.errors import MountError
 from cairnfs.options import FuseOptions
-from support.toy_mount import ToyMount
+from support.toy_mount import NEEDS_ROOT, ToyMount
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, NEEDS_ROOT]
 
 TREE = Path(__file__).parents[2] / "build" / "tree"
 NOBODY = 65534

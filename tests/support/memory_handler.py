@@ -23,7 +23,7 @@ class MemoryHandler:
 
     def __init__(self) -> None:
         now = time.time_ns()
-        root = Attr(Inode(ROOT), stat.S_IFDIR | 0o755, 0, 0, 2, 0, mtime_ns=now, btime_ns=now)
+        root = Attr(Inode(ROOT), stat.S_IFDIR | 0o755, os.geteuid(), os.getegid(), 2, 0, mtime_ns=now, btime_ns=now)
         self.attrs: dict[int, Attr] = {ROOT: root}
         self.names: dict[int, dict[bytes, int]] = {ROOT: {}}
         self.data: dict[int, bytearray] = {}

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cairnfs.daemon.mountpoint import abort, find_mount, mount_fuse, unmount
 from cairnfs.errors import MountError
 from cairnfs.ext.fuse_chan import Channel
@@ -15,6 +17,12 @@ from cairnfs.types import Lock, SetAttr
 from support.memory_handler import MemoryHandler
 
 PATIENCE_S = 20.0
+
+# fusermount3 is another program: while it is started the interpreter is locked, and its descriptors and working directory,
+# which are in the mount, are let go of by requests that this very process should answer.
+NEEDS_ROOT = pytest.mark.skipif(
+    os.geteuid() != 0, reason="a process that serves a mount of its own must mount without fusermount3"
+)
 
 
 class ToyMount:
