@@ -15,6 +15,7 @@ from cairnfs.ext.fuse_chan import Channel
 from cairnfs.options import FuseOptions
 from cairnfs.types import Inode, Lock, SetAttr
 from cairnfs.vfs import Vfs
+from cairnfs.vfs.virtual import FIRST_INO
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class ChannelFront:
                 channel.follows = self._followed
                 stopping = self._stopping
             if not stopping:
+                self._widen_readahead()
                 channel.serve()
         finally:
             with self._lock:
@@ -132,6 +134,8 @@ class ChannelFront:
             attr_timeout_s=KEPT_S if options.attr_timeout_s is None else options.attr_timeout_s,
             entry_timeout_s=KEPT_S if options.entry_timeout_s is None else options.entry_timeout_s,
             dir_entry_timeout_s=KEPT_S if options.dir_entry_timeout_s is None else options.dir_entry_timeout_s,
+            no_open=options.read_only,
+            fleeting_from=FIRST_INO,
             needs_epoch=options.entry_timeout_s is None or options.dir_entry_timeout_s is None,
             min_threads=min(options.min_threads, options.max_threads, MAX_THREADS),
             max_threads=min(options.max_threads, MAX_THREADS),
@@ -139,6 +143,15 @@ class ChannelFront:
             max_background=min(options.max_background, MAX_BACKGROUND),
             debug=options.debug,
         )
+
+    def _widen_readahead(self) -> None:
+        """Let the kernel read ahead in whole requests. INIT can only make the 128 KiB of other disks less; root may set more."""
+        if self._mounted is not None and os.geteuid() == 0:
+            try:
+                setting = Path("/sys/class/bdi") / self._mounted.device / "read_ahead_kb"
+                setting.write_text(str(self._options.max_write_bytes >> 10))
+            except OSError as error:
+                log.debug("%s: readahead stays as it is: %s", self._mountpoint, error)
 
     def _detach(self, mounted: Mounted) -> None:
         """Take the mountpoint out of the way, whatever still uses the mount."""

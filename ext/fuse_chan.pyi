@@ -33,6 +33,8 @@ class Channel:
         max_background: int = 50,
         linger_s: float = 10.0,
         needs_epoch: bool = False,
+        no_open: bool = False,
+        fleeting_from: int = 0xFFFFFFFFFFFFFFFF,
         debug: bool = False,
     ) -> Channel:
         """`fd`: /dev/fuse as mount(2) got it, just mounted; it stays the caller's and must outlive `serve`.
@@ -41,6 +43,9 @@ class Channel:
         kernel may keep attributes, names of files, names of directories, and the knowledge that there is no such name (0: not).
         Replies that the kernel takes without asking whether they are outdated (to SETATTR, CREATE, LINK and the like) give their
         attributes for a second at most. `needs_epoch`: so does everything, if the kernel cannot drop all names at once.
+        `no_open` refuses OPEN, FLUSH and FSYNC, so that the kernel reads files without: `read` and `lseek` get minus the inode's
+        number as their handle, pages are always kept, and locks are those of this kernel only. Of inodes from `fleeting_from`
+        on nothing is kept.
         Beyond `min_threads`, a thread ends after `linger_s` without a request; `max_threads` does not count threads that wait for
         a lock. `debug` logs every request.
         """

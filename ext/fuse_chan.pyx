@@ -96,6 +96,8 @@ cdef class Channel:
         unsigned short max_background=50,
         double linger_s=10.0,
         bint needs_epoch=False,
+        bint no_open=False,
+        uint64_t fleeting_from=0xFFFFFFFFFFFFFFFF,
         bint debug=False,
     ):
         if not 1 <= min_threads <= max_threads <= 256:
@@ -111,6 +113,7 @@ cdef class Channel:
         self.threads = []
         self.ending = threading.Lock()
         self.needs_epoch = needs_epoch
+        self.rules.fleeting_from = fleeting_from
         self.debug = debug
         self.chan = <fc_chan *>calloc(1, sizeof(fc_chan))
         if self.chan == NULL:
@@ -119,6 +122,7 @@ cdef class Channel:
         if error:
             raise OSError(-error, os.strerror(-error))
         self.rules.chan = self.chan
+        self.chan.no_open = no_open
         self.chan.min_lanes = min_threads
         self.chan.max_lanes = max_threads
         self.chan.linger_ms = <int>(linger_s * 1000)

@@ -342,8 +342,14 @@ static int answer_here(struct fc_lane *lane, const struct fw_in_header *header)
     case FW_BATCH_FORGET:
         lane->replied = 1;
         return !(chan->served >> header->opcode & 1);
+    case FW_OPEN:
+    case FW_FSYNC:
     case FW_FLUSH:
-        if (!flush_does_nothing(chan, header, &cursor))
+        if (chan->no_open) {
+            fc_reply_error(lane, ENOSYS); /* once each: the kernel does not ask again */
+            return 1;
+        }
+        if (header->opcode != FW_FLUSH || !flush_does_nothing(chan, header, &cursor))
             break;
         fc_reply_error(lane, 0);
         return 1;

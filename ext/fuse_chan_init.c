@@ -11,7 +11,8 @@ enum {
     LONGEST_OTHER = 72 << 10, /* SETXATTR: 64 KiB of value, a name, headers */
 };
 
-/* No WRITEBACK_CACHE: sizes and times must be the volume's, not this kernel's. No AUTO_INVAL_DATA: whoever serves knows when
+/* Locks are left to the kernel where OPEN is refused: it then sends nothing at a close, so ours would never be given back.
+ * No WRITEBACK_CACHE: sizes and times must be the volume's, not this kernel's. No AUTO_INVAL_DATA: whoever serves knows when
  * pages are stale and says so. */
 static const uint64_t WANTED =
     FW_CAP_ASYNC_READ | FW_CAP_POSIX_LOCKS | FW_CAP_FLOCK_LOCKS | FW_CAP_ATOMIC_O_TRUNC | FW_CAP_EXPORT_SUPPORT |
@@ -47,6 +48,8 @@ int fc_negotiate(struct fc_chan *chan, const uint8_t *message, size_t n_bytes, c
         return -EPROTONOSUPPORT;
 
     uint64_t caps = offered(in, &cursor) & WANTED;
+    if (chan->no_open)
+        caps &= ~(FW_CAP_POSIX_LOCKS | FW_CAP_FLOCK_LOCKS);
     uint32_t max_pages = caps & FW_CAP_MAX_PAGES ? limits->max_write / PAGE_BYTES : DEFAULT_MAX_PAGES;
     if (max_pages == 0)
         max_pages = 1;

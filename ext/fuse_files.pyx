@@ -114,9 +114,16 @@ cdef int abandon(Request r) except -1:
     return 0
 
 
+cdef object handle_of(Request r, uint64_t fh):
+    """The handler's handle; for the inode itself, which the kernel need not open where OPEN is refused, minus its number."""
+    if fh == 0:
+        return -<object>r.header.nodeid
+    return fh >> 1
+
+
 cdef int op_read(Request r) except -1:
     cdef const fw.fw_read_in *in_ = <const fw.fw_read_in *>r.take(sizeof(fw.fw_read_in))
-    return r.send_buffers(r.h.read(r.caller, in_.fh >> 1, in_.offset, in_.size), in_.size)
+    return r.send_buffers(r.h.read(r.caller, handle_of(r, in_.fh), in_.offset, in_.size), in_.size)
 
 
 cdef int op_write(Request r) except -1:
@@ -173,7 +180,7 @@ cdef int op_fallocate(Request r) except -1:
 
 cdef int op_lseek(Request r) except -1:
     cdef const fw.fw_lseek_in *in_ = <const fw.fw_lseek_in *>r.take(sizeof(fw.fw_lseek_in))
-    cdef uint64_t offset = r.h.lseek(r.caller, in_.fh >> 1, in_.offset, in_.whence)
+    cdef uint64_t offset = r.h.lseek(r.caller, handle_of(r, in_.fh), in_.offset, in_.whence)
     (<fw.fw_lseek_out *>r.answer(sizeof(fw.fw_lseek_out))).offset = offset
     return 0
 

@@ -60,6 +60,7 @@ struct fc_chan {
     size_t read_bytes;    /* what a lane's buffer must hold: max_write and the headers */
     uint32_t minor;       /* agreed protocol */
     uint64_t caps;        /* agreed FW_CAP_* */
+    int no_open;          /* OPEN is refused: the kernel reads inodes that nobody has opened, with handle 0 */
     uint64_t served;      /* bit per opcode: Python serves it; the rest is answered here */
     _Atomic int error;    /* errno that ended the channel, 0 for an unmount or stop */
     _Atomic int ended;    /* the kernel has hung up */

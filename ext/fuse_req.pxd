@@ -36,6 +36,7 @@ cdef extern from "fuse_lane.h" nogil:
         size_t read_bytes
         uint32_t minor
         uint64_t caps
+        int no_open
         uint64_t served
         int error
         int n_idle
@@ -94,6 +95,8 @@ cdef class Rules:
     cdef Validity kept
     cdef Validity brief
     cdef bint follows
+    cdef uint64_t fleeting_from
+    cdef Validity none
     cdef Span negative
     cdef bint keeps_negative
     cdef object make_set_attr

@@ -329,6 +329,8 @@ cdef int fill_entry(Rules rules, object attr, fw_entry_out *out, bint versioned)
     """
     fill_attr(rules, attr, &out.attr)
     cdef const Validity *valid = &rules.kept if rules.follows else &rules.brief
+    if out.attr.ino >= rules.fleeting_from:
+        valid = &rules.none
     cdef const Span *entry = &valid.dir_entry if out.attr.mode & S_IFMT == S_IFDIR else &valid.entry
     cdef const Span *attr_valid = attr_validity(rules, versioned)
     out.nodeid = out.attr.ino

@@ -55,6 +55,7 @@ class Vfs:
     def forget(self, ino: Inode, n: int) -> None:
         """The kernel has dropped `n` references to an inode, and its pages with the last. Never fails."""
         self._state.pages.forget(ino)
+        self._state.unopened.forget(ino)
         self._removed.drop(ino)
 
     def mknod(self, c: Caller, parent: Inode, name: bytes, mode: int, rdev: int = 0) -> Attr:
@@ -120,7 +121,7 @@ class Vfs:
 
     def read(self, c: Caller, fh: int, offset: int, size: int) -> list[memoryview]:
         """Up to `size` bytes as consecutive views, valid as long as they are referenced; short only at the end of file.
-        EBADF, EIO.
+        A negative handle stands for the inode of that number, opened or not; so it does in `lseek`. EBADF, ESTALE, EIO.
         """
         return self._io.read(fh, offset, size)
 
@@ -237,3 +238,4 @@ class Vfs:
         finally:
             for fh in self._state.handles.numbers():
                 self._io.release(fh, None, False)
+            self._state.unopened.close()

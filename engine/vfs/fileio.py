@@ -94,7 +94,7 @@ class FileIo:
     # Reading and writing
 
     def read(self, fh: int, offset: int, size: int) -> list[memoryview]:
-        handle = self._state.handles.get(fh)
+        handle = self._state.handle(fh)
         if not handle.can_read:
             raise FsError(errno.EBADF)
         if offset < 0 or size < 0:

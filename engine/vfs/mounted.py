@@ -56,7 +56,7 @@ class MountedVfs(Vfs):
 
     def lookup(self, c: Caller, parent: Inode, name: bytes) -> Attr:
         if parent == ROOT_INO and name in self._virtual.names:
-            return self._virtual.attr(self._virtual.names[name])
+            return self._virtual.snapshot(name) if self.options.read_only else self._virtual.attr(self._virtual.names[name])
         return self._seen.lookup(c, parent, name)
 
     def mknod(self, c: Caller, parent: Inode, name: bytes, mode: int, rdev: int = 0) -> Attr:
@@ -124,12 +124,20 @@ class MountedVfs(Vfs):
         self._unchangeable(ino)
         self._seen.removexattr(c, ino, name)
 
+    def forget(self, ino: Inode, n: int) -> None:
+        if ino >= FIRST_INO:
+            self._virtual.forget(ino)
+        else:
+            super().forget(ino, n)
+
     # Handles
 
     def open(self, c: Caller, ino: Inode, flags: int, kill_suidgid: bool = False) -> Opened:
         return self._virtual.open(ino, flags) if ino >= FIRST_INO else self._seen.open(c, ino, flags, kill_suidgid)
 
     def read(self, c: Caller, fh: int, offset: int, size: int) -> list[memoryview]:
+        if fh <= -FIRST_INO:
+            return self._virtual.read_unopened(Inode(-fh), offset, size)
         return self._virtual.read(c, fh, offset, size) if fh >= FIRST_FH else self._seen.read(c, fh, offset, size)
 
     def flush(self, c: Caller, fh: int, lock_owner: int | None = None) -> None:
@@ -147,7 +155,7 @@ class MountedVfs(Vfs):
             self._seen.release(c, fh, lock_owner, flock_release)
 
     def lseek(self, c: Caller, fh: int, offset: int, whence: int) -> int:
-        if fh >= FIRST_FH:
+        if fh >= FIRST_FH or fh <= -FIRST_INO:
             raise FsError(errno.EINVAL)  # copying tools then read on to the end, instead of believing in size 0
         return self._seen.lseek(c, fh, offset, whence)
 

@@ -56,7 +56,7 @@ class Ranges:
 
     def lseek(self, fh: int, offset: int, whence: int) -> int:
         """SEEK_END, SEEK_DATA, SEEK_HOLE. ENXIO past the end, or when there is no more data."""
-        file = self._state.handles.get(fh).file
+        file = self._state.handle(fh).file
         if whence == os.SEEK_END:
             return file.size() + offset
         if whence not in (os.SEEK_DATA, os.SEEK_HOLE):

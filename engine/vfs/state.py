@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import os
 
 from cairnfs.clock import Clock
 from cairnfs.const import MAX_NAME_BYTES
@@ -9,11 +10,12 @@ from cairnfs.data import Data
 from cairnfs.errors import FsError
 from cairnfs.meta import Meta
 from cairnfs.options import EngineOptions
-from cairnfs.types import Attr
+from cairnfs.types import Attr, Inode
 from cairnfs.vfs.capacity import Capacity
 from cairnfs.vfs.handles import Handle, HandleTable
 from cairnfs.vfs.openfiles import OpenFiles
 from cairnfs.vfs.pages import PageVersions
+from cairnfs.vfs.unopened import Unopened
 
 
 class VfsState:
@@ -29,6 +31,13 @@ class VfsState:
         self.files = OpenFiles(meta, data, self.pages, self.capacity)
         self.numbers = itertools.count(1)
         self.handles: HandleTable[Handle] = HandleTable(self.numbers)
+        self.unopened = Unopened(self.files, lambda file: Handle(file, os.O_RDONLY, data.reader.cursor()))
+
+    def handle(self, fh: int) -> Handle:
+        """An open handle; for a negative number the one for reading the inode of that number, which nobody need have opened.
+        EBADF, ESTALE.
+        """
+        return self.handles.get(fh) if fh >= 0 else self.unopened.get(Inode(-fh))
 
     def writable(self) -> None:
         """EROFS when the volume was opened read-only."""

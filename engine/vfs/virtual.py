@@ -2,6 +2,9 @@
 
 Their inode and handle numbers are at the top of the range, where no real one will ever be. They show size 0, since nobody
 knows it before reading, and are opened with direct I/O, so that the kernel reads all the same and keeps no pages of them.
+
+A read-only mount may be read without opening. There each lookup makes an inode of its own, with the content as of now and its
+size, until the kernel forgets it; the access log, which has no end, is not offered.
 """
 
 import errno
@@ -9,13 +12,16 @@ import itertools
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 from cairnfs.errors import FsError
 from cairnfs.types import Attr, Caller, Inode, Opened
 from cairnfs.vfs.accesslog import AccessLog, LogReader
 
-FIRST_INO = (1 << 63) - 16  # inodes from here on are virtual
+FIRST_INO = (1 << 62) + 16  # inodes from here on are virtual
+FIRST_SNAPSHOT = FIRST_INO + 16
+MAX_SNAPSHOTS = 64  # the kernel forgets those that nobody reads when it wants memory
 FIRST_FH = 1 << 61  # so are handles; a front may need the upper two bits
 
 STATS, CONFIG, ACCESS_LOG = b".stats", b".config", b".accesslog"
@@ -35,6 +41,8 @@ class VirtualFiles:
         self._handles: dict[int, bytes | LogReader] = {}
         self.names: dict[bytes, Inode] = {}
         self._files: dict[int, _File] = {}
+        self._snapshot_numbers = itertools.count(FIRST_SNAPSHOT)
+        self._snapshots: dict[int, bytes] = {}
         self._add(STATS, 0o444, stats, now_ns)
         self._add(CONFIG, 0o444, config, now_ns)
         self._add(ACCESS_LOG, 0o400, log.open, now_ns)
@@ -49,6 +57,33 @@ class VirtualFiles:
     def attr(self, ino: Inode) -> Attr:
         """Attributes of one of the files. ESTALE when it is none of them."""
         return self._file(ino).attr.copy()
+
+    def snapshot(self, name: bytes) -> Attr:
+        """A new inode with the content that a file has now. ENOENT for the access log."""
+        file = self._files[self.names[name]]
+        if name == ACCESS_LOG:
+            raise FsError(errno.ENOENT)
+        opened = file.open()
+        content = opened if isinstance(opened, bytes) else b""
+        ino = Inode(next(self._snapshot_numbers))
+        attr = replace(file.attr, ino=ino, size=len(content))
+        self._files[ino] = _File(attr, lambda: content)
+        self._snapshots[ino] = content
+        if len(self._snapshots) > MAX_SNAPSHOTS:
+            self.forget(Inode(next(iter(self._snapshots))))
+        return attr.copy()
+
+    def forget(self, ino: Inode) -> None:
+        """The kernel has forgotten an inode: a snapshot goes."""
+        if self._snapshots.pop(ino, None) is not None:
+            self._files.pop(ino, None)
+
+    def read_unopened(self, ino: Inode, offset: int, size: int) -> list[memoryview]:
+        """A piece of a snapshot. ESTALE when it is gone."""
+        content = self._snapshots.get(ino)
+        if content is None:
+            raise FsError(errno.ESTALE)
+        return [memoryview(content)[offset : offset + size]]
 
     def open(self, ino: Inode, flags: int) -> Opened:
         """EACCES for anything but reading: root has all permissions, so the mode does not keep it away."""
