@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 import pytest
 from conftest import ExpectedLogs
 
-from cairnfs.daemon.invalidate import Follower, changes
+from cairnfs.daemon.invalidate import Follower, changes, tell_own
 from cairnfs.errors import StoreError
 from cairnfs.meta.records import GARBAGE_PART, USAGE_KEY, chunk_key, dentry_key, inode_key, locks_key, pack_key, xattr_key
-from cairnfs.meta.stores.base import Key, LogRecord, Put
+from cairnfs.meta.stores.base import Add, Delete, Effect, Key, LogRecord, Put
 from cairnfs.meta.stores.memory import MemoryStore
 from cairnfs.types import Inode, PackId, Position, SessionId
 
@@ -172,3 +172,35 @@ def test_failure_while_dropping_does_not_end_the_thread(node: Node, expected_log
     node.vfs.invalidate = told  # type: ignore[method-assign]
     assert node.kernel.told.wait(20), "what failed is tried again"
     node.follower.stop()
+
+
+def test_attributes_are_dropped_again_at_the_next_poll(node: Node) -> None:
+    node.commit(inode_key(Inode(5)))
+    node.follower.catch_up()
+    node.kernel.attributes.clear()
+    assert not node.follower.catch_up()
+    assert node.kernel.attributes == {5}, "the kernel may have learned of the inode in between"
+    node.kernel.attributes.clear()
+    node.follower.catch_up()
+    assert not node.kernel.attributes
+
+
+def test_own_commits_tell_the_kernel_which_attributes_changed(node: Node) -> None:
+    effects: list[Effect] = [
+        Add(inode_key(Inode(5)), 24, 1),
+        Put(dentry_key(Inode(5), b"f"), b""),
+        Put(inode_key(Inode(6)), b""),
+        Delete(xattr_key(Inode(7), b"user.a")),
+        Put(locks_key(Inode(8)), b""),
+    ]
+    tell_own(node.kernel)(effects)
+    assert node.kernel.attributes == {5, 6, 7}
+    assert not node.kernel.inos
+
+
+def test_without_a_session_no_commit_is_passed_over(node: Node) -> None:
+    node.store.origin = SessionId(0)
+    node.commit(inode_key(Inode(5)), origin=SessionId(0))
+    node.store.origin = SessionId(0)
+    assert node.follower.catch_up()
+    assert node.kernel.inos == {5}

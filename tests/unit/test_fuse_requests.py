@@ -13,6 +13,7 @@ from conftest import ExpectedLogs
 from cairnfs.types import DirEntry, Inode, Lock, Opened, SetAttr
 from support.fuse_peer import ATTR, ENTRY_OUT, INIT_IN, OPEN_OUT, FusePeer, Reply
 from support.memory_handler import MemoryHandler
+from support.toy_mount import eventually
 
 NO_FLAGS2 = 0x3FFFFFFF
 SETATTR_TIMES = ("atime", "mtime", "ctime", "atimensec", "mtimensec", "ctimensec")
@@ -120,6 +121,50 @@ def test_entry_carries_attributes_and_timeouts(peer: FusePeer, handler: MemoryHa
     assert (ino, size, blocks) == (attr.ino, 5000, 2)
     assert (atime, mtime, ctime) == (1, 2**64 - 1, 2**64 - 3), "seconds are rounded down, also before 1970"
     assert rest == [500_000_001, 999_999_999, 999_999_999, stat.S_IFREG | 0o4755, 3, 7, 8, 0, 4096, 0]
+
+
+def test_attributes_that_the_kernel_takes_as_they_come_are_valid_for_a_second(peer: FusePeer, handler: MemoryHandler) -> None:
+    ino = handler.add(1, b"f", stat.S_IFREG | 0o644).ino
+    assert struct.unpack_from("=QI", peer.call("GETATTR", bytes(16), ino).body) == (2, 500_000_000)
+    assert struct.unpack_from("=QI", peer.call("SETATTR", bytes(88), ino).body) == (1, 0)
+    made = ENTRY_OUT.unpack_from(peer.call("SYMLINK", b"s\0f\0").body)
+    assert (made[2], made[3], made[5]) == (3, 1, 0), "the name is protected by the lock of its directory"
+
+
+def test_while_nobody_follows_changes_everything_is_valid_for_a_second(peer: FusePeer, handler: MemoryHandler) -> None:
+    ino = handler.add(1, b"f", stat.S_IFREG | 0o644).ino
+    for follows, valid in ((False, (1, 1)), (True, (3, 2))):
+        peer.channel.follows = follows
+        assert peer.channel.follows == follows
+        assert ENTRY_OUT.unpack_from(peer.call("LOOKUP", b"f\0").body)[2:4] == valid
+        assert struct.unpack_from("=Q", peer.call("GETATTR", bytes(16), ino).body) == (valid[1],)
+
+
+def test_everything_the_kernel_was_given_can_be_taken_back(peer: FusePeer, handler: MemoryHandler) -> None:
+    inos = [handler.add(1, b"f%d" % i, stat.S_IFREG | 0o644).ino for i in range(3)]
+    for i in (0, 1, 1, 2):
+        peer.call("LOOKUP", b"f%d\0" % i)
+    peer.send("FORGET", struct.pack("=Q", 1), inos[1])
+    peer.send("FORGET", struct.pack("=Q", 1), inos[2])
+    assert peer.call("STATFS").error == 0
+    eventually(lambda: peer.channel.n_known == 2)
+    for pages, offset in ((False, -1), (True, 0)):
+        peer.channel.inval_known(pages=pages)
+        told = [peer.receive() for _ in range(3)]
+        assert {struct.unpack("=Qqq", reply.body)[:2] for reply in told} == {(1, offset), (inos[0], offset), (inos[1], offset)}
+
+
+def test_where_open_is_refused_files_are_read_by_inode(handler: MemoryHandler) -> None:
+    ino = handler.add(1, b"f", stat.S_IFREG | 0o644).ino
+    handler.hooks["read"] = lambda c, fh, offset, size: [b"%d" % fh]
+    handler.hooks["lseek"] = lambda c, fh, offset, whence: -fh
+    with FusePeer(handler, no_open=True) as peer:
+        features = peer.init()[3]
+        assert not features & (1 << 1 | 1 << 10), "locks are the kernel's"
+        for opcode, body in (("OPEN", bytes(8)), ("FLUSH", bytes(24)), ("FSYNC", bytes(16))):
+            assert peer.call(opcode, body, ino).error == errno.ENOSYS
+        assert peer.call("READ", struct.pack("=QQIIQII", 0, 0, 100, 0, 0, 0, 0), ino).body == b"-%d" % ino
+        assert peer.call("LSEEK", struct.pack("=QQII", 0, 0, 3, 0), ino).body == struct.pack("=Q", ino)
 
 
 def test_directory_has_its_own_timeout_and_a_size_of_one_block(peer: FusePeer, handler: MemoryHandler) -> None:
