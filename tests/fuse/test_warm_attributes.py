@@ -7,6 +7,9 @@ import ctypes
 import os
 import random
 import struct
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,3 +164,37 @@ def test_what_the_kernel_keeps_is_what_it_would_be_told(mounts: MountFactory, se
         if changes.rng.random() < 0.3:
             continue  # some changes come together
         assert seen(warm.path / "top") == seen(fresh.path / "top"), f"after {done[-4:]}"
+
+
+def test_looking_while_things_change_leaves_nothing_outdated_behind(mounts: MountFactory) -> None:
+    """Replies to those who look are overtaken by those who change, here and elsewhere; what stays must be the last state."""
+    warm = mounts.new(None, front="channel")
+    fresh = mounts.new(warm.volume, "--attr-cache", "0", "--entry-cache", "0", "--dir-entry-cache", "0", front="channel")
+    (warm.path / "top").mkdir()
+    (warm.path / "top" / "shared").write_bytes(b"x")
+    script = """
+import os, random, sys, time
+root, seed, act = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+rng, end = random.Random(seed), time.monotonic() + 2
+while time.monotonic() < end:
+    path = os.path.join(root, rng.choice("abcd"))
+    try:
+        if act == "look":
+            os.stat(root), os.stat(os.path.join(root, "shared")), os.stat(path), os.listdir(root)
+        else:
+            rng.choice((
+                lambda: os.mkdir(path), lambda: os.rmdir(path), lambda: os.link(os.path.join(root, "shared"), path),
+                lambda: os.unlink(path), lambda: os.rename(path, os.path.join(root, rng.choice("abcd"))),
+                lambda: os.chmod(os.path.join(root, "shared"), rng.choice((0o600, 0o644))),
+            ))()
+    except OSError:
+        pass
+"""
+    acts = [(warm, "look"), (warm, "look"), (warm, "change"), (fresh, "change")]
+    running = [
+        subprocess.Popen([sys.executable, "-c", script, mount.path / "top", str(seed), act])
+        for seed, (mount, act) in enumerate(acts)
+    ]
+    assert [process.wait(30) for process in running] == [0] * len(running)
+    time.sleep(1.5)  # the follower's poll, and the second for which replies to changes are valid
+    assert seen(warm.path / "top") == seen(fresh.path / "top")
