@@ -59,7 +59,8 @@ int fc_negotiate(struct fc_chan *chan, const uint8_t *message, size_t n_bytes, c
     chan->minor = in->minor < FW_MINOR ? in->minor : FW_MINOR;
     chan->caps = caps;
     chan->read_bytes = longest + PAGE_BYTES;
-    out->max_readahead = in->max_readahead;
+    /* The kernel takes this or what is set for the mount's device, whichever is less. */
+    out->max_readahead = max_write > in->max_readahead ? max_write : in->max_readahead;
     out->flags = (uint32_t)caps;
     out->flags2 = (uint32_t)(caps >> 32);
     out->max_background = limits->max_background;

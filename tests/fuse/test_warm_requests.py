@@ -107,6 +107,15 @@ def test_a_warm_listing_asks_for_names_only(pair: tuple[Mount, Mount]) -> None:
     assert found.keys() <= {"GETXATTR", "LISTXATTR"}, "no attributes of files"
 
 
+def test_reading_on_comes_in_large_requests(pair: tuple[Mount, Mount]) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may widen the kernel's readahead")
+    one, two = pair
+    (one.path / "big").write_bytes(os.urandom(16 << 20))
+    found = sent(two, lambda: (two.path / "big").read_bytes())
+    assert found["READ"] <= 32, "half a mebibyte each on average, where the first are small"
+
+
 def test_changes_made_elsewhere_reach_files_that_nobody_opened(pair: tuple[Mount, Mount]) -> None:
     one, two = pair
     (path,) = fill(one.path / "d")[:1]

@@ -56,7 +56,7 @@ def write_body(fh: int, offset: int, data: bytes, write_flags: int = 0) -> bytes
 def test_init_agrees_on_what_both_know(handler: MemoryHandler) -> None:
     with FusePeer(handler, max_write_bytes=1 << 20, max_background=40) as peer:
         major, minor, readahead, flags, background, congestion, max_write, gran, pages, _, flags2, _, _ = peer.init()
-        assert (major, minor, readahead, background, congestion) == (7, 45, 131072, 40, 30)
+        assert (major, minor, readahead, background, congestion) == (7, 45, 1 << 20, 40, 30)
         assert (max_write, gran, pages) == (1 << 20, 1, 256)
         assert peer.channel.features == flags | flags2 << 32
         assert flags & 1 << 1 and flags & 1 << 10, "locks of both kinds are remote"
