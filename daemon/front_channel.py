@@ -145,7 +145,7 @@ class ChannelFront:
         )
 
     def _widen_readahead(self) -> None:
-        """Let the kernel read ahead in whole requests. INIT can only lessen the 128 KiB that every disk gets; root may set more."""
+        """Let the kernel read ahead in whole requests: only root may set more than the 128 KiB every device has."""
         if self._mounted is not None and os.geteuid() == 0:
             try:
                 setting = Path("/sys/class/bdi") / self._mounted.device / "read_ahead_kb"
