@@ -294,7 +294,10 @@ def unmount(mountpoint: Path, *, lazy: bool = False, force: bool = False) -> Non
         return
     done = _fusermount(["-u", *(["-z"] if lazy or force else []), "--", mounted.mountpoint])
     if done.returncode != 0:
-        code = errno.EBUSY if "busy" in done.stderr else errno.EPERM
+        if find_mount(Path(mounted.mountpoint)) != mounted:
+            code = errno.EINVAL  # its own process was faster
+        else:
+            code = errno.EBUSY if "busy" in done.stderr else errno.EPERM
         raise MountError(_unmount_message(mounted.mountpoint, code), code)
 
 
