@@ -23,6 +23,10 @@ COMPILE_ARGS = {
 LINK_ARGS = {"asan": ["-fsanitize=address,undefined"]}
 
 
+# C files of one kernel that another calls, too; they keep nothing outside of the memory they are given.
+ALSO = {"arena": ["slicer_impl.c"], "fuse_chan": ["arena_*.c", "slicer_impl.c", "ino_map_impl.c"]}
+
+
 def link(at: Path, to: Path) -> None:
     """Make `at` a link to `to`, replacing a link that points elsewhere."""
     at.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +57,8 @@ def kernels() -> list[Extension]:
     headers = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "ext").glob("*.h"))
     found = []
     for pyx in sorted((ROOT / "ext").glob("*.pyx")):
-        sources = [pyx, *sorted((ROOT / "ext").glob(f"{pyx.stem}_*.c"))]
+        patterns = [f"{pyx.stem}_*.c", *ALSO.get(pyx.stem, [])]
+        sources = [pyx, *(path for pattern in patterns for path in sorted((ROOT / "ext").glob(pattern)))]
         found.append(
             Extension(
                 f"cairnfs.ext.{pyx.stem}",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cairnfs.daemon.mountpoint import Mounted, abort, clear_stale, find_mount, mount_fuse, unmount
 from cairnfs.errors import MountError
+from cairnfs.ext.arena import Arena
 from cairnfs.ext.fuse_chan import Channel
 from cairnfs.options import FuseOptions
 from cairnfs.types import Inode, Lock, SetAttr
@@ -27,8 +28,9 @@ MAX_BACKGROUND = 65535  # what the protocol can say
 class ChannelFront:
     """One mount through the compiled channel."""
 
-    def __init__(self, vfs: Vfs, mountpoint: Path, options: FuseOptions) -> None:
+    def __init__(self, vfs: Vfs, mountpoint: Path, options: FuseOptions, arena: Arena | None = None) -> None:
         self._vfs = vfs
+        self._arena = arena
         self._mountpoint = mountpoint
         self._options = options
         self._lock = threading.Lock()
@@ -72,6 +74,11 @@ class ChannelFront:
         """Requests served so far, by the kernel's name of the opcode."""
         channel = self._channel
         return {} if channel is None else channel.counts()
+
+    def answered(self) -> dict[str, int]:
+        """Of these, requests that compiled code has answered from the arena."""
+        channel = self._channel
+        return {} if channel is None else channel.answered()
 
     def invalidate_all(self) -> None:
         """Make the kernel forget names, then attributes, then pages; only the last may wait, for reads in work."""
@@ -142,6 +149,7 @@ class ChannelFront:
             max_write_bytes=options.max_write_bytes,
             max_background=min(options.max_background, MAX_BACKGROUND),
             debug=options.debug,
+            arena=self._arena,
         )
 
     def _widen_readahead(self) -> None:

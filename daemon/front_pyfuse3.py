@@ -98,6 +98,10 @@ class Pyfuse3Front:
     def trust(self, followed: bool) -> None:
         """Nothing to do: what the kernel is told ends by itself."""
 
+    def answered(self) -> dict[str, int]:
+        """Of these, requests answered without Python: none."""
+        return {}
+
     def invalidate_all(self) -> None:
         """pyfuse3 cannot make the kernel drop all names at once: names and attributes stay for their timeout."""
         log.warning("%s: what the kernel keeps is dropped after its timeout only: pyfuse3 cannot say more", self._mountpoint)

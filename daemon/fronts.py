@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cairnfs.errors import UsageError
+from cairnfs.ext.arena import Arena
 from cairnfs.options import FuseOptions
 from cairnfs.types import Inode
 from cairnfs.vfs import Vfs
@@ -41,13 +42,17 @@ class Front(Protocol):
         """Requests served so far, by the kernel's name of the opcode; none when not serving."""
         ...
 
+    def answered(self) -> Mapping[str, int]:
+        """Of these, requests that were answered without Python."""
+        ...
 
-def make_front(name: str, vfs: Vfs, mountpoint: Path, options: FuseOptions) -> Front:
-    """The front called `name`. UsageError when it needs a package that is not installed."""
+
+def make_front(name: str, vfs: Vfs, mountpoint: Path, options: FuseOptions, arena: Arena | None = None) -> Front:
+    """The front called `name`, which may answer from `arena`. UsageError when it needs a package that is not installed."""
     if name == "channel":
         from cairnfs.daemon.front_channel import Front as ChannelFront
 
-        return ChannelFront(vfs, mountpoint, options)
+        return ChannelFront(vfs, mountpoint, options, arena)
     try:
         import pyfuse3  # noqa: F401
     except ImportError as error:

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from cairnfs.daemon.lease import Lease
 from cairnfs.errors import CairnError
+from cairnfs.ext.arena import Arena
 from cairnfs.meta.records import DENTRY_PREFIX, INODE_PREFIX, LOCKS_SUBKEY
 from cairnfs.meta.stores.base import Effect, Key, LogRecord, LogTrimmed, Store
 from cairnfs.types import Inode, Position
@@ -56,13 +57,19 @@ class Follower(threading.Thread):
     way while its attributes were dropped would keep what that reply says.
     """
 
-    def __init__(self, store: Store, vfs: Cached, front: KernelCaches) -> None:
+    def __init__(self, store: Store, vfs: Cached, front: KernelCaches, arena: Arena | None = None) -> None:
+        """What the `arena` got before counts for nothing: nobody has told of changes until now."""
         super().__init__(name="follower", daemon=True)
         self._store = store
         self._vfs = vfs
         self._front = front
         self._reading = threading.Lock()  # guards the position and what follows from it
+        self._arena = arena
+        mark = store.mark()
         self._position = store.position()
+        if arena is not None:
+            arena.drop_all()
+            arena.saw(self._position, mark)
         self._inos: set[Inode] = set()  # still to be dropped from the kernel
         self._dentries: set[tuple[Inode, bytes]] = set()
         self._everything = False
@@ -81,7 +88,9 @@ class Follower(threading.Thread):
         """Return when every commit acknowledged before the call is known to the VFS, and the kernel shows no older
         attributes. For requests; StoreError (EIO) when the log cannot be read.
         """
-        if self._store.position() != self._position and self._read_log():
+        if self._arena is not None and self._arena.fresh():
+            return
+        if self._catch_up():
             self._wake.set()
 
     def stop(self) -> None:
@@ -120,8 +129,7 @@ class Follower(threading.Thread):
         read. Not from a request.
         """
         from_s = self._lease.now_s()
-        if self._store.position() != self._position:
-            self._read_log()
+        self._catch_up()
         again, self._again = self._again, set()
         with self._reading:
             everything, self._everything = self._everything, False
@@ -137,13 +145,26 @@ class Follower(threading.Thread):
         self._lease.renew(from_s)
         return bool(everything or inos or dentries)
 
+    def _catch_up(self) -> bool:
+        """Read the log if there is anything in it. True when others had changed something."""
+        mark = self._store.mark()
+        position = self._store.position()
+        found = position != self._position and self._read_log()
+        if self._arena is not None:
+            self._arena.saw(max(position, self._position), mark)
+        return found
+
     def _read_log(self) -> bool:
         """Make the VFS forget what others changed since the position, and note it for the kernel. True when there was any."""
         found = False
         with self._reading:
             try:
                 while records := self._store.log(self._position, LOG_BATCH):
-                    inos, dentries = changes(record for record in records if not self._own(record))
+                    others = [record for record in records if not self._own(record)]
+                    if self._arena is not None:
+                        for record in others:
+                            self._arena.changed(record.keys, record.position)
+                    inos, dentries = changes(others)
                     if inos or dentries:
                         found = True
                         self._vfs.invalidate(inos, dentries)

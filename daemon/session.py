@@ -27,6 +27,7 @@ from cairnfs.daemon.mountpoint import check_mountpoint, clear_stale, is_mounted,
 from cairnfs.daemon.running import Registration
 from cairnfs.daemon.shown import mount_config
 from cairnfs.errors import MountError
+from cairnfs.ext.arena import Arena
 from cairnfs.version import VERSION
 from cairnfs.vfs import Vfs
 from cairnfs.vfs.mounted import MountedVfs
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 ABANDON_SIGNAL = signal.SIGUSR2  # from the signal thread to the main thread, while there is no front to stop
+MIN_ARENA_BYTES = 4 << 20
 BUSY_WAIT_S = 5.0  # how long a signalled mount waits for its users to leave before it detaches from them
 BUSY_RETRY_S = 0.2
 ANSWER_POLL_S = 0.002
@@ -115,13 +117,14 @@ class MountProcess:
     def run(self) -> None:
         """Everything, from opening the volume to closing it. Raises what prevented the mount or was not stored."""
         request = self._request
+        arena = Arena(max(request.engine.cache_bytes * 3 // 4, MIN_ARENA_BYTES))
         with (
-            open_volume(request.url, request.engine) as volume,
+            open_volume(request.url, request.engine, arena=arena) as volume,
             exported_metrics(volume, request),
             registered_session(volume, request.mountpoint),
         ):
             config = partial(mount_config, volume, request)
-            vfs = MountedVfs(volume.meta, volume.data, request.engine, volume.clock, volume.metrics, config)
+            vfs = MountedVfs(volume.meta, volume.data, request.engine, volume.clock, volume.metrics, config, arena)
             try:
                 self._serve(volume, vfs)
             finally:
@@ -129,10 +132,11 @@ class MountProcess:
 
     def _serve(self, volume: Volume, vfs: Vfs) -> None:
         options = replace(self._request.fuse, volume_name=volume.format.name)
-        front = make_front(self._request.front, vfs, self._request.mountpoint, options)
+        front = make_front(self._request.front, vfs, self._request.mountpoint, options, volume.arena)
         volume.metrics.fuse_requests.source = front.counts
+        volume.metrics.fuse_answers.source = front.answered
         self._watcher.attach(front)
-        follower = Follower(volume.store, vfs, front)
+        follower = Follower(volume.store, vfs, front, volume.arena)
         vfs.follow(follower.fence, front.invalidate_attributes)
         volume.store.on_commit = tell_own(front)
         announcer = threading.Thread(target=self._announce, name="announce", daemon=True)

@@ -165,6 +165,9 @@ class Metrics:
         self.fuse_requests = self._counted(
             "cairnfs_fuse_requests_total", "requests", "Requests of the kernel.", "opcode", OPCODES
         )
+        self.fuse_answers = self._counted(
+            "cairnfs_fuse_answers_total", "requests", "Of these, answered by compiled code from shared memory.", "opcode", OPCODES
+        )
         self.operation_s = self._histograms(
             "cairnfs_operation_seconds", "File system operations and how long they took.", "op", OPERATIONS
         )

@@ -16,11 +16,13 @@ from uuid import UUID
 from cairnfs.clock import Clock, SystemClock
 from cairnfs.const import DEFAULT_BLOCK_BYTES
 from cairnfs.errors import ObjectError, VolumeError
+from cairnfs.ext.arena import Arena
 from cairnfs.meta import Meta, records
 from cairnfs.meta.sessions import SessionInfo
 from cairnfs.meta.stores import open_store
 from cairnfs.meta.stores.base import Store
 from cairnfs.meta.stores.counting import CountingStore
+from cairnfs.meta.stores.kept import KeptStore
 from cairnfs.meta.volume import VolumeFormat, create_volume, load_format
 from cairnfs.metrics import Metrics
 from cairnfs.objects import ObjectStore, bucket_exists, create_bucket, destroy_bucket, open_objects
@@ -36,9 +38,16 @@ class Volume:
     """An open volume. `objects` and `data` are None when it was opened for its metadata only."""
 
     def __init__(
-        self, store: CountingStore, meta: Meta, options: EngineOptions, clock: Clock, metrics: Metrics | None = None
+        self,
+        store: CountingStore,
+        meta: Meta,
+        options: EngineOptions,
+        clock: Clock,
+        metrics: Metrics | None = None,
+        arena: Arena | None = None,
     ) -> None:
         self.store = store
+        self.arena = arena
         self.meta = meta
         self.options = options
         self.clock = clock
@@ -71,7 +80,7 @@ class Volume:
         if self._data is None:
             from cairnfs.data import Data  # not at the top: commands that need no data start sooner
 
-            self._data = Data(self.meta, self.objects, self.options, metrics=self.metrics)
+            self._data = Data(self.meta, self.objects, self.options, metrics=self.metrics, arena=self.arena)
         return self._data
 
     @property
@@ -112,8 +121,16 @@ def _run_all(closers: list[Callable[[], None]]) -> None:
         raise failures[0]
 
 
-def open_volume(url: str, options: EngineOptions | None = None, *, data: bool = True, clock: Clock | None = None) -> Volume:
-    """Open the volume at a metadata URL; with `data`, its objects too, and proven to be this volume's.
+def open_volume(
+    url: str,
+    options: EngineOptions | None = None,
+    *,
+    data: bool = True,
+    clock: Clock | None = None,
+    arena: Arena | None = None,
+) -> Volume:
+    """Open the volume at a metadata URL; with `data`, its objects too, and proven to be this volume's. An `arena` keeps what
+    passes of its metadata and data.
 
     Raises UsageError for a bad URL, VolumeError when there is no volume there or it cannot be used, StoreError and
     ObjectError when a store fails.
@@ -121,9 +138,10 @@ def open_volume(url: str, options: EngineOptions | None = None, *, data: bool = 
     options = options or EngineOptions()
     clock = clock or SystemClock()
     metrics = Metrics()
-    store = CountingStore(open_store(url, io_timeout_s=options.io_timeout_s), metrics)
+    opened = open_store(url, io_timeout_s=options.io_timeout_s)
+    store = CountingStore(opened if arena is None else KeptStore(opened, arena), metrics)
     try:
-        volume = Volume(store, Meta(store, clock, metrics), options, clock, metrics)
+        volume = Volume(store, Meta(store, clock, metrics), options, clock, metrics, arena)
     except BaseException:
         store.close()
         raise

@@ -4,5 +4,16 @@ Each kernel is NAME.pyx (argument checks, buffers, the GIL), NAME_*.c and NAME_*
 NAME.pyi (what a caller may use). README.md beside this file describes formats, invariants and variants.
 """
 
-KERNELS = ("checksum", "fuse_chan", "fuse_files", "fuse_names", "fuse_req", "fuse_table", "ino_map", "slicer")
+KERNELS = (
+    "arena",
+    "checksum",
+    "fuse_chan",
+    "fuse_files",
+    "fuse_names",
+    "fuse_notify",
+    "fuse_req",
+    "fuse_table",
+    "ino_map",
+    "slicer",
+)
 """Every kernel, by module name: an editable install cannot list the folder as a package, so they are named here."""

@@ -10,10 +10,11 @@ logged and answered EIO.
 from collections.abc import Callable
 from typing import Any, final
 
-from typing_extensions import Buffer
+from cairnfs.ext.arena import Arena
+from cairnfs.ext.fuse_notify import Notifier
 
 @final
-class Channel:
+class Channel(Notifier):
     """One mount's connection to the kernel."""
 
     def __new__(
@@ -36,6 +37,7 @@ class Channel:
         no_open: bool = False,
         fleeting_from: int = 0xFFFFFFFFFFFFFFFF,
         debug: bool = False,
+        arena: Arena | None = None,
     ) -> Channel:
         """`fd`: /dev/fuse as mount(2) got it, just mounted; it stays the caller's and must outlive `serve`.
 
@@ -47,7 +49,7 @@ class Channel:
         number as their handle, pages are always kept, and locks are those of this kernel only. Of inodes from `fleeting_from`
         on nothing is kept.
         Beyond `min_threads`, a thread ends after `linger_s` without a request; `max_threads` does not count threads that wait for
-        a lock. `debug` logs every request.
+        a lock. `debug` logs every request. What is in the `arena` is answered from there, without Python, unless `debug`.
         """
 
     def serve(self) -> None:
@@ -64,6 +66,9 @@ class Channel:
 
         MALFORMED: messages that were too short for their header; UNKNOWN: opcodes that `fuse_table` does not have.
         """
+
+    def answered(self) -> dict[str, int]:
+        """Of these, requests that were answered without Python."""
 
     @property
     def n_threads(self) -> int:
@@ -91,30 +96,8 @@ class Channel:
     def features(self) -> int:
         """INIT flags agreed on, as in the kernel's header; bits 32 and up are flags2."""
 
-    def inval_inode(self, ino: int, offset: int = 0, length: int = 0) -> bool:
-        """Forget attributes and the pages of a range: `length` 0 is to the end, a negative `offset` is no pages.
-
-        This and the following: never from a thread that serves a request of the same inode or directory. False when the
-        kernel does not know what is meant, or this kind of notification.
-        """
-
-    def inval_entry(self, parent: int, name: bytes, *, expire_only: bool = False) -> bool:
-        """Forget a name. `expire_only`: just look it up again at its next use, which keeps what is open or mounted there."""
-
-    def delete(self, parent: int, child: int, name: bytes) -> bool:
-        """A name is gone: forget it, and tell who watches it (inotify)."""
-
-    def store(self, ino: int, offset: int, data: Buffer) -> bool:
-        """Put bytes into the page cache of an inode the kernel knows."""
-
-    def inval_attributes(self, inos: list[int]) -> None:
-        """Forget the attributes of inodes. Takes no lock of the kernel's: allowed while serving."""
-
     def inval_known(self, *, pages: bool) -> None:
         """Forget the attributes of every inode that the kernel may know, and with `pages` their pages, too.
 
         Without `pages` it takes no lock of the kernel's; with them it may wait for reads in work.
         """
-
-    def inc_epoch(self) -> bool:
-        """Look up every name of the mount again at its next use. False on kernels before 6.16."""

@@ -1,36 +1,30 @@
 """The FUSE channel: serves the requests of one mount on threads that read clones of /dev/fuse without the GIL.
 
 Lanes, waiting, interrupts and the opcodes that need no Python are C (fuse_chan_impl.c); what an opcode means is in
-fuse_names and fuse_files; this file agrees with the kernel on features, starts and ends threads, turns exceptions into errno,
-and sends notifications. README.md has the states of a lane and the concurrency notes.
+fuse_names and fuse_files; this file agrees with the kernel on features, starts and ends threads, and turns exceptions into errno. Notifications
+are fuse_notify's. README.md has the states of a lane and the concurrency notes.
 """
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, EINTR, EINVAL, EIO, ENODEV, ENOENT, ENOLCK, ENOSYS, ENOTDIR, errno
+from libc.errno cimport EAGAIN, EINTR, EIO, ENODEV, ENOENT, ENOLCK
 from libc.stddef cimport size_t
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from posix.fcntl cimport fcntl
 from posix.uio cimport iovec
-from posix.unistd cimport close
 
 from cairnfs.ext cimport fuse_wire as fw
+from cairnfs.ext.arena cimport Arena
 from cairnfs.ext.fuse_files cimport abandon
+from cairnfs.ext.fuse_notify cimport Notifier
 from cairnfs.ext.fuse_req cimport FC_UNWANTED, Handler, Payload, Request, Rules, fc_chan, fc_lane, fc_write
 from cairnfs.ext.fuse_table cimport operations, served_by
-from cairnfs.ext.ino_map cimport InoMap
 
 import logging
 import os
 import threading
-from array import array
 
 from cairnfs.ext import fuse_table
-
-cdef extern from "<fcntl.h>" nogil:
-    enum:
-        F_DUPFD_CLOEXEC
 
 cdef extern from "fuse_chan_impl.h" nogil:
     enum:
@@ -55,6 +49,9 @@ cdef extern from "fuse_chan_impl.h" nogil:
     Py_ssize_t fc_read_one(fc_chan *chan, void *buf, size_t n_bytes, int timeout_ms)
     int fc_negotiate(fc_chan *chan, const uint8_t *message, size_t n_bytes, const fc_limits *limits, fw.fw_init_out *out)
     uint64_t fc_count(fc_chan *chan, int opcode)
+    uint64_t fc_count_answered(fc_chan *chan, int opcode)
+    size_t fc_n_known(fc_chan *chan)
+    size_t fc_copy_known(fc_chan *chan, uint64_t *out, size_t room)
 
 log = logging.getLogger("cairnfs.fuse")
 
@@ -65,19 +62,17 @@ cdef enum:
 
 
 @cython.final
-cdef class Channel:
+cdef class Channel(Notifier):
     """One mount's connection to the kernel."""
 
-    cdef fc_chan *chan
     cdef Rules rules
     cdef Handler handler
     cdef fc_limits limits
     cdef list threads
-    cdef object ending  # guards `over` against stop() and notifications from other threads
-    cdef bint over  # serve() has ended: descriptors may be closed, and their numbers be somebody else's
     cdef bint used
     cdef bint needs_epoch
     cdef bint debug
+    cdef Arena arena  # keeps it alive
 
     def __cinit__(
         self,
@@ -99,6 +94,7 @@ cdef class Channel:
         bint no_open=False,
         uint64_t fleeting_from=0xFFFFFFFFFFFFFFFF,
         bint debug=False,
+        Arena arena=None,
     ):
         if not 1 <= min_threads <= max_threads <= 256:
             raise ValueError(f"threads: {min_threads} to {max_threads} is not within 1 to 256")
@@ -127,6 +123,15 @@ cdef class Channel:
         self.chan.max_lanes = max_threads
         self.chan.linger_ms = <int>(linger_s * 1000)
         self.chan.served = served_by(handler)
+        self.chan.follows = 1
+        self.chan.fleeting_from = fleeting_from
+        self.chan.attr_valid = self.rules.kept.attr
+        self.chan.entry_valid = self.rules.kept.entry
+        self.chan.dir_entry_valid = self.rules.kept.dir_entry
+        self.chan.keeps_negative = self.rules.keeps_negative
+        if arena is not None and not debug:
+            self.arena = arena
+            self.chan.arena = &arena.arena
 
     def __dealloc__(self):
         if self.chan != NULL:
@@ -190,6 +195,9 @@ cdef class Channel:
                 raise OSError(-n, f"cannot answer the kernel: {os.strerror(-n)}")
         if self.needs_epoch and self.chan.minor < EPOCH_MINOR:
             self.rules.kept = self.rules.brief
+            self.chan.attr_valid = self.rules.kept.attr
+            self.chan.entry_valid = self.rules.kept.entry
+            self.chan.dir_entry_valid = self.rules.kept.dir_entry
         log.debug("protocol 7.%d, features %#x, reads of %d bytes", self.chan.minor, self.chan.caps, self.chan.read_bytes)
         return True
 
@@ -298,15 +306,23 @@ cdef class Channel:
 
     def counts(self):
         """Requests read so far, by the kernel's name of the opcode; those that never came are left out."""
+        cdef dict found = self.by_name(fc_count)
+        if self.chan.n_malformed:
+            found["MALFORMED"] = self.chan.n_malformed
+        return found
+
+    def answered(self):
+        """Of these, requests that were answered without Python."""
+        return self.by_name(fc_count_answered)
+
+    cdef dict by_name(self, uint64_t (*count)(fc_chan *chan, int opcode) noexcept nogil):
         cdef dict found = {}
         cdef uint64_t n
         for opcode in range(fw.FW_N_OPCODES):
-            n = fc_count(self.chan, opcode)
+            n = count(self.chan, opcode)
             if n:
                 name = name_of(opcode)
                 found[name] = found.get(name, 0) + n
-        if self.chan.n_malformed:
-            found["MALFORMED"] = self.chan.n_malformed
         return found
 
     @property
@@ -327,154 +343,42 @@ cdef class Channel:
     @property
     def follows(self):
         """Is somebody there who invalidates what changes? While not, the kernel may keep things for a second only."""
-        return self.rules.follows
+        return self.chan.follows != 0
 
     @follows.setter
     def follows(self, bint value):
-        self.rules.follows = value
+        self.chan.follows = value
 
     @property
     def n_known(self):
         """Inodes that the kernel may know, the root aside."""
-        return len(self.rules.known)
+        return fc_n_known(self.chan)
 
     @property
     def features(self):
         """INIT flags agreed on, as in the kernel's header; bits 32 and up are flags2."""
         return self.chan.caps
 
-    # Notifying. Never from a thread that serves a request of the same inode or directory: the kernel may wait for that.
-
-    cdef bint notify(self, int code, iovec *iov, int n_iov) except -1:
-        """False when the kernel does not know what the notification is about, or the kind of notification.
-
-        Written to a copy of the descriptor, since this may take as long as a request does, and the end must not wait.
-        """
-        cdef int result
-        cdef int fd = self.notify_fd()
-        if fd < 0:
-            return False
-        with nogil:
-            result = fc_write(fd, 0, code, iov, n_iov)
-            close(fd)
-        if result == 0:
-            return True
-        if result == -ENOENT or result == -ENOTDIR or result == -ENODEV or result == -ENOSYS or result == -EINVAL:
-            return False
-        raise OSError(-result, os.strerror(-result))
-
-    cdef int notify_fd(self) except -2:
-        """A copy of the descriptor, for the caller to close; -1 when the channel has ended."""
-        cdef int fd
-        with self.ending:
-            if self.over:
-                return -1
-            fd = fcntl(self.chan.dev_fd, F_DUPFD_CLOEXEC, 0)
-        if fd < 0:
-            raise OSError(errno, os.strerror(errno))
-        return fd
-
-    def inval_inode(self, uint64_t ino, int64_t offset=0, int64_t length=0):
-        """Forget attributes and the pages of a range: `length` 0 is to the end, a negative `offset` is no pages."""
-        cdef fw.fw_notify_inval_inode_out body
-        cdef iovec[2] iov
-        body.ino = ino
-        body.off = offset
-        body.len = length
-        iov[1].iov_base = &body
-        iov[1].iov_len = sizeof(body)
-        return self.notify(fw.FW_NOTIFY_INVAL_INODE, iov, 2)
-
-    def inval_entry(self, uint64_t parent, bytes name, *, bint expire_only=False):
-        """Forget a name. `expire_only`: just look it up again at its next use, which keeps what is open or mounted there."""
-        cdef fw.fw_notify_inval_entry_out body
-        cdef iovec[3] iov
-        body.parent = parent
-        body.namelen = <uint32_t>len(name)
-        body.flags = 0
-        if expire_only and self.chan.caps & fw.FW_CAP_HAS_EXPIRE_ONLY:
-            body.flags = fw.FW_EXPIRE_ONLY
-        iov[1].iov_base = &body
-        iov[1].iov_len = sizeof(body)
-        iov[2].iov_base = <char *>name
-        iov[2].iov_len = len(name) + 1
-        return self.notify(fw.FW_NOTIFY_INVAL_ENTRY, iov, 3)
-
-    def delete(self, uint64_t parent, uint64_t child, bytes name):
-        """A name is gone: forget it, and tell who watches it (inotify)."""
-        cdef fw.fw_notify_delete_out body
-        cdef iovec[3] iov
-        body.padding = 0
-        body.parent = parent
-        body.child = child
-        body.namelen = <uint32_t>len(name)
-        iov[1].iov_base = &body
-        iov[1].iov_len = sizeof(body)
-        iov[2].iov_base = <char *>name
-        iov[2].iov_len = len(name) + 1
-        return self.notify(fw.FW_NOTIFY_DELETE, iov, 3)
-
-    def store(self, uint64_t ino, uint64_t offset, const uint8_t[::1] data not None):
-        """Put bytes into the page cache of an inode the kernel knows."""
-        cdef fw.fw_notify_store_out body
-        cdef iovec[3] iov
-        body.padding = 0
-        body.nodeid = ino
-        body.offset = offset
-        body.size = <uint32_t>data.shape[0]
-        iov[1].iov_base = &body
-        iov[1].iov_len = sizeof(body)
-        iov[2].iov_base = <void *>&data[0] if data.shape[0] else NULL
-        iov[2].iov_len = data.shape[0]
-        return self.notify(fw.FW_NOTIFY_STORE, iov, 3)
-
-    def inval_attributes(self, list inos not None):
-        """Forget the attributes of inodes. Takes no lock of the kernel's: allowed while serving."""
-        cdef uint64_t[::1] numbers
-        if inos:
-            numbers = array("Q", inos)
-            self.notify_each(&numbers[0], numbers.shape[0], -1)
+    # Notifying: the rest is in Notifier.
 
     def inval_known(self, *, bint pages):
         """Forget the attributes of every inode that the kernel may know, and with `pages` their pages, too."""
-        cdef InoMap known = self.rules.known
-        cdef uint64_t *inos = <uint64_t *>malloc((known.map.n + 1) * sizeof(uint64_t))
-        if inos == NULL:
-            raise MemoryError
+        cdef size_t n, room = fc_n_known(self.chan)
+        cdef uint64_t *inos = NULL
         try:
+            while True:
+                free(inos)
+                inos = <uint64_t *>malloc((room + 1) * sizeof(uint64_t))
+                if inos == NULL:
+                    raise MemoryError
+                n = fc_copy_known(self.chan, inos + 1, room)
+                if n <= room:
+                    break
+                room = n + n // 8  # more have become known in between
             inos[0] = fw.FW_ROOT_ID
-            self.notify_each(inos, 1 + known.copy_inos(inos + 1), 0 if pages else -1)
+            self.notify_each(inos, 1 + n, 0 if pages else -1)
         finally:
             free(inos)
-
-    cdef int notify_each(self, const uint64_t *inos, size_t n, int64_t offset) except -1:
-        """INVAL_INODE for each. That the kernel does not know an inode is no error; one that hangs up ends it."""
-        cdef fw.fw_notify_inval_inode_out body
-        cdef iovec[2] iov
-        cdef int result = 0
-        cdef size_t i
-        cdef int fd = self.notify_fd()
-        if fd < 0:
-            return 0
-        body.off = offset
-        body.len = 0
-        iov[1].iov_base = &body
-        iov[1].iov_len = sizeof(body)
-        with nogil:
-            for i in range(n):
-                body.ino = inos[i]
-                result = fc_write(fd, 0, fw.FW_NOTIFY_INVAL_INODE, iov, 2)
-                if result < 0 and result != -ENOENT:
-                    break
-            close(fd)
-        if result == 0 or result == -ENOENT or result == -ENODEV:
-            return 0
-        raise OSError(-result, os.strerror(-result))
-
-    def inc_epoch(self):
-        """Look up every name of the mount again at its next use. False on kernels before 6.16."""
-        cdef iovec[1] iov
-        return self.notify(fw.FW_NOTIFY_INC_EPOCH, iov, 1)
 
 
 cdef str name_of(unsigned int opcode):

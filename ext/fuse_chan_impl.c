@@ -11,8 +11,6 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
-#include "fuse_cursor.h"
-
 #define FC_IOC_CLONE _IOR(229, 0, uint32_t)
 
 enum { FUSE_DEVICE_MAJOR = 10, FUSE_DEVICE_MINOR = 229 };
@@ -24,9 +22,44 @@ static void signal_event(int fd)
     (void)ignored;
 }
 
+static int count_known(struct fc_chan *chan, uint64_t ino, int64_t n)
+{
+    pthread_mutex_lock(&chan->known_lock);
+    const struct im_slot *slot = im_find(&chan->known, ino);
+    int64_t value = n + (slot == NULL ? 0 : (int64_t)slot->value);
+    int result = 0;
+    if (value <= 0)
+        im_remove(&chan->known, ino);
+    else if (ino != 0)
+        result = im_put(&chan->known, ino, (uint64_t)value);
+    pthread_mutex_unlock(&chan->known_lock);
+    return result;
+}
+
+size_t fc_n_known(struct fc_chan *chan)
+{
+    pthread_mutex_lock(&chan->known_lock);
+    size_t n = chan->known.n;
+    pthread_mutex_unlock(&chan->known_lock);
+    return n;
+}
+
+size_t fc_copy_known(struct fc_chan *chan, uint64_t *out, size_t room)
+{
+    pthread_mutex_lock(&chan->known_lock);
+    size_t n = chan->known.n;
+    if (n <= room)
+        im_inos(&chan->known, out);
+    pthread_mutex_unlock(&chan->known_lock);
+    return n;
+}
+
 int fc_chan_init(struct fc_chan *chan, int dev_fd)
 {
     struct stat st;
+    chan->known.limit = SIZE_MAX;
+    chan->count_known = count_known;
+    pthread_mutex_init(&chan->known_lock, NULL);
     if (fstat(dev_fd, &st) < 0)
         return -errno;
     chan->dev_fd = dev_fd;
@@ -62,6 +95,7 @@ void fc_chan_free(struct fc_chan *chan)
     if (chan->want_fd > 0)
         close(chan->want_fd);
     chan->stop_fd = chan->want_fd = 0;
+    im_free(&chan->known);
 }
 
 void fc_chan_stop(struct fc_chan *chan)
@@ -341,7 +375,9 @@ static int answer_here(struct fc_lane *lane, const struct fw_in_header *header)
     case FW_FORGET:
     case FW_BATCH_FORGET:
         lane->replied = 1;
-        return !(chan->served >> header->opcode & 1);
+        if (!(chan->served >> header->opcode & 1))
+            return 1;
+        break;
     case FW_OPEN:
     case FW_FSYNC:
     case FW_FLUSH:
@@ -352,6 +388,7 @@ static int answer_here(struct fc_lane *lane, const struct fw_in_header *header)
         if (header->opcode != FW_FLUSH || !flush_does_nothing(chan, header, &cursor))
             break;
         fc_reply_error(lane, 0);
+        atomic_fetch_add_explicit(&chan->answered[FW_FLUSH], 1, memory_order_relaxed);
         return 1;
     case FW_DESTROY:
         fc_reply_error(lane, 0);
@@ -360,8 +397,12 @@ static int answer_here(struct fc_lane *lane, const struct fw_in_header *header)
         fc_reply_error(lane, ENOTTY);
         return 1;
     }
-    if (header->opcode < FW_N_OPCODES && (chan->served >> header->opcode & 1))
-        return 0;
+    if (header->opcode < FW_N_OPCODES && (chan->served >> header->opcode & 1)) {
+        if (!fc_answer_hot(lane, header, &cursor))
+            return 0;
+        atomic_fetch_add_explicit(&chan->answered[header->opcode], 1, memory_order_relaxed);
+        return 1;
+    }
     fc_reply_error(lane, ENOSYS);
     return 1;
 }
@@ -422,6 +463,11 @@ ssize_t fc_read_one(struct fc_chan *chan, void *buf, size_t n_bytes, int timeout
         n = ready == 0 ? (errno = EAGAIN, -1) : read(chan->dev_fd, buf, n_bytes);
     }
     return n < 0 ? -errno : n;
+}
+
+uint64_t fc_count_answered(struct fc_chan *chan, int opcode)
+{
+    return atomic_load(&chan->answered[opcode]);
 }
 
 uint64_t fc_count(struct fc_chan *chan, int opcode)

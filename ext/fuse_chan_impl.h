@@ -14,6 +14,7 @@
 #ifndef CAIRN_FUSE_CHAN_IMPL_H
 #define CAIRN_FUSE_CHAN_IMPL_H
 
+#include "fuse_cursor.h"
 #include "fuse_lane.h"
 
 enum { FC_END = 0, FC_REQUEST = 1 };
@@ -69,5 +70,13 @@ int fc_negotiate(struct fc_chan *chan, const uint8_t *message, size_t n_bytes, c
                  struct fw_init_out *out);
 
 uint64_t fc_count(struct fc_chan *chan, int opcode);
+uint64_t fc_count_answered(struct fc_chan *chan, int opcode);
+
+/* Answer a request from the arena (fuse_chan_hot.c). 1 = done, 0 = Python must serve what is in the lane's buffer now. */
+int fc_answer_hot(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor);
+
+/* Inodes that the kernel may know: how many, and their numbers (room for so many; returns how many there were). */
+size_t fc_n_known(struct fc_chan *chan);
+size_t fc_copy_known(struct fc_chan *chan, uint64_t *out, size_t room);
 
 #endif

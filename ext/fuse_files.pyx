@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from cairnfs.ext cimport fuse_wire as fw
-from cairnfs.ext.fuse_req cimport FC_MARK_LOCKED, FC_MARK_SUID, Request, fc_forget_attr, fc_is_marked, fc_mark, fill_entry
+from cairnfs.ext.fuse_req cimport FC_COMPILED_FH, FC_MARK_LOCKED, FC_MARK_SUID, Request, fc_forget_attr, fc_is_marked, fc_mark, fill_entry
 
 cdef enum:
     O_ACCMODE = 3
@@ -115,9 +115,13 @@ cdef int abandon(Request r) except -1:
 
 
 cdef object handle_of(Request r, uint64_t fh):
-    """The handler's handle; for the inode itself, which the kernel need not open where OPEN is refused, minus its number."""
+    """The handler's handle. For the inode itself, which the kernel need not open where OPEN is refused, minus its number; for one
+    that compiled code has given out, its number below bit 64 and the inode's above.
+    """
     if fh == 0:
         return -<object>r.header.nodeid
+    if fh & FC_COMPILED_FH:
+        return <object>r.header.nodeid << 64 | fh >> 1
     return fh >> 1
 
 
@@ -155,20 +159,20 @@ cdef void privileges_dropped(Request r) noexcept nogil:
 
 cdef int op_flush(Request r) except -1:
     cdef const fw.fw_flush_in *in_ = <const fw.fw_flush_in *>r.take(sizeof(fw.fw_flush_in))
-    r.h.flush(r.caller, in_.fh >> 1, in_.lock_owner)
+    r.h.flush(r.caller, handle_of(r, in_.fh), in_.lock_owner)
     return 0
 
 
 cdef int op_release(Request r) except -1:
     cdef const fw.fw_release_in *in_ = <const fw.fw_release_in *>r.take(sizeof(fw.fw_release_in))
     cdef bint unlock = in_.release_flags & fw.FW_RELEASE_FLOCK_UNLOCK != 0
-    r.h.release(r.caller, in_.fh >> 1, in_.lock_owner if unlock else None, unlock)
+    r.h.release(r.caller, handle_of(r, in_.fh), in_.lock_owner if unlock else None, unlock)
     return 0
 
 
 cdef int op_fsync(Request r) except -1:
     cdef const fw.fw_fsync_in *in_ = <const fw.fw_fsync_in *>r.take(sizeof(fw.fw_fsync_in))
-    r.h.fsync(r.caller, in_.fh >> 1, in_.fsync_flags & fw.FW_FSYNC_DATA != 0)
+    r.h.fsync(r.caller, handle_of(r, in_.fh), in_.fsync_flags & fw.FW_FSYNC_DATA != 0)
     return 0
 
 
@@ -191,7 +195,7 @@ cdef int op_copy_file_range(Request r) except -1:
     cdef uint64_t n
     if in_.flags:
         return EINVAL
-    n = r.h.copy_file_range(r.caller, in_.fh_in >> 1, in_.off_in, in_.fh_out >> 1, in_.off_out, length)
+    n = r.h.copy_file_range(r.caller, handle_of(r, in_.fh_in), in_.off_in, in_.fh_out >> 1, in_.off_out, length)
     if n > length:
         raise ValueError(f"{n} bytes copied where {length} were asked")
     if r.header.opcode == fw.FW_COPY_FILE_RANGE_64:
@@ -227,7 +231,7 @@ cdef int op_setlk(Request r) except -1:
     cdef const fw.fw_lk_in *in_ = <const fw.fw_lk_in *>r.take(sizeof(fw.fw_lk_in))
     if not in_.lk_flags & fw.FW_LK_FLOCK and in_.type != F_UNLCK:
         fc_mark(r.lane.chan, r.header.nodeid, FC_MARK_LOCKED)
-    r.h.setlk(r.caller, r.header.nodeid, in_.fh >> 1, lock_of(r, in_), r.header.opcode == fw.FW_SETLKW)
+    r.h.setlk(r.caller, r.header.nodeid, handle_of(r, in_.fh), lock_of(r, in_), r.header.opcode == fw.FW_SETLKW)
     return 0
 
 

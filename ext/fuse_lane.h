@@ -11,6 +11,9 @@
  *   lane.interrupted                         any lane that got an INTERRUPT; read by the lane's thread
  *   early                                    any lane; see fc_interrupt() for the race it closes
  *   marks                                    any lane; bits are only ever set
+ *   follows                                  whoever tells of changes; read by every lane
+ *   known                                    any lane, under known_lock
+ *   arena                                    see arena.h
  *   everything else of a lane                the lane's thread
  */
 #ifndef CAIRN_FUSE_LANE_H
@@ -22,7 +25,17 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <pthread.h>
+
+#include "arena.h"
 #include "fuse_wire.h"
+#include "ino_map_impl.h"
+
+/* How long the kernel may keep something. */
+struct fc_span {
+    uint64_t s;
+    uint32_t ns;
+};
 
 enum {
     FC_MAX_LANES = 1024,    /* hard bound: threads that work plus threads that wait for a lock */
@@ -73,6 +86,15 @@ struct fc_chan {
     _Atomic uint32_t n_early;
     _Atomic uint64_t early[FC_N_EARLY];
     _Atomic uint8_t marks[FC_N_MARKS]; /* by hash of the inode number: FC_MARK_* */
+    struct ar_arena *arena;            /* what may be answered without Python; NULL: nothing */
+    struct fc_span attr_valid, entry_valid, dir_entry_valid; /* of what is answered from it */
+    int keeps_negative;                /* the kernel may keep names known to be absent: Python tells it */
+    uint64_t fleeting_from;            /* inodes from here on are not the volume's */
+    _Atomic int follows;               /* somebody tells of changes; while not, nothing is answered from the arena */
+    _Atomic uint64_t answered[FW_N_OPCODES]; /* requests answered without Python, by opcode */
+    pthread_mutex_t known_lock;
+    struct im_map known; /* inode -> names and entries that the kernel was given of it and has not forgotten */
+    int (*count_known)(struct fc_chan *chan, uint64_t ino, int64_t n);
     struct fc_lane lanes[FC_MAX_LANES];
 };
 
@@ -142,6 +164,15 @@ static inline int fc_is_marked(struct fc_chan *chan, uint64_t nodeid, int mark)
 {
     return (atomic_load(fc_mark_slot(chan, nodeid)) & mark) != 0;
 }
+
+/* The kernel has been given, or has forgotten, `n` names or entries of an inode. 0, or -1 when there is no memory. */
+static inline int fc_known(struct fc_chan *chan, uint64_t ino, int64_t n)
+{
+    return chan->count_known(chan, ino, n);
+}
+
+/* Handles that compiled code gives out: bit 63, a number, bit 0 for "read-only". */
+#define FC_COMPILED_FH (UINT64_C(1) << 63)
 
 /* Make the kernel ask for the attributes of an inode at their next use. Takes no lock there: allowed while serving. */
 static inline int fc_forget_attr(struct fc_chan *chan, uint64_t nodeid)

@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 from cairnfs.ext cimport fuse_wire as fw
-from cairnfs.ext.fuse_req cimport Request, Span, attr_validity, fc_take_array, fill_attr
+from cairnfs.ext.fuse_req cimport Request, Span, attr_validity, fc_known, fc_take_array, fill_attr
 
 cdef enum:
     ALL_STATX = 0xFFF  # STATX_BASIC_STATS | STATX_BTIME: everything cairnfs stores
@@ -87,7 +87,7 @@ cdef int answer_absent(Request r) except -1:
 cdef int op_forget(Request r) except -1:
     cdef const fw.fw_forget_in *in_ = <const fw.fw_forget_in *>r.take(sizeof(fw.fw_forget_in))
     r.h.forget(r.header.nodeid, in_.nlookup)
-    return r.rules.known.count(r.header.nodeid, -<int64_t>in_.nlookup)
+    return fc_known(r.lane.chan, r.header.nodeid, -<int64_t>in_.nlookup)
 
 
 cdef int op_batch_forget(Request r) except -1:
@@ -98,7 +98,7 @@ cdef int op_batch_forget(Request r) except -1:
         return EINVAL
     for i in range(in_.count):
         r.h.forget(ones[i].nodeid, ones[i].nlookup)
-        r.rules.known.count(ones[i].nodeid, -<int64_t>ones[i].nlookup)
+        fc_known(r.lane.chan, ones[i].nodeid, -<int64_t>ones[i].nlookup)
     return 0
 
 

@@ -4,8 +4,8 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
+from cairnfs.ext.arena cimport ar_arena
 from cairnfs.ext.fuse_wire cimport fw_attr, fw_entry_out, fw_in_header
-from cairnfs.ext.ino_map cimport InoMap
 
 
 cdef extern from "fuse_cursor.h" nogil:
@@ -27,6 +27,10 @@ cdef extern from "fuse_lane.h" nogil:
 
     struct fc_lane
 
+    ctypedef struct Span "struct fc_span":
+        uint64_t s
+        uint32_t ns
+
     struct fc_chan:
         int dev_fd
         int is_device
@@ -43,6 +47,13 @@ cdef extern from "fuse_lane.h" nogil:
         int n_lanes
         int n_parked
         uint64_t n_malformed
+        ar_arena *arena
+        Span attr_valid
+        Span entry_valid
+        Span dir_entry_valid
+        int keeps_negative
+        uint64_t fleeting_from
+        int follows
         fc_lane *lanes
 
     struct fc_lane:
@@ -60,6 +71,8 @@ cdef extern from "fuse_lane.h" nogil:
     void fc_mark(fc_chan *chan, uint64_t nodeid, int mark)
     int fc_is_marked(fc_chan *chan, uint64_t nodeid, int mark)
     int fc_forget_attr(fc_chan *chan, uint64_t nodeid)
+    int fc_known(fc_chan *chan, uint64_t ino, int64_t n)
+    uint64_t FC_COMPILED_FH
 
 
 cdef class Caller:
@@ -78,11 +91,6 @@ cdef class Payload:
     cdef size_t view_bytes
 
 
-cdef struct Span:
-    uint64_t s
-    uint32_t ns
-
-
 cdef struct Validity:
     Span attr
     Span entry
@@ -91,10 +99,8 @@ cdef struct Validity:
 
 cdef class Rules:
     cdef fc_chan *chan
-    cdef InoMap known
     cdef Validity kept
     cdef Validity brief
-    cdef bint follows
     cdef uint64_t fleeting_from
     cdef Validity none
     cdef Span negative

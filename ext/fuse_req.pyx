@@ -16,7 +16,6 @@ from posix.stdlib cimport posix_memalign
 from posix.uio cimport iovec
 
 from cairnfs.ext.fuse_wire cimport fw_attr_out
-from cairnfs.ext.ino_map cimport InoMap
 
 import os
 
@@ -66,11 +65,10 @@ cdef class Payload:
 
 @cython.final
 cdef class Rules:
-    """How long the kernel may keep what it is told, which inodes it knows, and what makes the handler's argument values.
+    """How long the kernel may keep what it is told, and what makes the handler's argument values.
 
     Times are in seconds. `make_set_attr` and `make_lock` take the fields of SetAttr and Lock of `cairnfs.types` in order.
-    `known` counts, per inode, the names and entries that the kernel was given and has not forgotten. While `follows` is not set,
-    nobody would tell the kernel of changes, and it may keep what it is told for BRIEF_S only.
+    While the channel does not follow, nobody would tell the kernel of changes, and it may keep what it is told for BRIEF_S only.
     """
 
     def __cinit__(
@@ -86,8 +84,6 @@ cdef class Rules:
         set_validity(&self.brief, min(attr_timeout_s, BRIEF_S), min(entry_timeout_s, BRIEF_S), min(dir_entry_timeout_s, BRIEF_S))
         split_s(negative_timeout_s, &self.negative)
         self.keeps_negative = negative_timeout_s > 0
-        self.known = InoMap()
-        self.follows = True
         self.make_set_attr = make_set_attr
         self.make_lock = make_lock
 
@@ -298,7 +294,7 @@ cdef const Span *attr_validity(Rules rules, bint versioned) noexcept:
     """How long attributes may be kept. The kernel drops a reply to LOOKUP, GETATTR and READDIRPLUS (`versioned`) that was
     overtaken by an invalidation; others it takes as they come, so a change in between would be seen no sooner than they end.
     """
-    return &rules.kept.attr if versioned and rules.follows else &rules.brief.attr
+    return &rules.kept.attr if versioned and rules.chan.follows else &rules.brief.attr
 
 
 cdef int fill_attr(Rules rules, object attr, fw_attr *out) except -1:
@@ -328,7 +324,7 @@ cdef int fill_entry(Rules rules, object attr, fw_entry_out *out, bint versioned)
     whoever invalidates the name.
     """
     fill_attr(rules, attr, &out.attr)
-    cdef const Validity *valid = &rules.kept if rules.follows else &rules.brief
+    cdef const Validity *valid = &rules.kept if rules.chan.follows else &rules.brief
     if out.attr.ino >= rules.fleeting_from:
         valid = &rules.none
     cdef const Span *entry = &valid.dir_entry if out.attr.mode & S_IFMT == S_IFDIR else &valid.entry
@@ -339,5 +335,6 @@ cdef int fill_entry(Rules rules, object attr, fw_entry_out *out, bint versioned)
     out.entry_valid_nsec = entry.ns
     out.attr_valid = attr_valid.s
     out.attr_valid_nsec = attr_valid.ns
-    rules.known.count(out.nodeid, 1)
+    if fc_known(rules.chan, out.nodeid, 1) < 0:
+        raise MemoryError
     return 0

@@ -10,6 +10,7 @@ from cairnfs.data.ports import MetaPort
 from cairnfs.data.reader import Reader
 from cairnfs.data.uploader import Uploader
 from cairnfs.data.writers import Writers
+from cairnfs.ext.arena import Arena
 from cairnfs.metrics import Metrics
 from cairnfs.objects.base import ObjectStore
 from cairnfs.options import EngineOptions
@@ -31,13 +32,15 @@ class Data:
         options: EngineOptions,
         clock: Clock | None = None,
         metrics: Metrics | None = None,
+        arena: Arena | None = None,
     ) -> None:
         metrics = metrics or Metrics()
         clock = SystemClock() if clock is None else clock
         block_bytes = meta.format.block_bytes
+        kept_bytes = 0 if arena is None else arena.n_bytes
         self.objects = objects
         self.budget = Budget(max(options.buffer_bytes, MIN_BLOCKS * block_bytes))
-        self.cache = SliceCache(max(options.cache_bytes, MIN_BLOCKS * block_bytes), metrics)
+        self.cache = SliceCache(max(options.cache_bytes - kept_bytes, MIN_BLOCKS * block_bytes), metrics, arena)
         self.uploader = Uploader(meta, objects, options.max_uploads, metrics)
         self.fetcher = Fetcher(objects, meta.format.uuid, self.cache, metrics)
         self.compactor = Compactor(meta, self.fetcher, self.uploader)

@@ -170,7 +170,7 @@ def transact_at(store: Store, build: Callable[[Txn], T]) -> tuple[T, Committed]:
         txn = Txn(store)
         result = build(txn)
         if not txn.conditions and not txn.effects:
-            return result, Committed(UNCOMMITTED, [])
+            return result, Committed(UNCOMMITTED, [], {})
         try:
             return result, store.commit(txn.conditions, txn.effects)
         except ConditionFailed as failure:

@@ -10,7 +10,9 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 
 from cairnfs.clock import Clock, SystemClock
+from cairnfs.const import MIB
 from cairnfs.data import Data
+from cairnfs.ext.arena import Arena
 from cairnfs.meta import Meta
 from cairnfs.options import EngineOptions
 from cairnfs.types import Attr, Buffer, Caller, DirEntry, Inode, Lock, Opened, SetAttr, StatFs
@@ -25,6 +27,8 @@ from cairnfs.vfs.xattr import Xattrs
 
 log = logging.getLogger("cairnfs.vfs")
 
+OWN_ARENA_BYTES = 4 * MIB  # for what is open and what the kernel's pages show, where compiled code answers nothing
+
 
 def _alone() -> None:
     """The fence of a volume that nobody follows: each open reads the inode afresh, and no kernel keeps anything."""
@@ -33,9 +37,13 @@ def _alone() -> None:
 class Vfs:
     """One mounted or embedded volume. The session of `meta` must be open unless `options.read_only`."""
 
-    def __init__(self, meta: Meta, data: Data, options: EngineOptions, clock: Clock | None = None) -> None:
+    def __init__(
+        self, meta: Meta, data: Data, options: EngineOptions, clock: Clock | None = None, arena: Arena | None = None
+    ) -> None:
+        """`arena`: that of the volume, if it has one; else a small one of its own."""
         self.options = options
-        self._state = state = VfsState(meta, data, options, SystemClock() if clock is None else clock)
+        clock = SystemClock() if clock is None else clock
+        self._state = state = VfsState(meta, data, options, clock, Arena(OWN_ARENA_BYTES) if arena is None else arena)
         self._removed = RemovedDirs()
         self._names = Namespace(state, self._removed)
         self._attrs = Attributes(state, self._removed)
@@ -226,6 +234,7 @@ class Vfs:
 
     def invalidate_all(self) -> None:
         """The change log has a gap: everything known here is forgotten."""
+        self._state.arena.drop_all()
         self._state.pages.drop_all()
         for file in self._state.files.all():
             self._state.files.invalidate(file.ino)
@@ -238,4 +247,5 @@ class Vfs:
         finally:
             for fh in self._state.handles.numbers():
                 self._io.release(fh, None, False)
+            self._state.files.close_compiled()
             self._state.unopened.close()

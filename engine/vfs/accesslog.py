@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple
 
 from cairnfs.const import KIB
@@ -73,7 +73,9 @@ class LogReader:
 class AccessLog:
     """Hands lines to the readers. `readers` is empty when nobody reads: then there is nothing to note."""
 
-    def __init__(self) -> None:
+    def __init__(self, hush: Callable[[bool], None] = lambda on: None) -> None:
+        """`hush` is told when a reader comes (True) and goes: compiled code must then leave every operation to be noted."""
+        self._hush = hush
         self.readers: tuple[LogReader, ...] = ()
         self._lock = threading.Lock()
 
@@ -81,11 +83,13 @@ class AccessLog:
         reader = LogReader()
         with self._lock:
             self.readers = (*self.readers, reader)
+        self._hush(True)
         return reader
 
     def close(self, reader: LogReader) -> None:
         with self._lock:
             self.readers = tuple(r for r in self.readers if r is not reader)
+        self._hush(False)
 
     def note(self, op: str, args: Sequence[object], outcome: object, took_ns: int) -> None:
         """One operation has ended; `args` are those of the Vfs method, `outcome` what it returned or raised."""

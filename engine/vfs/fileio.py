@@ -12,9 +12,9 @@ import stat
 from cairnfs.const import MAX_FILE_BYTES
 from cairnfs.errors import CorruptError, FsError, ObjectError, ObjectMissing
 from cairnfs.meta.records import FLAG_XATTR
-from cairnfs.types import Attr, Buffer, Caller, Inode, Opened, SetAttr
+from cairnfs.types import Attr, Buffer, Caller, Inode, Opened, PackId, SetAttr, SliceRef
 from cairnfs.vfs.attrs import Attributes
-from cairnfs.vfs.handles import Handle
+from cairnfs.vfs.handles import FIRST_COMPILED, Handle
 from cairnfs.vfs.locks import Locking
 from cairnfs.vfs.namespace import Namespace
 from cairnfs.vfs.openfiles import OpenFile
@@ -94,6 +94,10 @@ class FileIo:
     # Reading and writing
 
     def read(self, fh: int, offset: int, size: int) -> list[memoryview]:
+        if fh < 0 or fh >= FIRST_COMPILED:
+            found = self._read_piece(Inode(-fh if fh < 0 else fh >> 64), offset, size)
+            if found is not None:
+                return found
         handle = self._state.handle(fh)
         if not handle.can_read:
             raise FsError(errno.EBADF)
@@ -112,6 +116,24 @@ class FileIo:
         except (ObjectError, CorruptError) as error:
             log.error("inode %d at %d: %s", file.ino, offset, error)
             raise FsError(errno.EIO) from error
+
+    def _read_piece(self, ino: Inode, offset: int, size: int) -> list[memoryview] | None:
+        """Read a small file from what the arena knows of it, without opening it. None when that is not enough, or goes wrong."""
+        piece = self._state.arena.piece(ino)
+        if piece is None or offset < 0 or size < 0:
+            return None
+        file_size, off, pack, stored_off, stored_len, plain_len, crc, codec = piece
+        n_bytes = min(size, file_size - offset)
+        if n_bytes <= 0:
+            return []
+        ref = SliceRef(PackId(pack), stored_off, stored_len, plain_len, crc, codec)
+        try:
+            return self._state.data.reader.fetcher.part(ref, ino, off + offset, n_bytes, False)
+        except ObjectMissing:
+            self._state.arena.forget(ino)
+        except (ObjectError, CorruptError):
+            pass  # the other way tries again and says what is wrong
+        return None
 
     def _read(self, handle: Handle, offset: int, size: int) -> list[memoryview]:
         file = handle.file
@@ -175,7 +197,7 @@ class FileIo:
 
     def flush(self, fh: int, lock_owner: int | None) -> None:
         """One close() of a handle. Data of a file without a name is not stored: it goes with the last handle."""
-        file = self._state.handles.get(fh).file
+        file = self._state.handle(fh).file
         try:
             if not file.unlinked:
                 file.flush()
@@ -184,13 +206,25 @@ class FileIo:
                 self._locking.release_owner(file, lock_owner)
 
     def fsync(self, fh: int) -> None:
-        self._state.handles.get(fh).file.flush()
+        self._state.handle(fh).file.flush()
         self._state.meta.store.sync()
 
     def release(self, fh: int, lock_owner: int | None, flock_release: bool) -> None:
-        handle = self._state.handles.pop(fh)
+        flock_owner = lock_owner if flock_release else None
+        if fh < FIRST_COMPILED:
+            self._close(self._state.handles.pop(fh), flock_owner)
+            return
+        handle = self._state.handles.discard(fh)
         try:
-            owners = handle.flock_owners | ({lock_owner} if flock_release and lock_owner is not None else set())
+            if handle is not None:
+                self._close(handle, flock_owner)
+        finally:
+            self._state.files.closed_compiled(Inode(fh >> 64))
+
+    def _close(self, handle: Handle, flock_owner: int | None) -> None:
+        """Give back the locks taken through a handle, and its reference."""
+        try:
+            owners = handle.flock_owners | ({flock_owner} if flock_owner is not None else set())
             for owner in owners:
                 self._locking.release_flock(handle.file, owner)
             for owner in handle.lock_owners & handle.file.lock_owners:

@@ -15,6 +15,8 @@ from cairnfs.vfs.openfiles import OpenFile
 
 _T = TypeVar("_T")
 
+FIRST_COMPILED = 1 << 64  # handles from here on were given out by compiled code: the inode's number above bit 64, its own below
+
 
 class Handle:
     """One open of a file. `lock_owners` and `flock_owners` are the owners that took locks through this handle."""
@@ -57,12 +59,25 @@ class HandleTable(Generic[_T]):
         except KeyError:
             raise FsError(errno.EBADF) from None
 
+    def find(self, fh: int) -> _T | None:
+        """The handle, None when there is none."""
+        return self._handles.get(fh)
+
+    def adopt(self, fh: int, handle: _T) -> _T:
+        """Keep a handle under a number that compiled code has given out; returns the one that is kept, which may be another's."""
+        with self._lock:
+            return self._handles.setdefault(fh, handle)
+
     def pop(self, fh: int) -> _T:
         """The handle, closed by this very call. EBADF when it is not open."""
         try:
             return self._handles.pop(fh)
         except KeyError:
             raise FsError(errno.EBADF) from None
+
+    def discard(self, fh: int) -> _T | None:
+        """The handle, closed by this very call; None when there is none."""
+        return self._handles.pop(fh, None)
 
     def numbers(self) -> list[int]:
         with self._lock:

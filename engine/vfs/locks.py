@@ -69,7 +69,7 @@ class Locking:
 
     def setlk(self, c: Caller, fh: int, lock: Lock, wait: bool) -> None:
         """Take or give back a lock. EAGAIN when it is taken and `wait` is not set, EINTR when the wait was interrupted."""
-        handle = self._state.handles.get(fh)
+        handle = self._state.handle(fh)
         file = handle.file
         if lock.type == fcntl.F_UNLCK:
             self._unlock(file, lock)
@@ -81,6 +81,7 @@ class Locking:
             handle.lock_owners.add(lock.owner)
             file.lock_owners.add(lock.owner)
         file.invalidate()
+        self._state.arena.forget(file.ino)
 
     def release_owner(self, file: OpenFile, owner: int) -> None:
         """Give back every fcntl lock of an owner: POSIX does so when a process closes any descriptor of the file."""

@@ -15,6 +15,7 @@ from cairnfs.clock import Clock
 from cairnfs.const import ROOT_INO
 from cairnfs.data import Data
 from cairnfs.errors import FsError
+from cairnfs.ext.arena import Arena
 from cairnfs.meta import Meta
 from cairnfs.metrics import Metrics
 from cairnfs.options import EngineOptions
@@ -22,7 +23,7 @@ from cairnfs.types import Attr, Caller, Inode, Opened, SetAttr
 from cairnfs.vfs import Vfs
 from cairnfs.vfs.accesslog import AccessLog
 from cairnfs.vfs.observe import observed
-from cairnfs.vfs.virtual import FIRST_FH, FIRST_INO, VirtualFiles
+from cairnfs.vfs.virtual import FIRST_INO, VirtualFiles, is_virtual
 
 
 class MountedVfs(Vfs):
@@ -36,9 +37,10 @@ class MountedVfs(Vfs):
         clock: Clock,
         metrics: Metrics,
         config: Callable[[], Mapping[str, object]],
+        arena: Arena | None = None,
     ) -> None:
-        super().__init__(meta, data, options, clock)
-        log = AccessLog()
+        super().__init__(meta, data, options, clock, arena)
+        log = AccessLog(self._state.arena.hush)
         inherited = super()
         seen = observed(lambda op: getattr(inherited, op), metrics, log)
         self._seen = cast(Vfs, SimpleNamespace(**seen))
@@ -138,29 +140,29 @@ class MountedVfs(Vfs):
     def read(self, c: Caller, fh: int, offset: int, size: int) -> list[memoryview]:
         if fh <= -FIRST_INO:
             return self._virtual.read_unopened(Inode(-fh), offset, size)
-        return self._virtual.read(c, fh, offset, size) if fh >= FIRST_FH else self._seen.read(c, fh, offset, size)
+        return self._virtual.read(c, fh, offset, size) if is_virtual(fh) else self._seen.read(c, fh, offset, size)
 
     def flush(self, c: Caller, fh: int, lock_owner: int | None = None) -> None:
-        if fh < FIRST_FH:
+        if not is_virtual(fh):
             self._seen.flush(c, fh, lock_owner)
 
     def fsync(self, c: Caller, fh: int, datasync: bool = False) -> None:
-        if fh < FIRST_FH:
+        if not is_virtual(fh):
             self._seen.fsync(c, fh, datasync)
 
     def release(self, c: Caller, fh: int, lock_owner: int | None = None, flock_release: bool = False) -> None:
-        if fh >= FIRST_FH:
+        if is_virtual(fh):
             self._virtual.release(fh)
         else:
             self._seen.release(c, fh, lock_owner, flock_release)
 
     def lseek(self, c: Caller, fh: int, offset: int, whence: int) -> int:
-        if fh >= FIRST_FH or fh <= -FIRST_INO:
+        if is_virtual(fh) or fh <= -FIRST_INO:
             raise FsError(errno.EINVAL)  # copying tools then read on to the end, instead of believing in size 0
         return self._seen.lseek(c, fh, offset, whence)
 
     def copy_file_range(self, c: Caller, fh_in: int, off_in: int, fh_out: int, off_out: int, length: int) -> int:
-        if fh_in >= FIRST_FH:
+        if is_virtual(fh_in):
             raise FsError(errno.EXDEV)  # the kernel then copies by reading and writing
         return self._seen.copy_file_range(c, fh_in, off_in, fh_out, off_out, length)
 

@@ -8,6 +8,7 @@ Lock order and scenarios: `README.md` beside this file.
 import errno
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from typing import NamedTuple
 from cairnfs.data import Data
 from cairnfs.data.writer import FileWriter
 from cairnfs.errors import CairnError, FsError
+from cairnfs.ext.arena import ADOPTED, BARRED, DIRTY, Arena
 from cairnfs.meta import Meta
 from cairnfs.meta.links import Unlinked
 from cairnfs.types import Attr, Buffer, Inode
@@ -53,7 +55,7 @@ class OpenFile:
     `known` attributes and layouts are as of the last fetch or own commit; `invalidate` forgets them.
     """
 
-    def __init__(self, ino: Inode, meta: Meta, data: Data, pages: PageVersions, capacity: Capacity) -> None:
+    def __init__(self, ino: Inode, meta: Meta, data: Data, pages: PageVersions, capacity: Capacity, arena: Arena) -> None:
         self.ino = ino
         self.change = threading.RLock()
         self.writer: FileWriter | None = None
@@ -65,7 +67,10 @@ class OpenFile:
         self._data = data
         self._pages = pages
         self._capacity = capacity
+        self._arena = arena
         self._state = threading.Lock()  # the fields below
+        self._n_writing = 0
+        self._marked = False  # compiled code leaves the inode alone, because something is or may be dirty
         self._attr: Attr | None = None
         self._chunks: dict[int, bytes] = {}
         self._generation = 0
@@ -157,6 +162,20 @@ class OpenFile:
 
     def write(self, offset: int, data: Buffer) -> None:
         """Buffer a write. The caller holds `change`. ENOSPC when the volume is full, EIO when uploads keep failing."""
+        with self._state:
+            self._n_writing += 1
+            if not self._marked:
+                self._marked = True
+                self._arena.mark(self.ino, DIRTY)
+        try:
+            self._write(offset, data)
+        finally:
+            with self._state:
+                self._n_writing -= 1
+            if not self.dirty:
+                self._unmark_if_clean()
+
+    def _write(self, offset: int, data: Buffer) -> None:
         grown = offset + len(data) - max(offset, self.size())
         if grown > 0:
             self._capacity.reserve(grown)
@@ -172,6 +191,7 @@ class OpenFile:
         """
         writer = self.writer
         if writer is None or not writer.dirty:
+            self._unmark_if_clean()
             return
         token = self._generation
         try:
@@ -184,12 +204,14 @@ class OpenFile:
             raise
         if attr is not None:
             self.learn(attr, token + 1)  # exactly `_on_commit` came in between, or it is not learned
+        self._unmark_if_clean()
 
     def discard(self) -> None:
         """Forget what is dirty: the caller holds `change` and is about to remove all content."""
         if self.writer is not None:
             self.writer.discard()
             self._settle(False)
+        self._unmark_if_clean()
 
     def commit(self, change: Callable[[], Attr]) -> Attr:
         """Run an operation that commits a change of content or size and returns the new attributes. The caller holds
@@ -218,6 +240,15 @@ class OpenFile:
             self.discard()
             self.writer.close()
             self.writer = None
+        self._unmark_if_clean()
+
+    def _unmark_if_clean(self) -> None:
+        """Let compiled code answer for the inode again, unless something is dirty or about to be."""
+        if self._marked:
+            with self._state:
+                if not self._n_writing and not self.dirty:
+                    self._marked = False
+                    self._arena.unmark(self.ino, DIRTY)
 
     def _on_commit(self, attr: Attr) -> None:
         """A commit of this process is done. Until this returns, what it committed is still in the writer's snapshots, so
@@ -279,6 +310,7 @@ class Removal:
         if self._closed:
             self._files.n_removals += 1
             self._files.unbar(self._closed)
+        self._files.unbar_compiled([*self._closed, *self._pinned])
         for file in self._pinned.values():
             self._files.release(file)
 
@@ -286,7 +318,8 @@ class Removal:
 class OpenFiles:
     """Inode -> OpenFile. Its lock is held for dictionary work only, never over I/O."""
 
-    def __init__(self, meta: Meta, data: Data, pages: PageVersions, capacity: Capacity) -> None:
+    def __init__(self, meta: Meta, data: Data, pages: PageVersions, capacity: Capacity, arena: Arena) -> None:
+        self._arena = arena
         self._meta = meta
         self._data = data
         self._pages = pages
@@ -295,6 +328,8 @@ class OpenFiles:
         self._unbarred = threading.Condition(self._lock)
         self._files: dict[Inode, OpenFile] = {}
         self._barred: dict[Inode, int] = {}
+        self._compiled: dict[Inode, OpenFile] = {}  # a reference for all handles that compiled code has of it
+        self._barred_there: Counter[Inode] = Counter()  # marked BARRED for compiled code
         self.n_removals = 0  # of inodes that were not open; grows before they can be opened again
         self.n_invalidations = 0  # grows before each
         self.on_lost: Callable[[Iterable[Inode]], None] = _nobody
@@ -315,11 +350,54 @@ class OpenFiles:
         with self._lock:
             while ino in self._barred:
                 self._unbarred.wait()
-            file = self._files.get(ino)
-            if file is None:
-                file = self._files[ino] = OpenFile(ino, self._meta, self._data, self._pages, self._capacity)
-            file.n_refs += 1
-            return file
+            return self._referenced(ino)
+
+    def _referenced(self, ino: Inode) -> OpenFile:
+        file = self._files.get(ino)
+        if file is None:
+            file = self._files[ino] = OpenFile(ino, self._meta, self._data, self._pages, self._capacity, self._arena)
+        file.n_refs += 1
+        return file
+
+    # Handles that compiled code gives out: it counts them in the arena, per inode
+
+    def adopt(self, ino: Inode) -> OpenFile:
+        """A reference for a handle that compiled code has given out; its close, and that of all others, is told of from now on."""
+        self._arena.mark(ino, ADOPTED)
+        return self.acquire(ino)
+
+    def closed_compiled(self, ino: Inode) -> None:
+        """A handle that compiled code has given out was closed, and that is ours to see to."""
+        with self._lock:
+            file = None if self._arena.close(ino) else self._compiled.pop(ino, None)
+        if file is not None:
+            self.release(file)
+
+    def close_compiled(self) -> None:
+        """Nobody will close handles of compiled code any more: give back what they hold."""
+        with self._lock:
+            files, self._compiled = list(self._compiled.values()), {}
+        for file in files:
+            self.release(file)
+
+    def unbar_compiled(self, inos: Iterable[Inode]) -> None:
+        """Let compiled code open the inodes again, if it finds them as they should be."""
+        with self._lock:
+            for ino in inos:
+                self._barred_there[ino] -= 1
+                if not self._barred_there[ino]:
+                    del self._barred_there[ino]
+                    self._arena.unmark(ino, BARRED)
+
+    def _bar_there(self, ino: Inode) -> bool:
+        """Keep compiled code from opening the inode. True when it has handles already: they then hold one reference."""
+        n_open = self._arena.bar(ino)
+        if n_open:
+            self._arena.mark(ino, BARRED)
+        self._barred_there[ino] += 1
+        if n_open and ino not in self._compiled:
+            self._compiled[ino] = self._referenced(ino)
+        return n_open > 0
 
     def release(self, file: OpenFile) -> None:
         """Give a reference back. The last one stores what is dirty, or frees the inode when it has no name left."""
@@ -356,12 +434,12 @@ class OpenFiles:
         return Removal(self)
 
     def pin_or_bar(self, ino: Inode) -> OpenFile | None:
-        """A reference if the inode is open; else None, and nobody can open it until `unbar`."""
+        """A reference if the inode is open; else None, and nobody can open it until `unbar`. Either way compiled code cannot until
+        `unbar_compiled`.
+        """
         with self._lock:
-            file = self._files.get(ino)
-            if file is not None:
-                file.n_refs += 1
-                return file
+            if self._bar_there(ino) or ino in self._files:
+                return self._referenced(ino)
             self._bar(ino)
             return None
 

@@ -8,11 +8,12 @@ from cairnfs.clock import Clock
 from cairnfs.const import MAX_NAME_BYTES
 from cairnfs.data import Data
 from cairnfs.errors import FsError
+from cairnfs.ext.arena import Arena
 from cairnfs.meta import Meta
 from cairnfs.options import EngineOptions
 from cairnfs.types import Attr, Inode
 from cairnfs.vfs.capacity import Capacity
-from cairnfs.vfs.handles import Handle, HandleTable
+from cairnfs.vfs.handles import FIRST_COMPILED, Handle, HandleTable
 from cairnfs.vfs.openfiles import OpenFiles
 from cairnfs.vfs.pages import PageVersions
 from cairnfs.vfs.unopened import Unopened
@@ -21,23 +22,36 @@ from cairnfs.vfs.unopened import Unopened
 class VfsState:
     """One per Vfs. `numbers` gives handle numbers to files and directories alike, so one never passes for the other."""
 
-    def __init__(self, meta: Meta, data: Data, options: EngineOptions, clock: Clock) -> None:
+    def __init__(self, meta: Meta, data: Data, options: EngineOptions, clock: Clock, arena: Arena) -> None:
+        self.arena = arena
         self.meta = meta
         self.data = data
         self.options = options
         self.clock = clock
-        self.pages = PageVersions()
+        self.pages = PageVersions(arena)
         self.capacity = Capacity(meta, clock)
-        self.files = OpenFiles(meta, data, self.pages, self.capacity)
+        self.files = OpenFiles(meta, data, self.pages, self.capacity, arena)
         self.numbers = itertools.count(1)
         self.handles: HandleTable[Handle] = HandleTable(self.numbers)
         self.unopened = Unopened(self.files, lambda file: Handle(file, os.O_RDONLY, data.reader.cursor()))
 
     def handle(self, fh: int) -> Handle:
         """An open handle; for a negative number the one for reading the inode of that number, which nobody need have opened.
-        EBADF, ESTALE.
+        One that compiled code has given out becomes one of ours. EBADF, ESTALE.
         """
-        return self.handles.get(fh) if fh >= 0 else self.unopened.get(Inode(-fh))
+        if fh < 0:
+            return self.unopened.get(Inode(-fh))
+        return self.handles.get(fh) if fh < FIRST_COMPILED else self._adopted(fh)
+
+    def _adopted(self, fh: int) -> Handle:
+        found = self.handles.find(fh)
+        if found is not None:
+            return found
+        file = self.files.adopt(Inode(fh >> 64))
+        handle = self.handles.adopt(fh, made := Handle(file, os.O_RDONLY, self.data.reader.cursor()))
+        if handle is not made:
+            self.files.release(file)
+        return handle
 
     def writable(self) -> None:
         """EROFS when the volume was opened read-only."""

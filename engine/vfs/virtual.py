@@ -18,11 +18,18 @@ from typing import NamedTuple
 from cairnfs.errors import FsError
 from cairnfs.types import Attr, Caller, Inode, Opened
 from cairnfs.vfs.accesslog import AccessLog, LogReader
+from cairnfs.vfs.handles import FIRST_COMPILED
 
 FIRST_INO = (1 << 62) + 16  # inodes from here on are virtual
 FIRST_SNAPSHOT = FIRST_INO + 16
 MAX_SNAPSHOTS = 64  # the kernel forgets those that nobody reads when it wants memory
 FIRST_FH = 1 << 61  # so are handles; a front may need the upper two bits
+
+
+def is_virtual(fh: int) -> bool:
+    """Whether a handle is one of these."""
+    return FIRST_FH <= fh < FIRST_COMPILED
+
 
 STATS, CONFIG, ACCESS_LOG = b".stats", b".config", b".accesslog"
 

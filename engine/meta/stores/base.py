@@ -14,9 +14,11 @@ Every commit leaves one record in the change log: who made it and which rows it 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from cairnfs.ext.arena import Watch
 from cairnfs.types import Position, SessionId
 
 Key = tuple[bytes, bytes]  # (partition, key)
+MARK_AT = 8  # where in the memory of `Store.watch` the mark is
 
 
 class Row(NamedTuple):
@@ -101,10 +103,14 @@ class ConditionFailed(Exception):
 
 
 class Committed(NamedTuple):
-    """`added` has the new value of the field of each `Add`, in the order of the effects."""
+    """`added` has the new value of the field of each `Add`, in the order of the effects; `rows` the value that each row touched
+    has now (None: deleted). `mark` is what `Store.mark` is right after this commit, None when not known.
+    """
 
     position: Position
     added: list[int]
+    rows: dict[Key, bytes | None]
+    mark: bytes | None = None
 
 
 class LogRecord(NamedTuple):
@@ -155,6 +161,14 @@ class Store(Protocol):
 
         Raises LogTrimmed when some of them are gone, or when the position has not been reached (the store was replaced).
         """
+        ...
+
+    def watch(self) -> Watch | None:
+        """Memory that shows at MARK_AT the bytes that `mark` returns, for as long as the store is open; None: there is none."""
+        ...
+
+    def mark(self) -> bytes | None:
+        """Bytes that differ after every commit of anybody, taken from shared memory; None: not known (at the moment)."""
         ...
 
     def sync(self) -> None:

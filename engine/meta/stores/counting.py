@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 
+from cairnfs.ext.arena import Watch
 from cairnfs.meta.stores.base import (
     Absent,
     AtMost,
@@ -102,6 +103,12 @@ class CountingStore:
             return self._store.log(after, limit)
         finally:
             self._logs.observe_ns(perf_counter_ns() - started_ns)
+
+    def watch(self) -> Watch | None:
+        return self._store.watch()
+
+    def mark(self) -> bytes | None:
+        return self._store.mark()
 
     def sync(self) -> None:
         started_ns = perf_counter_ns()

@@ -8,6 +8,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from itertools import islice
 
+from cairnfs.ext.arena import Watch
 from cairnfs.meta.stores.base import (
     Absent,
     Add,
@@ -122,11 +123,11 @@ class MemoryStore:
             for condition in conditions:
                 self._check(condition)
             if not effects:
-                return Committed(Position(self._volume.position), [])
+                return Committed(Position(self._volume.position), [], {})
             changed, totals = self._apply(effects)
             position = self._volume.append(self.origin, list(changed))
             self._volume.store(changed, position)
-            return Committed(position, totals)
+            return Committed(position, totals, changed)
 
     def position(self) -> Position:
         with self._volume.lock:
@@ -140,6 +141,12 @@ class MemoryStore:
                 raise LogTrimmed(after)
             start = after + 1 - oldest
             return records[start : start + limit]
+
+    def watch(self) -> Watch | None:
+        return None
+
+    def mark(self) -> bytes | None:
+        return None
 
     def sync(self) -> None:
         """Memory survives nothing, so there is nothing to wait for."""

@@ -8,6 +8,7 @@ SQLite's write lock. Lock order: `_write_lock`, then SQLite's. A process killed 
 what it had not committed is ignored by everybody else.
 """
 
+import logging
 import os
 import random
 import sqlite3
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cairnfs.errors import StoreError
+from cairnfs.ext.arena import Watch
 from cairnfs.meta.stores import sqlite_file
 from cairnfs.meta.stores.base import (
     Absent,
@@ -41,7 +43,10 @@ from cairnfs.meta.stores.base import (
 )
 from cairnfs.meta.stores.fields import added, field, raised
 from cairnfs.meta.stores.sqlite_checkpoint import LOG_LIMIT_BYTES, Checkpointer
+from cairnfs.meta.stores.sqlite_watch import WalIndex
 from cairnfs.types import Position, SessionId
+
+log = logging.getLogger(__name__)
 
 LOG_RECORDS = 100_000  # a follower that falls further behind drops its caches instead; about 10 MB of file
 TRIM_EVERY = 256  # commits; keeps the cost of trimming under a microsecond each
@@ -85,6 +90,7 @@ class SqliteStore:
         sqlite_file.find(path, url, create)
         self._writer = self._open_writer(url, create)
         self._wal_fd = os.open(f"{path}-wal", os.O_RDWR | os.O_CLOEXEC)
+        self._index = _map_index(path)
         connect = partial(sqlite_file.connect, path, 0.1, cache_kib=READER_CACHE_KIB)
         self._checkpointer = Checkpointer(connect)
 
@@ -156,11 +162,12 @@ class SqliteStore:
         needed = dict.fromkeys(condition.key for condition in conditions)
         if not effects:
             _check(conditions, dict(zip(needed, self.read(list(needed)), strict=True)))
-            return Committed(self.position(), [])
+            return Committed(self.position(), [], {})
         for effect in effects:
             if type(effect) is Add or type(effect) is Max:
                 needed[effect.key] = None
         with self._writing() as connection:
+            before = self.mark()
             present = dict(zip(needed, _fetch_all(connection, list(needed)), strict=True))
             _check(conditions, present)
             changed, totals = _apply(effects, present)
@@ -171,8 +178,15 @@ class SqliteStore:
             if len(puts) < len(changed):
                 connection.executemany(_DELETE, [key for key, value in changed.items() if value is None])
             connection.execute("COMMIT")
+            mark = None if self._index is None else self._index.mark_of_next(before)
             self._checkpointer.wrote(connection, len(changed) + 1 + sum(len(put[2]) for put in puts) // 4096)
-        return Committed(position, totals)
+        return Committed(position, totals, changed, mark)
+
+    def watch(self) -> Watch | None:
+        return None if self._index is None else self._index.watch
+
+    def mark(self) -> bytes | None:
+        return None if self._index is None else self._index.mark()
 
     def sync(self) -> None:
         # What is no longer in the log was synced into the database file by the checkpoint that took it out.
@@ -319,6 +333,15 @@ class SqliteStore:
 
     def _fail(self, error: sqlite3.Error) -> NoReturn:
         raise sqlite_file.store_error(self._path, error) from error
+
+
+def _map_index(path: Path) -> WalIndex | None:
+    """Where it cannot be mapped everything works, but each question for the newest position is asked of SQLite."""
+    try:
+        return WalIndex(path)
+    except OSError as error:
+        log.info("%s: the log's index cannot be watched: %s", path, error)
+        return None
 
 
 @lru_cache(KEYS_PER_STATEMENT)

@@ -1,0 +1,85 @@
+"""A metadata store that keeps in the arena what passes: rows that were read, and what commits have made of them.
+
+The rules by which nothing outdated is kept are the arena's (`ext/arena.h`): a token taken before a read, positions of commits.
+"""
+
+from collections.abc import Sequence
+
+from cairnfs.ext.arena import Arena, Watch
+from cairnfs.meta.stores.base import MARK_AT, Committed, Condition, ConditionFailed, Effect, Key, LogRecord, Row, Store
+from cairnfs.types import Position, SessionId
+
+DENTRY_PREFIX = b"d"  # as in engine.meta.records, which is above this layer
+
+
+class KeptStore:
+    """The store it is given."""
+
+    def __init__(self, store: Store, arena: Arena) -> None:
+        self._store = store
+        self._arena = arena
+        arena.watch(store.watch(), MARK_AT)
+
+    @property
+    def origin(self) -> SessionId:
+        return self._store.origin
+
+    @origin.setter
+    def origin(self, session: SessionId) -> None:
+        self._store.origin = session
+
+    def read(self, keys: Sequence[Key]) -> list[Row | None]:
+        token = self._arena.token()
+        rows = self._store.read(keys)
+        self._arena.note(list(keys), rows, token)
+        return rows
+
+    def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
+        token = self._arena.token()
+        found = self._store.scan(partition, after, limit, prefix=prefix)
+        if partition[:1] == DENTRY_PREFIX:
+            self._arena.note_names(partition, found, token)
+        return found
+
+    def partitions(self, prefix: bytes, after: bytes | None, limit: int) -> list[bytes]:
+        return self._store.partitions(prefix, after, limit)
+
+    def commit(self, conditions: Sequence[Condition], effects: Sequence[Effect]) -> Committed:
+        if not effects:
+            return self._store.commit(conditions, effects)
+        token = self._arena.token()
+        self._arena.committing()
+        try:
+            committed = self._store.commit(conditions, effects)
+        except ConditionFailed:
+            self._arena.refused()
+            raise
+        except BaseException:
+            # It may have happened all the same, and nobody would tell: the follower skips commits of its own session.
+            self._arena.drop_all()
+            self._arena.refused()
+            raise
+        self._arena.committed(committed.rows, committed.position, token, committed.mark)
+        return committed
+
+    def position(self) -> Position:
+        return self._store.position()
+
+    def log(self, after: Position, limit: int) -> list[LogRecord]:
+        return self._store.log(after, limit)
+
+    def watch(self) -> Watch | None:
+        return self._store.watch()
+
+    def mark(self) -> bytes | None:
+        return self._store.mark()
+
+    def sync(self) -> None:
+        self._store.sync()
+
+    def wipe(self) -> None:
+        self._store.wipe()
+
+    def close(self) -> None:
+        self._arena.watch(None)
+        self._store.close()

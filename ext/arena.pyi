@@ -1,0 +1,145 @@
+"""The arena: what a mount knows, in shared memory that compiled code answers from. `arena.h` is the contract.
+
+Thread-safe, and safe to use from several processes that map the same memory. Everything it keeps is a hint, which may be gone at
+any time, except the marks of inodes and the handles that compiled code has given out.
+"""
+
+from typing import Any, final
+
+from typing_extensions import Buffer
+
+DIRTY: int
+"""Mark: something written is not committed; attributes and content are not what is stored."""
+BARRED: int
+"""Mark: the last name is being removed; compiled code must not open the inode."""
+ADOPTED: int
+"""Mark: whoever set it is told of every close of a handle that compiled code has given out."""
+MARK_BYTES: int
+"""Length of what a watched store shows of its newest commit."""
+
+@final
+class Watch:
+    """The first bytes of a file that others change, mapped read-only. No descriptor stays open."""
+
+    def __new__(cls, path: bytes, n_bytes: int) -> Watch:
+        """OSError when the file cannot be opened or mapped; EINVAL when it is shorter."""
+
+    @property
+    def n_bytes(self) -> int: ...
+    def read(self, offset: int, n_bytes: int) -> bytes:
+        """A copy of bytes; while others write, from different moments."""
+
+@final
+class Arena:
+    """Shared memory of one mount."""
+
+    def __new__(cls, n_bytes: int = 0, *, fd: int = -1) -> Arena:
+        """A new one of about `n_bytes` (1 MiB at least), or the one behind a descriptor, which becomes the arena's.
+        OSError: ENOSPC or ENOMEM without memory; EINVAL for a bad size, or a descriptor of something else.
+        """
+
+    @property
+    def fd(self) -> int:
+        """The memory's descriptor, for `Arena(fd=)` in another process. It stays the arena's."""
+
+    @property
+    def n_bytes(self) -> int: ...
+    @property
+    def max_slice_bytes(self) -> int:
+        """The longest slice that is kept; 0 when there is no room for any."""
+
+    @property
+    def newest(self) -> int:
+        """The greatest position that was told of."""
+
+    @property
+    def counts(self) -> tuple[int, int, int, int, int]:
+        """Slices found, not found, segments emptied; bytes of slices; handles of compiled code."""
+
+    def check(self) -> None:
+        """ValueError when an invariant of arena.h is broken. Nobody may use the arena meanwhile."""
+
+    def token(self) -> int:
+        """Taken before rows are fetched, given back with them."""
+
+    def note(self, keys: list[tuple[bytes, bytes]], rows: list[Any], token: int) -> None:
+        """Keep rows of the store that are inode records or names; None is a row that does not exist."""
+
+    def note_names(self, part: bytes, found: list[Any], token: int) -> None:
+        """Keep what a scan of a partition found: (key, row) pairs."""
+
+    def committing(self) -> None:
+        """A commit begins; `committed` or `refused` ends it."""
+
+    def refused(self) -> None:
+        """The commit that began has changed nothing."""
+
+    def committed(self, rows: dict[tuple[bytes, bytes], bytes | None], position: int, token: int, mark: bytes | None) -> None:
+        """A commit of this mount at `position` has given rows these values; `token` was taken before it. `mark`: see `saw`."""
+
+    def changed(self, keys: list[tuple[bytes, bytes]], position: int) -> None:
+        """Somebody else's commit at `position` has changed these rows."""
+
+    def forget(self, ino: int) -> None:
+        """Drop the attributes of an inode."""
+
+    def drop_all(self) -> None:
+        """Drop attributes and names of everything."""
+
+    def attr(self, ino: int) -> tuple[int, int, int, int, int, int] | None:
+        """What is known of an inode: (version, mode, size, data version, flags, layout), None when nothing."""
+
+    def piece(self, ino: int) -> tuple[int, int, int, int, int, int, int, int] | None:
+        """Where all bytes of a small file are: (size, offset in the slice, pack, stored offset, stored length, plain length, CRC, codec);
+        of an empty file the size is 0. None when that is not known, or not all there is to know.
+        """
+
+    def name(self, parent: int, name: bytes) -> int | None:
+        """The inode of a name, 0 when there is no such name, None when nothing is known."""
+
+    def watch(self, watch: Watch | None, offset: int = 0) -> None:
+        """From now on `fresh` compares MARK_BYTES at `offset` of a file with what was seen; None: nothing is ever fresh."""
+
+    def fresh(self) -> bool:
+        """Is everything known that anybody has committed?"""
+
+    def saw(self, position: int, mark: bytes | None) -> None:
+        """Everything up to `position` is known; the watched bytes were `mark` before that was found out, None: not known."""
+
+    def shown_opened(self, ino: int, version: int) -> bool: ...
+    def shown_newest(self, ino: int) -> int: ...
+    def shown_committed(self, ino: int, version: int) -> None: ...
+    def shown_drop(self, ino: int) -> None: ...
+    def shown_drop_all(self) -> None: ...
+    def shown_forget(self, ino: int) -> None: ...
+    def mark(self, ino: int, marks: int) -> int:
+        """Keep compiled code away from an inode. Returns how many handles it has given out."""
+
+    def bar(self, ino: int) -> int:
+        """Mark an inode BARRED, or ADOPTED when compiled code has handles of it. Returns how many."""
+
+    def unmark(self, ino: int, marks: int) -> None: ...
+    def marks(self, ino: int) -> int: ...
+    def open(self, ino: int) -> bool:
+        """Count a handle as compiled code does, for tests; whether it was."""
+
+    def close(self, ino: int, adopted: bool = True) -> int:
+        """One handle of compiled code less. Handles left; -1 when there was none, or it is ADOPTED and `adopted` is not set."""
+
+    def hush(self, on: bool) -> None:
+        """Make compiled code answer nothing, until it is said as often that it may."""
+
+    def slice_put(self, pack: int, stored_off: int, plain: Buffer) -> bool:
+        """Keep the plain bytes of a slice; whether they are."""
+
+    def slice_bytes(self, pack: int, stored_off: int) -> int:
+        """How long a slice is that is here, 0 when it is not."""
+
+    def slice_get(self, pack: int, stored_off: int) -> bytes | None:
+        """A copy of a slice, None when it is not here."""
+
+    def slice_drop(self, pack: int, stored_off: int) -> None: ...
+    def hold_lock(self, number: int) -> None:
+        """Take lock `number` (-1: the log's, -2: the fence's) and keep it."""
+
+    def give_lock(self, number: int) -> None: ...

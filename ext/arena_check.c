@@ -1,0 +1,81 @@
+/* Tables of attributes, names and what is shown: repair after a death, and the walk over their invariants. */
+#include "arena_impl.h"
+
+struct walked {
+    const struct ar_table *table;
+    size_t ways, size;
+};
+
+static void tables_of(const struct ar_arena *arena, struct walked out[3])
+{
+    const struct ar_header *h = arena->h;
+    out[0] = (struct walked){&h->attrs, AR_WAYS, sizeof(struct ar_attr)};
+    out[1] = (struct walked){&h->names, AR_WAYS, sizeof(struct ar_name)};
+    out[2] = (struct walked){&h->shown, AR_WAYS, sizeof(struct ar_shown)};
+}
+
+void ar_repair_meta(struct ar_arena *arena, size_t lock_no)
+{
+    struct walked tables[3];
+    tables_of(arena, tables);
+    for (int t = 0; t < 3; t++) {
+        for (uint64_t i = lock_no; i < tables[t].table->n_buckets; i += AR_N_LOCKS) {
+            struct ar_bucket *bucket = ar_bucket_of(arena, tables[t].table, i, tables[t].ways, tables[t].size);
+            if (atomic_load(&bucket->seq) & 1) {
+                memset(ar_entries(bucket), 0, tables[t].ways * tables[t].size);
+                bucket->stamp = atomic_load(&arena->h->newest); /* what was being stamped is not known */
+                ar_end(bucket);
+            }
+        }
+    }
+}
+
+static uint64_t hash_at(int table, const void *entry)
+{
+    return table == 1 ? ((const struct ar_name *)entry)->key[0] : ar_ino_hash(*(const uint64_t *)entry);
+}
+
+static int is_free(int table, const void *entry)
+{
+    return table == 1 ? ((const struct ar_name *)entry)->key[1] == 0 : *(const uint64_t *)entry == 0;
+}
+
+static int same(int table, const void *a, const void *b)
+{
+    return memcmp(a, b, table == 1 ? 16 : 8) == 0;
+}
+
+static int check_bucket(struct ar_arena *arena, int table, const struct walked *walked, uint64_t at)
+{
+    struct ar_bucket *bucket = ar_bucket_of(arena, walked->table, at, walked->ways, walked->size);
+    const uint8_t *entries = ar_entries(bucket);
+    if (atomic_load(&bucket->seq) & 1)
+        return 2;
+    if (bucket->stamp > atomic_load(&arena->h->newest))
+        return 4;
+    for (size_t i = 0; i < walked->ways; i++) {
+        const uint8_t *entry = entries + i * walked->size;
+        if (is_free(table, entry))
+            continue;
+        if ((hash_at(table, entry) & (walked->table->n_buckets - 1)) != at)
+            return 3;
+        for (size_t other = 0; other < i; other++)
+            if (!is_free(table, entries + other * walked->size) && same(table, entry, entries + other * walked->size))
+                return 3;
+    }
+    return 0;
+}
+
+int ar_check_meta(struct ar_arena *arena)
+{
+    struct walked tables[3];
+    tables_of(arena, tables);
+    for (int t = 0; t < 3; t++) {
+        for (uint64_t i = 0; i < tables[t].table->n_buckets; i++) {
+            int broken = check_bucket(arena, t, &tables[t], i);
+            if (broken)
+                return broken;
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,64 @@
+/* The fence: one look at memory that the store's every commit changes, whoever makes it.
+ *
+ * `seen` is what the store showed at a moment from which everything is known. While it still shows that, nothing was committed since.
+ * A commit of one's own changes it too; between that and ar_applied() nothing is answered from the arena, so that what a
+ * commit changed is never seen in its old state after somebody saw the new one.
+ */
+#include "arena_impl.h"
+
+int ar_fresh(const struct ar_arena *arena)
+{
+    struct ar_header *h = arena->h;
+    if (arena->watch == NULL)
+        return 0;
+    uint64_t now[AR_MARK_BYTES / 8], seen[AR_MARK_BYTES / 8];
+    uint32_t seq = atomic_load_explicit(&h->seen_seq, memory_order_acquire);
+    ar_copy(now, arena->watch, AR_MARK_BYTES);
+    ar_copy(seen, h->seen, AR_MARK_BYTES);
+    int valid = (int)__atomic_load_n(&h->seen_valid, __ATOMIC_RELAXED);
+    atomic_thread_fence(memory_order_acquire);
+    if ((seq & 1) || atomic_load_explicit(&h->seen_seq, memory_order_relaxed) != seq)
+        return 0;
+    return valid && memcmp(now, seen, AR_MARK_BYTES) == 0;
+}
+
+/* The caller holds seen_lock. */
+static void set_seen(struct ar_header *h, uint64_t position, const uint8_t *mark)
+{
+    atomic_fetch_add_explicit(&h->seen_seq, 1, memory_order_relaxed);
+    atomic_thread_fence(memory_order_seq_cst);
+    h->applied = position;
+    h->seen_valid = mark != NULL;
+    if (mark != NULL)
+        memcpy(h->seen, mark, AR_MARK_BYTES);
+    atomic_fetch_add_explicit(&h->seen_seq, 1, memory_order_release);
+}
+
+void ar_committing(struct ar_arena *arena)
+{
+    atomic_fetch_add(&arena->h->n_committing, 1);
+}
+
+void ar_refused(struct ar_arena *arena)
+{
+    atomic_fetch_sub(&arena->h->n_committing, 1);
+}
+
+void ar_saw(struct ar_arena *arena, uint64_t position, const uint8_t *mark)
+{
+    struct ar_header *h = arena->h;
+    ar_lock(arena, &h->seen_lock);
+    if (position >= h->applied && atomic_load(&h->n_committing) == 0)
+        set_seen(h, position, mark);
+    ar_unlock(&h->seen_lock);
+}
+
+void ar_applied(struct ar_arena *arena, uint64_t position, const uint8_t *mark)
+{
+    struct ar_header *h = arena->h;
+    ar_lock(arena, &h->seen_lock);
+    if (position == h->applied + 1) /* else something before it is not known yet */
+        set_seen(h, position, mark);
+    atomic_fetch_sub(&h->n_committing, 1);
+    ar_unlock(&h->seen_lock);
+}

@@ -1,0 +1,194 @@
+/* Making, mapping and locking an arena. */
+#define _GNU_SOURCE
+#include "arena_impl.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { PAGE = 4096, MAX_SEGMENT = 4 << 20, MIN_SEGMENT = 64 << 10, SHOWN_BYTES = 32 << 20 };
+
+static uint64_t round_up(uint64_t n, uint64_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+/* The greatest power of two of buckets that fits, at least AR_N_LOCKS. Places the table at *end and moves that on. */
+static struct ar_table place(uint64_t *end, uint64_t n_bytes, size_t ways, size_t size)
+{
+    size_t bucket = sizeof(struct ar_bucket) + ways * size;
+    struct ar_table table = {.offset = *end, .n_buckets = AR_N_LOCKS};
+    while (table.n_buckets * 2 * bucket <= n_bytes)
+        table.n_buckets *= 2;
+    *end = round_up(*end + table.n_buckets * bucket, PAGE);
+    return table;
+}
+
+/* Sizes and offsets of an arena of `total` bytes; reserved bytes at its start in *fixed. */
+static void plan(struct ar_header *h, uint64_t total, uint64_t *fixed)
+{
+    uint64_t end = round_up(sizeof *h, PAGE);
+    uint64_t shown = total / 4 < SHOWN_BYTES ? total / 4 : SHOWN_BYTES;
+    h->magic = AR_MAGIC;
+    h->version = AR_VERSION;
+    h->attrs = place(&end, total / 8, AR_WAYS, sizeof(struct ar_attr));
+    h->names = place(&end, total / 32, AR_WAYS, sizeof(struct ar_name));
+    h->opens = place(&end, total / 128, AR_OPEN_WAYS, sizeof(struct ar_open));
+    h->index = place(&end, total / 64, AR_WAYS, sizeof(struct ar_slice));
+    h->shown = place(&end, shown < total / 8 ? total / 8 : shown, AR_WAYS, sizeof(struct ar_shown));
+    *fixed = end;
+    uint64_t left = total > end ? total - end : 0;
+    h->segment_bytes = MAX_SEGMENT;
+    while (h->segment_bytes > MIN_SEGMENT && left / h->segment_bytes < 16)
+        h->segment_bytes /= 2;
+    while (left / h->segment_bytes > AR_MAX_SEGMENTS)
+        h->segment_bytes *= 2;
+    h->segments_offset = end;
+    h->n_segments = (uint32_t)(left / h->segment_bytes);
+    h->max_slice = (uint32_t)(h->segment_bytes / 4);
+    h->total = end + h->n_segments * h->segment_bytes;
+}
+
+static int make_lock(pthread_mutex_t *lock)
+{
+    pthread_mutexattr_t attr;
+    int error = pthread_mutexattr_init(&attr);
+    if (error)
+        return error;
+    pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED);
+    pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST);
+    error = pthread_mutex_init(lock, &attr);
+    pthread_mutexattr_destroy(&attr);
+    return error;
+}
+
+static int initialise(struct ar_header *h, const struct ar_header *planned)
+{
+    h->version = planned->version;
+    h->total = planned->total;
+    h->attrs = planned->attrs;
+    h->names = planned->names;
+    h->opens = planned->opens;
+    h->index = planned->index;
+    h->shown = planned->shown;
+    h->segments_offset = planned->segments_offset;
+    h->segment_bytes = planned->segment_bytes;
+    h->n_segments = planned->n_segments;
+    h->max_slice = planned->max_slice;
+    if (getrandom(h->salt, sizeof h->salt, 0) != sizeof h->salt)
+        return EIO;
+    int error = make_lock(&h->log_lock);
+    if (!error)
+        error = make_lock(&h->seen_lock);
+    for (size_t i = 0; i < AR_N_LOCKS && !error; i++)
+        error = make_lock(&h->locks[i]);
+    h->magic = planned->magic;
+    return error;
+}
+
+static int map(struct ar_arena *arena, int fd, uint64_t total)
+{
+    void *base = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (base == MAP_FAILED)
+        return -errno;
+    arena->h = base;
+    arena->fd = fd;
+    arena->watch = NULL;
+    return 0;
+}
+
+int ar_create(struct ar_arena *arena, uint64_t total)
+{
+    struct ar_header planned = {0};
+    uint64_t fixed;
+    if (total < AR_MIN_BYTES || total > UINT64_C(1) << 46)
+        return -EINVAL;
+    plan(&planned, total, &fixed);
+    int fd = memfd_create("cairnfs-arena", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0)
+        return -errno;
+    int error = ftruncate(fd, (off_t)planned.total) < 0 ? -errno : -posix_fallocate(fd, 0, (off_t)fixed);
+    if (!error && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+        error = -errno;
+    if (!error)
+        error = map(arena, fd, planned.total);
+    if (error) {
+        close(fd);
+        return error;
+    }
+    error = -initialise(arena->h, &planned);
+    if (error)
+        ar_detach(arena);
+    return error;
+}
+
+int ar_attach(struct ar_arena *arena, int fd)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if (st.st_size < (off_t)sizeof(struct ar_header))
+        return -EINVAL;
+    int error = map(arena, fd, (uint64_t)st.st_size);
+    if (error)
+        return error;
+    const struct ar_header *h = arena->h;
+    if (h->magic == AR_MAGIC && h->version == AR_VERSION && h->total == (uint64_t)st.st_size)
+        return 0;
+    munmap(arena->h, (size_t)st.st_size);
+    arena->h = NULL;
+    return -EINVAL;
+}
+
+void ar_detach(struct ar_arena *arena)
+{
+    if (arena->h == NULL)
+        return;
+    munmap(arena->h, arena->h->total);
+    close(arena->fd);
+    arena->h = NULL;
+    arena->fd = -1;
+}
+
+void ar_lock(struct ar_arena *arena, pthread_mutex_t *lock)
+{
+    if (pthread_mutex_lock(lock) != EOWNERDEAD)
+        return;
+    struct ar_header *h = arena->h;
+    if (lock == &h->log_lock)
+        ar_repair_log(arena);
+    else if (lock == &h->seen_lock)
+        atomic_store(&h->seen_seq, (atomic_load(&h->seen_seq) | 1) + 1), h->seen_valid = 0;
+    else
+        ar_repair_meta(arena, (size_t)(lock - h->locks));
+    pthread_mutex_consistent(lock);
+}
+
+void ar_unlock(pthread_mutex_t *lock)
+{
+    pthread_mutex_unlock(lock);
+}
+
+int ar_check(struct ar_arena *arena)
+{
+    const struct ar_header *h = arena->h;
+    if (h->magic != AR_MAGIC || h->version != AR_VERSION)
+        return 1;
+    uint64_t end = round_up(sizeof *h, PAGE);
+    const struct ar_table *tables[] = {&h->attrs, &h->names, &h->opens, &h->index, &h->shown};
+    for (size_t i = 0; i < 5; i++) {
+        uint64_t n = tables[i]->n_buckets;
+        if (tables[i]->offset < end || n < AR_N_LOCKS || (n & (n - 1)))
+            return 1;
+        end = tables[i]->offset + 1;
+    }
+    if (h->segments_offset < end || h->segments_offset + h->n_segments * h->segment_bytes != h->total)
+        return 1;
+    int broken = ar_check_meta(arena);
+    if (!broken)
+        broken = ar_check_opens(arena);
+    return broken ? broken : ar_check_log(arena);
+}

@@ -1,0 +1,416 @@
+/* Attributes, names, and what the kernel's pages show. */
+#include "arena_impl.h"
+
+#include "slicer_impl.h"
+
+/* ---- an inode record, as engine/meta/records.py lays it out: big-endian, version 1 ---- */
+
+enum { RECORD_VERSION = 1, RECORD_BYTES = 88, FORMAT_BITS = 0170000, REGULAR = 0100000 };
+
+static uint64_t be(const uint8_t *at, size_t n_bytes)
+{
+    uint64_t value = 0;
+    for (size_t i = 0; i < n_bytes; i++)
+        value = value << 8 | at[i];
+    return value;
+}
+
+static int64_t be_time(const uint8_t *at)
+{
+    return (int64_t)(be(at, 8) ^ UINT64_C(1) << 63);
+}
+
+/* Is the whole of a file of `size` bytes one record of its layout? */
+static void parse_layout(struct ar_attr *out, const uint8_t *tail, size_t n_bytes)
+{
+    slicer_cursor cursor;
+    slicer_record record;
+    out->layout = AR_OTHER;
+    if ((out->mode & FORMAT_BITS) != REGULAR)
+        return;
+    if (out->size == 0 && n_bytes == 0)
+        out->layout = AR_EMPTY;
+    if (n_bytes != SLICER_RECORD_BYTES)
+        return;
+    slicer_start(&cursor, tail, n_bytes, SLICER_MAX_CHUNK_BYTES);
+    if (slicer_next(&cursor, &record) != SLICER_ITEM || record.pos != 0 || record.length != out->size)
+        return;
+    out->pack = record.pack;
+    out->stored_off = record.stored_off;
+    out->plain_len = record.plain_len;
+    out->off = record.off;
+    out->stored_len = record.stored_len;
+    out->crc = record.crc;
+    out->codec = record.codec;
+    out->layout = AR_SLICE;
+}
+
+int ar_parse(uint64_t ino, uint64_t version, const uint8_t *record, size_t n_bytes, struct ar_attr *out)
+{
+    if (ino == 0 || n_bytes < RECORD_BYTES || record[0] != RECORD_VERSION)
+        return -1;
+    memset(out, 0, sizeof *out);
+    out->ino = ino;
+    out->version = version;
+    out->flags = record[1];
+    out->mode = (uint16_t)be(record + 2, 2);
+    out->uid = (uint32_t)be(record + 4, 4);
+    out->gid = (uint32_t)be(record + 8, 4);
+    out->rdev = (uint32_t)be(record + 12, 4);
+    out->nlink = (uint32_t)be(record + 16, 8);
+    out->size = be(record + 24, 8);
+    out->atime_ns = be_time(record + 32);
+    out->mtime_ns = be_time(record + 40);
+    out->ctime_ns = be_time(record + 48);
+    out->btime_ns = be_time(record + 56);
+    out->alloc_bytes = be(record + 72, 8);
+    out->data_version = be(record + 80, 8);
+    parse_layout(out, record + RECORD_BYTES, n_bytes - RECORD_BYTES);
+    return 0;
+}
+
+/* ---- attributes ---- */
+
+static struct ar_bucket *attr_bucket(const struct ar_arena *arena, uint64_t ino)
+{
+    return ar_bucket_of(arena, &arena->h->attrs, ar_ino_hash(ino), AR_WAYS, sizeof(struct ar_attr));
+}
+
+int ar_attr_find(const struct ar_arena *arena, uint64_t ino, struct ar_attr *out)
+{
+    struct ar_bucket *bucket = attr_bucket(arena, ino);
+    const struct ar_attr *entries = ar_entries(bucket);
+    for (int tries = 0; tries < AR_TRIES; tries++) {
+        uint32_t seq = ar_read_begin(bucket);
+        int found = 0;
+        for (int i = 0; i < AR_WAYS && !found; i++) {
+            if (ar_load(&entries[i].ino) == ino) {
+                ar_copy(out, &entries[i], sizeof *out);
+                found = 1;
+            }
+        }
+        if (ar_read_ok(bucket, seq))
+            return found && out->epoch == atomic_load(&arena->h->epoch);
+    }
+    return 0;
+}
+
+/* The way of an inode, else a free one, else the next in turn. */
+static int choose_attr(const struct ar_arena *arena, struct ar_bucket *bucket, uint64_t ino)
+{
+    const struct ar_attr *entries = ar_entries(bucket);
+    uint32_t epoch = atomic_load(&arena->h->epoch);
+    int spare = -1;
+    for (int i = 0; i < AR_WAYS; i++) {
+        if (entries[i].ino == ino)
+            return i;
+        if (spare < 0 && (entries[i].ino == 0 || entries[i].epoch != epoch))
+            spare = i;
+    }
+    return spare >= 0 ? spare : (int)(bucket->hand++ % AR_WAYS);
+}
+
+int ar_attr_put(struct ar_arena *arena, const struct ar_attr *attr, uint64_t token)
+{
+    struct ar_bucket *bucket = attr_bucket(arena, attr->ino);
+    struct ar_attr *entries = ar_entries(bucket);
+    pthread_mutex_t *lock = ar_lock_of(arena, ar_ino_hash(attr->ino));
+    ar_lock(arena, lock);
+    uint32_t epoch;
+    int kept = ar_is_current(arena, bucket, token, &epoch);
+    if (kept) {
+        int way = choose_attr(arena, bucket, attr->ino);
+        kept = entries[way].ino != attr->ino || entries[way].version <= attr->version;
+        if (kept) {
+            ar_begin(bucket);
+            entries[way] = *attr;
+            entries[way].epoch = epoch;
+            ar_end(bucket);
+        }
+    }
+    ar_unlock(lock);
+    return kept;
+}
+
+void ar_attr_drop(struct ar_arena *arena, uint64_t ino, uint64_t position)
+{
+    struct ar_bucket *bucket = attr_bucket(arena, ino);
+    struct ar_attr *entries = ar_entries(bucket);
+    pthread_mutex_t *lock = ar_lock_of(arena, ar_ino_hash(ino));
+    ar_advance(arena, position);
+    ar_lock(arena, lock);
+    ar_begin(bucket);
+    ar_stamp(bucket, position);
+    for (int i = 0; i < AR_WAYS; i++)
+        if (entries[i].ino == ino && entries[i].version <= position)
+            entries[i].ino = 0;
+    ar_end(bucket);
+    ar_unlock(lock);
+}
+
+/* ---- names ---- */
+
+#define ROTL(x, b) (((x) << (b)) | ((x) >> (64 - (b))))
+#define SIPROUND                                                                                                       \
+    do {                                                                                                               \
+        v0 += v1; v1 = ROTL(v1, 13); v1 ^= v0; v0 = ROTL(v0, 32);                                                      \
+        v2 += v3; v3 = ROTL(v3, 16); v3 ^= v2;                                                                         \
+        v0 += v3; v3 = ROTL(v3, 21); v3 ^= v0;                                                                         \
+        v2 += v1; v1 = ROTL(v1, 17); v1 ^= v2; v2 = ROTL(v2, 32);                                                      \
+    } while (0)
+
+/* SipHash-2-4 with 128 bits of output (Aumasson and Bernstein, 2012) of the parent's number and the name, keyed by the arena's salt:
+ * nobody can make two names that collide. */
+static void name_key(const struct ar_arena *arena, uint64_t parent, const uint8_t *name, size_t n_bytes, uint64_t key[2])
+{
+    const uint64_t *salt = arena->h->salt;
+    uint64_t v0 = salt[0] ^ UINT64_C(0x736f6d6570736575), v1 = salt[1] ^ UINT64_C(0x646f72616e646f6d) ^ 0xee;
+    uint64_t v2 = salt[0] ^ UINT64_C(0x6c7967656e657261), v3 = salt[1] ^ UINT64_C(0x7465646279746573);
+    uint64_t word = parent;
+    size_t left = n_bytes;
+    for (;;) {
+        v3 ^= word;
+        SIPROUND;
+        SIPROUND;
+        v0 ^= word;
+        if (left < 8)
+            break;
+        memcpy(&word, name, 8);
+        name += 8;
+        left -= 8;
+    }
+    word = (uint64_t)(n_bytes + 8) << 56;
+    for (size_t i = 0; i < left; i++)
+        word |= (uint64_t)name[i] << (8 * i);
+    v3 ^= word;
+    SIPROUND;
+    SIPROUND;
+    v0 ^= word;
+    v2 ^= 0xee;
+    for (int i = 0; i < 4; i++)
+        SIPROUND;
+    key[0] = v0 ^ v1 ^ v2 ^ v3;
+    v1 ^= 0xdd;
+    for (int i = 0; i < 4; i++)
+        SIPROUND;
+    key[1] = (v0 ^ v1 ^ v2 ^ v3) | 1; /* never the key of a free entry */
+}
+
+static struct ar_bucket *name_bucket(const struct ar_arena *arena, const uint64_t key[2])
+{
+    return ar_bucket_of(arena, &arena->h->names, key[0], AR_WAYS, sizeof(struct ar_name));
+}
+
+int ar_name_find(const struct ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes, uint64_t *ino)
+{
+    uint64_t key[2];
+    struct ar_name copy = {0};
+    name_key(arena, parent, name, n_bytes, key);
+    struct ar_bucket *bucket = name_bucket(arena, key);
+    const struct ar_name *entries = ar_entries(bucket);
+    for (int tries = 0; tries < AR_TRIES; tries++) {
+        uint32_t seq = ar_read_begin(bucket);
+        int found = 0;
+        for (int i = 0; i < AR_WAYS && !found; i++) {
+            if (ar_load(&entries[i].key[0]) == key[0] && ar_load(&entries[i].key[1]) == key[1]) {
+                ar_copy(&copy, &entries[i], sizeof copy);
+                found = 1;
+            }
+        }
+        if (ar_read_ok(bucket, seq)) {
+            *ino = found ? copy.ino : 0;
+            return found && copy.epoch == atomic_load(&arena->h->epoch);
+        }
+    }
+    return 0;
+}
+
+static int choose_name(const struct ar_arena *arena, struct ar_bucket *bucket, const uint64_t key[2])
+{
+    const struct ar_name *entries = ar_entries(bucket);
+    uint32_t epoch = atomic_load(&arena->h->epoch);
+    int spare = -1;
+    for (int i = 0; i < AR_WAYS; i++) {
+        if (entries[i].key[0] == key[0] && entries[i].key[1] == key[1])
+            return i;
+        if (spare < 0 && (entries[i].key[1] == 0 || entries[i].epoch != epoch))
+            spare = i;
+    }
+    return spare >= 0 ? spare : (int)(bucket->hand++ % AR_WAYS);
+}
+
+int ar_name_put(struct ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes, uint64_t ino, uint64_t token)
+{
+    uint64_t key[2];
+    name_key(arena, parent, name, n_bytes, key);
+    struct ar_bucket *bucket = name_bucket(arena, key);
+    struct ar_name *entries = ar_entries(bucket);
+    pthread_mutex_t *lock = ar_lock_of(arena, key[0]);
+    ar_lock(arena, lock);
+    uint32_t epoch;
+    int kept = ar_is_current(arena, bucket, token, &epoch);
+    if (kept) {
+        int way = choose_name(arena, bucket, key);
+        ar_begin(bucket);
+        entries[way] = (struct ar_name){.key = {key[0], key[1]}, .ino = ino, .epoch = epoch};
+        ar_end(bucket);
+    }
+    ar_unlock(lock);
+    return kept;
+}
+
+void ar_name_drop(struct ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes, uint64_t position)
+{
+    uint64_t key[2];
+    name_key(arena, parent, name, n_bytes, key);
+    struct ar_bucket *bucket = name_bucket(arena, key);
+    struct ar_name *entries = ar_entries(bucket);
+    pthread_mutex_t *lock = ar_lock_of(arena, key[0]);
+    ar_advance(arena, position);
+    ar_lock(arena, lock);
+    ar_begin(bucket);
+    ar_stamp(bucket, position);
+    for (int i = 0; i < AR_WAYS; i++)
+        if (entries[i].key[0] == key[0] && entries[i].key[1] == key[1])
+            entries[i].key[0] = entries[i].key[1] = 0;
+    ar_end(bucket);
+    ar_unlock(lock);
+}
+
+/* ---- everything ---- */
+
+static void raise_to(_Atomic uint64_t *at, uint64_t value)
+{
+    uint64_t now = atomic_load(at);
+    while (now < value && !atomic_compare_exchange_weak(at, &now, value))
+        ;
+}
+
+void ar_advance(struct ar_arena *arena, uint64_t position)
+{
+    raise_to(&arena->h->newest, position);
+}
+
+uint64_t ar_token(const struct ar_arena *arena)
+{
+    /* The epoch first: when everything is dropped in between, the token is refused. */
+    uint32_t epoch = atomic_load(&arena->h->epoch);
+    return AR_TOKEN(epoch, atomic_load(&arena->h->newest));
+}
+
+void ar_drop_all(struct ar_arena *arena)
+{
+    atomic_fetch_add(&arena->h->epoch, 1);
+}
+
+/* ---- shown: value = version << 1 | whether the pages show it ---- */
+
+static struct ar_bucket *shown_bucket(const struct ar_arena *arena, uint64_t ino)
+{
+    return ar_bucket_of(arena, &arena->h->shown, ar_ino_hash(ino), AR_WAYS, sizeof(struct ar_shown));
+}
+
+/* The entry of an inode, NULL when there is none; its lock is held. */
+static struct ar_shown *shown_entry(struct ar_bucket *bucket, uint64_t ino)
+{
+    struct ar_shown *entries = ar_entries(bucket);
+    for (int i = 0; i < AR_WAYS; i++)
+        if (entries[i].ino == ino)
+            return &entries[i];
+    return NULL;
+}
+
+static void set_shown(struct ar_bucket *bucket, struct ar_shown *entry, uint64_t ino, uint64_t value)
+{
+    if (entry == NULL)
+        entry = shown_entry(bucket, 0);
+    if (entry == NULL)
+        entry = (struct ar_shown *)ar_entries(bucket) + bucket->hand++ % AR_WAYS;
+    ar_begin(bucket);
+    entry->ino = ino;
+    entry->value = value;
+    ar_end(bucket);
+}
+
+int ar_shown_opened(struct ar_arena *arena, uint64_t ino, uint64_t version)
+{
+    struct ar_bucket *bucket = shown_bucket(arena, ino);
+    pthread_mutex_t *lock = ar_lock_of(arena, ar_ino_hash(ino));
+    ar_lock(arena, lock);
+    struct ar_shown *entry = shown_entry(bucket, ino);
+    int keep = entry != NULL && entry->value == (version << 1 | 1);
+    if (entry != NULL && version < entry->value >> 1)
+        set_shown(bucket, entry, ino, entry->value & ~UINT64_C(1));
+    else if (!keep)
+        set_shown(bucket, entry, ino, version << 1 | 1);
+    ar_unlock(lock);
+    return keep;
+}
+
+int64_t ar_shown_newest(const struct ar_arena *arena, uint64_t ino)
+{
+    struct ar_bucket *bucket = shown_bucket(arena, ino);
+    const struct ar_shown *entries = ar_entries(bucket);
+    for (int tries = 0; tries < AR_TRIES; tries++) {
+        uint32_t seq = ar_read_begin(bucket);
+        int64_t newest = -1;
+        for (int i = 0; i < AR_WAYS; i++)
+            if (ar_load(&entries[i].ino) == ino)
+                newest = (int64_t)(ar_load(&entries[i].value) >> 1);
+        if (ar_read_ok(bucket, seq))
+            return newest;
+    }
+    return INT64_MAX; /* whoever asks then takes nothing for the newest */
+}
+
+void ar_shown_committed(struct ar_arena *arena, uint64_t ino, uint64_t version)
+{
+    struct ar_bucket *bucket = shown_bucket(arena, ino);
+    pthread_mutex_t *lock = ar_lock_of(arena, ar_ino_hash(ino));
+    ar_lock(arena, lock);
+    struct ar_shown *entry = shown_entry(bucket, ino);
+    if (entry != NULL) {
+        uint64_t newest = entry->value >> 1;
+        uint64_t shown = newest == version || newest + 1 == version ? entry->value & 1 : 0;
+        set_shown(bucket, entry, ino, (newest > version ? newest : version) << 1 | shown);
+    }
+    ar_unlock(lock);
+}
+
+void ar_shown_drop(struct ar_arena *arena, uint64_t ino)
+{
+    struct ar_bucket *bucket = shown_bucket(arena, ino);
+    pthread_mutex_t *lock = ar_lock_of(arena, ar_ino_hash(ino));
+    ar_lock(arena, lock);
+    struct ar_shown *entry = shown_entry(bucket, ino);
+    if (entry != NULL)
+        set_shown(bucket, entry, ino, entry->value & ~UINT64_C(1));
+    ar_unlock(lock);
+}
+
+void ar_shown_forget(struct ar_arena *arena, uint64_t ino)
+{
+    struct ar_bucket *bucket = shown_bucket(arena, ino);
+    pthread_mutex_t *lock = ar_lock_of(arena, ar_ino_hash(ino));
+    ar_lock(arena, lock);
+    struct ar_shown *entry = shown_entry(bucket, ino);
+    if (entry != NULL)
+        set_shown(bucket, entry, 0, 0);
+    ar_unlock(lock);
+}
+
+void ar_shown_drop_all(struct ar_arena *arena)
+{
+    const struct ar_table *table = &arena->h->shown;
+    for (uint64_t i = 0; i < table->n_buckets; i++) {
+        struct ar_bucket *bucket = ar_bucket_of(arena, table, i, AR_WAYS, sizeof(struct ar_shown));
+        struct ar_shown *entries = ar_entries(bucket);
+        pthread_mutex_t *lock = ar_lock_of(arena, i);
+        ar_lock(arena, lock);
+        ar_begin(bucket);
+        for (int way = 0; way < AR_WAYS; way++)
+            entries[way].value &= ~UINT64_C(1);
+        ar_end(bucket);
+        ar_unlock(lock);
+    }
+}

@@ -1,0 +1,317 @@
+/* Requests answered from the arena, without Python.
+ *
+ * What may be answered at all: while somebody follows the change log, nobody reads the access log, and the fence says that
+ * everything committed is known (ar_fresh), so that no answer is older than the request. An inode with marks is left to Python, and
+ * so is whatever is not found. Each function returns 1 when the request has its reply.
+ */
+#include "fuse_chan_impl.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum {
+    DIR_BYTES = 4096,   /* as in fuse_req.pyx */
+    BLOCK_BYTES = 4096,
+    HAS_XATTR = 1,      /* a flag of the inode record: it has, or had, extended attributes */
+    ALL_STATX = 0xFFF,  /* as in fuse_names.pyx */
+    NANO = 1000000000,
+};
+
+static void split_ns(int64_t ns, uint64_t *seconds, uint32_t *rest)
+{
+    int64_t whole = ns / NANO - (ns % NANO < 0);
+    *seconds = (uint64_t)whole;
+    *rest = (uint32_t)(ns - whole * NANO);
+}
+
+static void fill_attr(struct fc_chan *chan, const struct ar_attr *attr, struct fw_attr *out)
+{
+    memset(out, 0, sizeof *out);
+    out->ino = attr->ino;
+    out->size = S_ISDIR(attr->mode) ? DIR_BYTES : attr->size;
+    out->blocks = (attr->alloc_bytes + 511) / 512;
+    split_ns(attr->atime_ns, &out->atime, &out->atimensec);
+    split_ns(attr->mtime_ns, &out->mtime, &out->mtimensec);
+    split_ns(attr->ctime_ns, &out->ctime, &out->ctimensec);
+    out->mode = attr->mode;
+    out->nlink = attr->nlink;
+    out->uid = attr->uid;
+    out->gid = attr->gid;
+    out->rdev = attr->rdev;
+    out->blksize = BLOCK_BYTES;
+    if (attr->mode & (S_ISUID | S_ISGID))
+        fc_mark(chan, attr->ino, FC_MARK_SUID);
+}
+
+/* What is known of an inode that nobody must look at more closely. */
+static int find(struct fc_chan *chan, uint64_t ino, struct ar_attr *attr)
+{
+    /* Marks first: an inode that is marked only after this has been changed by somebody who is not answered yet. */
+    return ar_marks(chan->arena, ino) == 0 && ar_attr_find(chan->arena, ino, attr);
+}
+
+/* 0 when the kernel took it. */
+static int reply(struct fc_lane *lane, void *body, size_t n_bytes)
+{
+    struct iovec iov[2] = {[1] = {body, n_bytes}};
+    int result = fc_reply(lane, 0, iov, 2);
+    if (result < 0)
+        fc_reply_error(lane, EIO); /* the kernel still waits */
+    return result;
+}
+
+static int lookup(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
+{
+    struct fc_chan *chan = lane->chan;
+    struct fw_entry_out out = {0};
+    struct ar_attr attr;
+    uint64_t ino;
+    size_t n_bytes;
+    const char *name = fc_take_name(cursor, &n_bytes);
+    if (name == NULL || !ar_name_find(chan->arena, header->nodeid, name, n_bytes, &ino))
+        return 0;
+    if (ino == 0) {
+        if (chan->keeps_negative)
+            return 0;
+        fc_reply_error(lane, ENOENT);
+        return 1;
+    }
+    if (!find(chan, ino, &attr) || fc_known(chan, ino, 1) < 0)
+        return 0;
+    const struct fc_span *entry = S_ISDIR(attr.mode) ? &chan->dir_entry_valid : &chan->entry_valid;
+    fill_attr(chan, &attr, &out.attr);
+    out.nodeid = ino;
+    out.generation = 1;
+    out.entry_valid = entry->s;
+    out.entry_valid_nsec = entry->ns;
+    out.attr_valid = chan->attr_valid.s;
+    out.attr_valid_nsec = chan->attr_valid.ns;
+    if (reply(lane, &out, sizeof out) != 0)
+        fc_known(chan, ino, -1);
+    return 1;
+}
+
+static int forget(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
+{
+    struct fc_chan *chan = lane->chan;
+    if (header->opcode == FW_FORGET) {
+        const struct fw_forget_in *in = fc_take(cursor, sizeof *in);
+        if (in == NULL || header->nodeid >= chan->fleeting_from)
+            return 0;
+        fc_known(chan, header->nodeid, -(int64_t)in->nlookup);
+        return 1;
+    }
+    const struct fw_batch_forget_in *in = fc_take(cursor, sizeof *in);
+    const struct fw_forget_one *ones = in == NULL ? NULL : fc_take_array(cursor, in->count, sizeof *ones);
+    if (ones == NULL)
+        return 0;
+    for (uint32_t i = 0; i < in->count; i++)
+        if (ones[i].nodeid >= chan->fleeting_from)
+            return 0;
+    for (uint32_t i = 0; i < in->count; i++)
+        fc_known(chan, ones[i].nodeid, -(int64_t)ones[i].nlookup);
+    return 1;
+}
+
+static int get_attr(struct fc_lane *lane, const struct fw_in_header *header)
+{
+    struct fc_chan *chan = lane->chan;
+    struct fw_attr_out out = {0};
+    struct ar_attr attr;
+    if (!find(chan, header->nodeid, &attr))
+        return 0;
+    fill_attr(chan, &attr, &out.attr);
+    out.attr_valid = chan->attr_valid.s;
+    out.attr_valid_nsec = chan->attr_valid.ns;
+    reply(lane, &out, sizeof out);
+    return 1;
+}
+
+static void fill_time(int64_t ns, struct fw_time *out)
+{
+    uint64_t seconds;
+    split_ns(ns, &seconds, &out->nsec);
+    out->sec = (int64_t)seconds;
+}
+
+static int get_statx(struct fc_lane *lane, const struct fw_in_header *header)
+{
+    struct fc_chan *chan = lane->chan;
+    struct fw_statx_out out = {0};
+    struct fw_attr basic;
+    struct ar_attr attr;
+    if (!find(chan, header->nodeid, &attr))
+        return 0;
+    fill_attr(chan, &attr, &basic);
+    out.attr_valid = chan->attr_valid.s;
+    out.attr_valid_nsec = chan->attr_valid.ns;
+    out.mask = ALL_STATX;
+    out.blksize = basic.blksize;
+    out.nlink = basic.nlink;
+    out.uid = basic.uid;
+    out.gid = basic.gid;
+    out.mode = (uint16_t)basic.mode;
+    out.ino = basic.ino;
+    out.size = basic.size;
+    out.blocks = basic.blocks;
+    fill_time(attr.atime_ns, &out.atime);
+    fill_time(attr.btime_ns, &out.btime);
+    fill_time(attr.ctime_ns, &out.ctime);
+    fill_time(attr.mtime_ns, &out.mtime);
+    out.rdev_major = basic.rdev >> 8 & 0xFFF;
+    out.rdev_minor = (basic.rdev & 0xFF) | (basic.rdev >> 12 & 0xFFF00);
+    reply(lane, &out, sizeof out);
+    return 1;
+}
+
+/* ---- files ---- */
+
+struct opening {
+    struct fc_chan *chan;
+    struct ar_attr attr;
+};
+
+/* May compiled code open it? Nobody removes its last name while this is asked (ar_open). */
+static int admit(void *context)
+{
+    struct opening *opening = context;
+    struct ar_attr *attr = &opening->attr;
+    return ar_attr_find(opening->chan->arena, attr->ino, attr) && attr->layout != AR_OTHER && attr->nlink > 0;
+}
+
+static int open_file(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
+{
+    struct fc_chan *chan = lane->chan;
+    struct opening opening = {.chan = chan, .attr.ino = header->nodeid};
+    const struct fw_open_in *in = fc_take(cursor, sizeof *in);
+    if (in == NULL || (in->flags & (O_ACCMODE | O_TRUNC)) || in->open_flags)
+        return 0;
+    /* Locks are Python's, with the handles they were taken through. */
+    if (fc_is_marked(chan, header->nodeid, FC_MARK_LOCKED) || !ar_open(chan->arena, header->nodeid, admit, &opening))
+        return 0;
+    uint64_t number = atomic_fetch_add(&chan->arena->h->n_handles, 1) + 1;
+    struct fw_open_out out = {.fh = FC_COMPILED_FH | number << 1 | 1, .open_flags = FW_FOPEN_NOFLUSH};
+    if (ar_shown_opened(chan->arena, header->nodeid, opening.attr.data_version))
+        out.open_flags |= FW_FOPEN_KEEP_CACHE;
+    if (reply(lane, &out, sizeof out) == 0 || ar_close(chan->arena, header->nodeid, 0) >= 0)
+        return 1;
+    /* Nobody took the handle, and Python has begun to count on it: serve the RELEASE that the kernel will not send. */
+    struct fw_in_header *made = (struct fw_in_header *)lane->buf;
+    struct fw_release_in body = {.fh = out.fh};
+    made->opcode = FW_RELEASE;
+    memcpy(made + 1, &body, sizeof body);
+    lane->n_bytes = made->len = sizeof *made + sizeof body;
+    made->total_extlen = 0;
+    lane->replied = 1;
+    return 0;
+}
+
+static int release(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
+{
+    const struct fw_release_in *in = fc_take(cursor, sizeof *in);
+    if (in == NULL || !(in->fh & FC_COMPILED_FH) || (in->release_flags & FW_RELEASE_FLOCK_UNLOCK))
+        return 0;
+    if (ar_close(lane->chan->arena, header->nodeid, 0) < 0)
+        return 0;
+    fc_reply_error(lane, 0);
+    return 1;
+}
+
+static int read_file(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
+{
+    struct fc_chan *chan = lane->chan;
+    struct ar_attr attr;
+    const struct fw_read_in *in = fc_take(cursor, sizeof *in);
+    if (in == NULL || !find(chan, header->nodeid, &attr) || attr.layout == AR_OTHER)
+        return 0;
+    if (in->offset >= attr.size || in->size == 0) {
+        fc_reply_error(lane, 0);
+        return 1;
+    }
+    uint64_t left = attr.size - in->offset;
+    size_t n_bytes = in->size < left ? in->size : (size_t)left;
+    /* The bytes go behind the request, which stays as it is: Python may have to serve it yet. */
+    uint8_t *out = lane->buf + ((lane->n_bytes + 63) & ~(size_t)63);
+    if (n_bytes > chan->read_bytes - (size_t)(out - lane->buf))
+        return 0;
+    if (!ar_slice_copy(chan->arena, attr.pack, attr.stored_off, attr.off + in->offset, n_bytes, out))
+        return 0;
+    reply(lane, out, n_bytes);
+    return 1;
+}
+
+/* ---- the rest ---- */
+
+static int get_xattr(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
+{
+    static const char OURS[] = "cairnfs.";
+    struct ar_attr attr;
+    size_t n_name;
+    const char *name = fc_take(cursor, sizeof(struct fw_getxattr_in)) == NULL ? NULL : fc_take_name(cursor, &n_name);
+    if (name == NULL || strncmp(name, OURS, sizeof OURS - 1) == 0 || n_name == 0)
+        return 0;
+    if (!ar_attr_find(lane->chan->arena, header->nodeid, &attr) || (attr.flags & HAS_XATTR))
+        return 0;
+    fc_reply_error(lane, ENODATA);
+    return 1;
+}
+
+static int list_xattr(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
+{
+    struct fw_getxattr_out none = {0};
+    struct ar_attr attr;
+    const struct fw_getxattr_in *in = fc_take(cursor, sizeof *in);
+    if (in == NULL || !ar_attr_find(lane->chan->arena, header->nodeid, &attr) || (attr.flags & HAS_XATTR))
+        return 0;
+    if (in->size == 0)
+        reply(lane, &none, sizeof none);
+    else
+        fc_reply_error(lane, 0);
+    return 1;
+}
+
+static int may_access(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
+{
+    struct ar_attr attr;
+    const struct fw_access_in *in = fc_take(cursor, sizeof *in);
+    if (in == NULL || (in->mask & W_OK) || !ar_attr_find(lane->chan->arena, header->nodeid, &attr))
+        return 0;
+    fc_reply_error(lane, 0);
+    return 1;
+}
+
+int fc_answer_hot(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
+{
+    struct fc_chan *chan = lane->chan;
+    if (chan->arena == NULL)
+        return 0;
+    switch (header->opcode) { /* what is only counted needs no fence */
+    case FW_FORGET:
+    case FW_BATCH_FORGET:
+        return forget(lane, header, cursor);
+    case FW_RELEASE:
+        return release(lane, header, cursor);
+    }
+    if (!atomic_load(&chan->follows) || atomic_load(&chan->arena->h->hush) || !ar_fresh(chan->arena))
+        return 0;
+    switch (header->opcode) {
+    case FW_LOOKUP:
+        return lookup(lane, header, cursor);
+    case FW_GETATTR:
+        return get_attr(lane, header);
+    case FW_STATX:
+        return get_statx(lane, header);
+    case FW_OPEN:
+        return open_file(lane, header, cursor);
+    case FW_READ:
+        return read_file(lane, header, cursor);
+    case FW_GETXATTR:
+        return get_xattr(lane, header, cursor);
+    case FW_LISTXATTR:
+        return list_xattr(lane, header, cursor);
+    case FW_ACCESS:
+        return may_access(lane, header, cursor);
+    }
+    return 0;
+}
