@@ -4,15 +4,15 @@
  *
  *   attributes  inode -> attributes and, for a small file, where its bytes are stored      8 ways a bucket, 128 bytes an entry
  *   names       (parent, name) -> inode, or the knowledge that there is none               8 ways, 32 bytes
- *   shown       inode -> content that the kernel's pages show                              8 ways, 16 bytes
+ *   shown       inode -> content that the kernel's pages show                              8 ways in 2 buckets, 16 bytes
  *   opens       inode -> handles that compiled code has given out, and marks (enum ar_mark) 16 ways, 16 bytes
  *   index, log  (pack, offset) -> plain bytes of a small slice                             8 ways, 32 bytes; segments
  *
  * Everything is a hint but `opens`: whatever is not found is asked for elsewhere.
  *
  * Offset table of the header (struct ar_header): 0 u64 magic, 8 u32 version, 12 u32 reserved, 16 u64 total bytes, 24 .. tables as
- * (u64 offset, u64 buckets) pairs, in the order above; then the log's numbers. A process that finds another magic, version or size
- * does not attach. Buckets of a table lie behind one another: a 16-byte head (u32 seq, u32 hand, u64 stamp), then its entries.
+ * (u64 offset, u64 buckets) pairs, in the order above; then the log's numbers. Processes get it by fork: no descriptor stays
+ * open. Buckets of a table lie behind one another: a 16-byte head (u32 seq, u32 hand, u64 stamp), then its entries.
  *
  * Positions decide what may be kept. `newest` is the greatest position of a commit that was told of. Whoever fetches rows takes
  * a token before (ar_token: newest, and the epoch above bit 48) and puts them with it; whoever tells of a change stamps the bucket with
@@ -170,7 +170,6 @@ struct ar_header {
 
 /* One process's way to an arena. */
 struct ar_arena {
-    int fd;
     struct ar_header *h;
     const uint8_t *watch; /* AR_MARK_BYTES that change with every commit of anybody, or NULL */
 };
@@ -180,10 +179,8 @@ struct ar_arena {
 /* Make an arena of about `total` bytes, at least AR_MIN_BYTES. 0, or a negative errno (-ENOSPC: no memory to reserve). */
 int ar_create(struct ar_arena *arena, uint64_t total);
 
-/* Map one that exists; the descriptor becomes the arena's. -EINVAL: not one, or of another version. */
-int ar_attach(struct ar_arena *arena, int fd);
-
-void ar_detach(struct ar_arena *arena);
+/* Unmap it here; it goes with its last mapping. */
+void ar_destroy(struct ar_arena *arena);
 
 /* 0, or the number of the invariant that does not hold. No other thread or process may use the arena meanwhile. */
 int ar_check(struct ar_arena *arena);
@@ -207,7 +204,7 @@ void ar_saw(struct ar_arena *arena, uint64_t position, const uint8_t *mark);
 /* The process's own commit at `position` has been applied; `mark` is what the store showed right after it, NULL when unknown. */
 void ar_applied(struct ar_arena *arena, uint64_t position, const uint8_t *mark);
 
-/* ---- arena_meta.c: attributes, names, shown ---- */
+/* ---- arena_meta.c: attributes and names ---- */
 
 /* An inode record (engine/meta/records.py) as an entry. 0, or -1 for one that cannot be read. */
 int ar_parse(uint64_t ino, uint64_t version, const uint8_t *record, size_t n_bytes, struct ar_attr *out);
@@ -233,7 +230,8 @@ void ar_drop_all(struct ar_arena *arena);
 /* Commits up to `position` are told of: nothing fetched from now on is older. */
 void ar_advance(struct ar_arena *arena, uint64_t position);
 
-/* Which content the kernel's pages show; engine/vfs/pages.py says what the operations mean. */
+/* ---- arena_shown.c: which content the kernel's pages show; engine/vfs/pages.py says what the operations mean ---- */
+
 int ar_shown_opened(struct ar_arena *arena, uint64_t ino, uint64_t version);
 int64_t ar_shown_newest(const struct ar_arena *arena, uint64_t ino);
 void ar_shown_committed(struct ar_arena *arena, uint64_t ino, uint64_t version);

@@ -53,13 +53,11 @@ cdef extern from "arena.h" nogil:
         pthread_mutex_t seen_lock
 
     struct ar_arena:
-        int fd
         ar_header *h
         const uint8_t *watch
 
     int ar_create(ar_arena *arena, uint64_t total)
-    int ar_attach(ar_arena *arena, int fd)
-    void ar_detach(ar_arena *arena)
+    void ar_destroy(ar_arena *arena)
     int ar_check(ar_arena *arena)
     void ar_lock(ar_arena *arena, pthread_mutex_t *lock)
     void ar_unlock(pthread_mutex_t *lock)

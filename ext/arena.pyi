@@ -33,14 +33,10 @@ class Watch:
 class Arena:
     """Shared memory of one mount."""
 
-    def __new__(cls, n_bytes: int = 0, *, fd: int = -1) -> Arena:
-        """A new one of about `n_bytes` (1 MiB at least), or the one behind a descriptor, which becomes the arena's.
-        OSError: ENOSPC or ENOMEM without memory; EINVAL for a bad size, or a descriptor of something else.
+    def __new__(cls, n_bytes: int) -> Arena:
+        """About `n_bytes`, 1 MiB at least; processes that are forked share it. OSError: ENOSPC or ENOMEM without memory, EINVAL
+        for a bad size.
         """
-
-    @property
-    def fd(self) -> int:
-        """The memory's descriptor, for `Arena(fd=)` in another process. It stays the arena's."""
 
     @property
     def n_bytes(self) -> int: ...
@@ -90,8 +86,8 @@ class Arena:
         """What is known of an inode: (version, mode, size, data version, flags, layout), None when nothing."""
 
     def piece(self, ino: int) -> tuple[int, int, int, int, int, int, int, int] | None:
-        """Where all bytes of a small file are: (size, offset in the slice, pack, stored offset, stored length, plain length, CRC, codec);
-        of an empty file the size is 0. None when that is not known, or not all there is to know.
+        """Where all bytes of a small file are: (size, offset in the slice, pack, stored offset, stored length, plain length, CRC,
+        codec); of an empty file the size is 0. None when that is not known, or not all there is to know.
         """
 
     def name(self, parent: int, name: bytes) -> int | None:

@@ -49,25 +49,17 @@ cdef class Watch:
 cdef class Arena:
     """Shared memory of one mount."""
 
-    def __cinit__(self, uint64_t n_bytes=0, *, int fd=-1):
+    def __cinit__(self, uint64_t n_bytes):
         cdef int error
         self.overflow = {}
-        if fd >= 0:
-            error = ar_attach(&self.arena, fd)
-        else:
-            error = ar_create(&self.arena, n_bytes)
+        error = ar_create(&self.arena, n_bytes)
         if error:
             raise OSError(-error, f"no arena of {n_bytes} bytes: {os.strerror(-error)}")
 
     def __dealloc__(self):
-        ar_detach(&self.arena)
+        ar_destroy(&self.arena)
 
     # Looking
-
-    @property
-    def fd(self):
-        """The memory's descriptor, for `Arena(fd=)` in another process. It stays the arena's."""
-        return self.arena.fd
 
     @property
     def n_bytes(self):
@@ -187,8 +179,8 @@ cdef class Arena:
         return (found.version, found.mode, found.size, found.data_version, found.flags, found.layout)
 
     def piece(self, uint64_t ino):
-        """Where all bytes of a small file are: (size, offset in the slice, pack, stored offset, stored length, plain length, CRC, codec);
-        of an empty file the size is 0. None when that is not known, or not all there is to know.
+        """Where all bytes of a small file are: (size, offset in the slice, pack, stored offset, stored length, plain length, CRC,
+        codec); of an empty file the size is 0. None when that is not known, or not all there is to know.
         """
         cdef ar_attr found
         if ar_marks(&self.arena, ino) or not ar_attr_find(&self.arena, ino, &found) or found.layout == AR_OTHER:

@@ -57,7 +57,8 @@ static int check_bucket(struct ar_arena *arena, int table, const struct walked *
         const uint8_t *entry = entries + i * walked->size;
         if (is_free(table, entry))
             continue;
-        if ((hash_at(table, entry) & (walked->table->n_buckets - 1)) != at)
+        uint64_t wrong = (hash_at(table, entry) & (walked->table->n_buckets - 1)) ^ at;
+        if (table == 2 ? wrong & (AR_N_LOCKS - 1) : wrong) /* of `shown` only the lock is certain */
             return 3;
         for (size_t other = 0; other < i; other++)
             if (!is_free(table, entries + other * walked->size) && same(table, entry, entries + other * walked->size))

@@ -2,7 +2,12 @@
 #define _GNU_SOURCE
 #include "arena_impl.h"
 
-#include <fcntl.h>
+#include <errno.h>
+#include <sys/mman.h>
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 
 enum { LOOKED_AT = 64 }; /* segments among which the one to empty is looked for; more would only cost time */
 
@@ -72,7 +77,7 @@ static int64_t reserve(struct ar_arena *arena)
     if (h->n_reserved == h->n_segments)
         return -1;
     uint64_t offset = h->segments_offset + h->n_reserved * h->segment_bytes;
-    if (fallocate(arena->fd, 0, (off_t)offset, (off_t)h->segment_bytes) < 0)
+    if (madvise(ar_at(arena, offset), h->segment_bytes, MADV_POPULATE_WRITE) < 0 && errno != EINVAL) /* EINVAL: before Linux 5.14 */
         return -1;
     return h->n_reserved++;
 }

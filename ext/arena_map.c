@@ -6,10 +6,9 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, MAX_SEGMENT = 4 << 20, MIN_SEGMENT = 64 << 10, SHOWN_BYTES = 32 << 20 };
+enum { PAGE = 4096, MAX_SEGMENT = 4 << 20, MIN_SEGMENT = 64 << 10, SHOWN_BYTES = 40 << 20 /* 2^18 buckets: two million inodes */ };
 
 static uint64_t round_up(uint64_t n, uint64_t to)
 {
@@ -89,17 +88,6 @@ static int initialise(struct ar_header *h, const struct ar_header *planned)
     return error;
 }
 
-static int map(struct ar_arena *arena, int fd, uint64_t total)
-{
-    void *base = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (base == MAP_FAILED)
-        return -errno;
-    arena->h = base;
-    arena->fd = fd;
-    arena->watch = NULL;
-    return 0;
-}
-
 int ar_create(struct ar_arena *arena, uint64_t total)
 {
     struct ar_header planned = {0};
@@ -113,44 +101,25 @@ int ar_create(struct ar_arena *arena, uint64_t total)
     int error = ftruncate(fd, (off_t)planned.total) < 0 ? -errno : -posix_fallocate(fd, 0, (off_t)fixed);
     if (!error && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
         error = -errno;
-    if (!error)
-        error = map(arena, fd, planned.total);
-    if (error) {
-        close(fd);
+    void *base = error ? MAP_FAILED : mmap(NULL, planned.total, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (!error && base == MAP_FAILED)
+        error = -errno;
+    close(fd);
+    if (error)
         return error;
-    }
+    arena->h = base;
+    arena->watch = NULL;
     error = -initialise(arena->h, &planned);
     if (error)
-        ar_detach(arena);
+        ar_destroy(arena);
     return error;
 }
 
-int ar_attach(struct ar_arena *arena, int fd)
+void ar_destroy(struct ar_arena *arena)
 {
-    struct stat st;
-    if (fstat(fd, &st) < 0)
-        return -errno;
-    if (st.st_size < (off_t)sizeof(struct ar_header))
-        return -EINVAL;
-    int error = map(arena, fd, (uint64_t)st.st_size);
-    if (error)
-        return error;
-    const struct ar_header *h = arena->h;
-    if (h->magic == AR_MAGIC && h->version == AR_VERSION && h->total == (uint64_t)st.st_size)
-        return 0;
-    munmap(arena->h, (size_t)st.st_size);
+    if (arena->h != NULL)
+        munmap(arena->h, arena->h->total);
     arena->h = NULL;
-    return -EINVAL;
-}
-
-void ar_detach(struct ar_arena *arena)
-{
-    if (arena->h == NULL)
-        return;
-    munmap(arena->h, arena->h->total);
-    close(arena->fd);
-    arena->h = NULL;
-    arena->fd = -1;
 }
 
 void ar_lock(struct ar_arena *arena, pthread_mutex_t *lock)

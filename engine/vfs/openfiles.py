@@ -362,7 +362,7 @@ class OpenFiles:
     # Handles that compiled code gives out: it counts them in the arena, per inode
 
     def adopt(self, ino: Inode) -> OpenFile:
-        """A reference for a handle that compiled code has given out; its close, and that of all others, is told of from now on."""
+        """A reference for a handle that compiled code has given out; its close and that of all others are told of."""
         self._arena.mark(ino, ADOPTED)
         return self.acquire(ino)
 
@@ -434,8 +434,8 @@ class OpenFiles:
         return Removal(self)
 
     def pin_or_bar(self, ino: Inode) -> OpenFile | None:
-        """A reference if the inode is open; else None, and nobody can open it until `unbar`. Either way compiled code cannot until
-        `unbar_compiled`.
+        """A reference if the inode is open; else None, and nobody can open it until `unbar`. Either way compiled code cannot
+        until `unbar_compiled`.
         """
         with self._lock:
             if self._bar_there(ino) or ino in self._files:

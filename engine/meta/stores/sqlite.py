@@ -217,6 +217,7 @@ class SqliteStore:
         self._close_idle()
         with self._write_lock:
             self._writer.close()
+            self._index = None
         os.close(self._wal_fd)
 
     def _append(self, connection: sqlite3.Connection, changed: dict[Key, bytes | None]) -> Position:

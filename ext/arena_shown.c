@@ -1,0 +1,154 @@
+/* What the kernel's pages show. */
+#include "arena_impl.h"
+
+/* ---- shown: value = version << 1 | whether the pages show it ----
+ *
+ * An inode may stand in either of two buckets, which share a lock: so the table is used to nine tenths before anything is lost.
+ */
+
+static struct ar_bucket *shown_bucket(const struct ar_arena *arena, uint64_t ino, int second)
+{
+    uint64_t hash = ar_ino_hash(ino);
+    if (second)
+        hash ^= (hash >> 32 | 1) * AR_N_LOCKS;
+    return ar_bucket_of(arena, &arena->h->shown, hash, AR_WAYS, sizeof(struct ar_shown));
+}
+
+static struct ar_shown *shown_in(struct ar_bucket *bucket, uint64_t ino)
+{
+    struct ar_shown *entries = ar_entries(bucket);
+    for (int i = 0; i < AR_WAYS; i++)
+        if (entries[i].ino == ino)
+            return &entries[i];
+    return NULL;
+}
+
+static int n_free(struct ar_bucket *bucket)
+{
+    const struct ar_shown *entries = ar_entries(bucket);
+    int n = 0;
+    for (int i = 0; i < AR_WAYS; i++)
+        n += entries[i].ino == 0;
+    return n;
+}
+
+/* The entry of an inode and its bucket, NULL when there is none; its lock is held. */
+static struct ar_shown *shown_entry(const struct ar_arena *arena, uint64_t ino, struct ar_bucket **bucket)
+{
+    struct ar_shown *entry = NULL;
+    for (int second = 0; second < 2 && entry == NULL; second++) {
+        *bucket = shown_bucket(arena, ino, second);
+        entry = shown_in(*bucket, ino);
+    }
+    return entry;
+}
+
+static void set_shown(struct ar_bucket *bucket, struct ar_shown *entry, uint64_t ino, uint64_t value)
+{
+    ar_begin(bucket);
+    entry->ino = ino;
+    entry->value = value;
+    ar_end(bucket);
+}
+
+static void add_shown(const struct ar_arena *arena, uint64_t ino, uint64_t value)
+{
+    struct ar_bucket *bucket = shown_bucket(arena, ino, 0);
+    struct ar_bucket *other = shown_bucket(arena, ino, 1);
+    if (n_free(other) > n_free(bucket))
+        bucket = other;
+    struct ar_shown *entry = shown_in(bucket, 0);
+    if (entry == NULL)
+        entry = (struct ar_shown *)ar_entries(bucket) + bucket->hand++ % AR_WAYS;
+    set_shown(bucket, entry, ino, value);
+}
+
+int ar_shown_opened(struct ar_arena *arena, uint64_t ino, uint64_t version)
+{
+    struct ar_bucket *bucket;
+    pthread_mutex_t *lock = ar_lock_of(arena, ar_ino_hash(ino));
+    ar_lock(arena, lock);
+    struct ar_shown *entry = shown_entry(arena, ino, &bucket);
+    int keep = entry != NULL && entry->value == (version << 1 | 1);
+    if (entry == NULL)
+        add_shown(arena, ino, version << 1 | 1);
+    else if (version < entry->value >> 1)
+        set_shown(bucket, entry, ino, entry->value & ~UINT64_C(1));
+    else if (!keep)
+        set_shown(bucket, entry, ino, version << 1 | 1);
+    ar_unlock(lock);
+    return keep;
+}
+
+int64_t ar_shown_newest(const struct ar_arena *arena, uint64_t ino)
+{
+    int64_t newest = -1;
+    for (int second = 0; second < 2 && newest < 0; second++) {
+        struct ar_bucket *bucket = shown_bucket(arena, ino, second);
+        const struct ar_shown *entries = ar_entries(bucket);
+        int ok = 0;
+        for (int tries = 0; tries < AR_TRIES && !ok; tries++) {
+            uint32_t seq = ar_read_begin(bucket);
+            newest = -1;
+            for (int i = 0; i < AR_WAYS; i++)
+                if (ar_load(&entries[i].ino) == ino)
+                    newest = (int64_t)(ar_load(&entries[i].value) >> 1);
+            ok = ar_read_ok(bucket, seq);
+        }
+        if (!ok)
+            return INT64_MAX; /* whoever asks then takes nothing for the newest */
+    }
+    return newest;
+}
+
+void ar_shown_committed(struct ar_arena *arena, uint64_t ino, uint64_t version)
+{
+    struct ar_bucket *bucket;
+    pthread_mutex_t *lock = ar_lock_of(arena, ar_ino_hash(ino));
+    ar_lock(arena, lock);
+    struct ar_shown *entry = shown_entry(arena, ino, &bucket);
+    if (entry != NULL) {
+        uint64_t newest = entry->value >> 1;
+        uint64_t shown = newest == version || newest + 1 == version ? entry->value & 1 : 0;
+        set_shown(bucket, entry, ino, (newest > version ? newest : version) << 1 | shown);
+    }
+    ar_unlock(lock);
+}
+
+void ar_shown_drop(struct ar_arena *arena, uint64_t ino)
+{
+    struct ar_bucket *bucket;
+    pthread_mutex_t *lock = ar_lock_of(arena, ar_ino_hash(ino));
+    ar_lock(arena, lock);
+    struct ar_shown *entry = shown_entry(arena, ino, &bucket);
+    if (entry != NULL)
+        set_shown(bucket, entry, ino, entry->value & ~UINT64_C(1));
+    ar_unlock(lock);
+}
+
+void ar_shown_forget(struct ar_arena *arena, uint64_t ino)
+{
+    struct ar_bucket *bucket;
+    pthread_mutex_t *lock = ar_lock_of(arena, ar_ino_hash(ino));
+    ar_lock(arena, lock);
+    struct ar_shown *entry = shown_entry(arena, ino, &bucket);
+    if (entry != NULL)
+        set_shown(bucket, entry, 0, 0);
+    ar_unlock(lock);
+}
+
+void ar_shown_drop_all(struct ar_arena *arena)
+{
+    const struct ar_table *table = &arena->h->shown;
+    for (uint64_t i = 0; i < table->n_buckets; i++) {
+        struct ar_bucket *bucket = ar_bucket_of(arena, table, i, AR_WAYS, sizeof(struct ar_shown));
+        struct ar_shown *entries = ar_entries(bucket);
+        pthread_mutex_t *lock = ar_lock_of(arena, i);
+        ar_lock(arena, lock);
+        ar_begin(bucket);
+        for (int way = 0; way < AR_WAYS; way++)
+            entries[way].value &= ~UINT64_C(1);
+        ar_end(bucket);
+        ar_unlock(lock);
+    }
+}
