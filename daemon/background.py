@@ -26,6 +26,7 @@ class Report:
 
     def __init__(self, fd: int) -> None:
         self._fd: int | None = fd
+        os.register_at_fork(after_in_child=self._drop)  # the parent waits for the last copy to be closed
 
     def ready(self) -> None:
         """The mount answers."""
@@ -34,6 +35,11 @@ class Report:
     def failed(self, message: str, exit_code: int) -> None:
         """The mount could not be made."""
         self._say({"message": message, "exit_code": exit_code})
+
+    def _drop(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
 
     def _say(self, what: dict[str, Any]) -> None:
         fd, self._fd = self._fd, None

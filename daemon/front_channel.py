@@ -8,13 +8,15 @@ import os
 import threading
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from cairnfs.daemon.inherited import Inherited
 from cairnfs.daemon.mountpoint import Mounted, abort, clear_stale, find_mount, mount_fuse, unmount
 from cairnfs.errors import MountError
 from cairnfs.ext.arena import Arena
 from cairnfs.ext.fuse_chan import Channel
 from cairnfs.options import FuseOptions
-from cairnfs.types import Inode, Lock, SetAttr
+from cairnfs.types import Inode, Lock, SetAttr, serving
 from cairnfs.vfs import Vfs
 from cairnfs.vfs.virtual import FIRST_INO
 
@@ -28,9 +30,20 @@ MAX_BACKGROUND = 65535  # what the protocol can say
 class ChannelFront:
     """One mount through the compiled channel."""
 
-    def __init__(self, vfs: Vfs, mountpoint: Path, options: FuseOptions, arena: Arena | None = None) -> None:
+    def __init__(
+        self,
+        vfs: Vfs,
+        mountpoint: Path,
+        options: FuseOptions,
+        arena: Arena | None = None,
+        inherited: Inherited | None = None,
+        done: Iterable[int] = (),
+    ) -> None:
+        """`inherited`: the mount is there already. `done`: requests left behind whose effects are."""
         self._vfs = vfs
         self._arena = arena
+        self._inherited = inherited
+        self._done = done
         self._mountpoint = mountpoint
         self._options = options
         self._lock = threading.Lock()
@@ -41,7 +54,7 @@ class ChannelFront:
 
     def run(self) -> None:
         """Mount, and serve until unmounted or stopped. MountError when it cannot be mounted; OSError when the device fails."""
-        fd = mount_fuse(self._mountpoint, self._options)
+        fd = mount_fuse(self._mountpoint, self._options) if self._inherited is None else self._inherited.fd
         try:
             channel = self._open(fd)
             with self._lock:
@@ -55,7 +68,8 @@ class ChannelFront:
         finally:
             with self._lock:
                 self._channel = None
-            os.close(fd)
+            if self._inherited is None:
+                os.close(fd)
             clear_stale(self._mountpoint)  # only if dead: by now somebody else's mount may be there
 
     def stop(self) -> None:
@@ -91,6 +105,9 @@ class ChannelFront:
                 log.warning("%s: this kernel cannot drop all names at once; they stay for their timeout", self._mountpoint)
             channel.inval_known(pages=False)
             channel.inval_known(pages=True)
+            if self._inherited is not None:  # what predecessors of this process told the kernel is not in the channel's table
+                for ino in self._vfs.held():
+                    channel.inval_inode(ino)
         except OSError as error:
             log.warning("%s: the kernel did not take an invalidation: %s", self._mountpoint, error)
 
@@ -132,25 +149,10 @@ class ChannelFront:
             log.warning("%s: the kernel did not take an invalidation: %s", self._mountpoint, error)
 
     def _open(self, fd: int) -> Channel:
-        options = self._options
-        return Channel(
-            fd,
-            self._vfs,
-            set_attr=SetAttr,
-            lock=Lock,
-            attr_timeout_s=KEPT_S if options.attr_timeout_s is None else options.attr_timeout_s,
-            entry_timeout_s=KEPT_S if options.entry_timeout_s is None else options.entry_timeout_s,
-            dir_entry_timeout_s=KEPT_S if options.dir_entry_timeout_s is None else options.dir_entry_timeout_s,
-            no_open=options.read_only,
-            fleeting_from=FIRST_INO,
-            needs_epoch=options.entry_timeout_s is None or options.dir_entry_timeout_s is None,
-            min_threads=min(options.min_threads, options.max_threads, MAX_THREADS),
-            max_threads=min(options.max_threads, MAX_THREADS),
-            max_write_bytes=options.max_write_bytes,
-            max_background=min(options.max_background, MAX_BACKGROUND),
-            debug=options.debug,
-            arena=self._arena,
-        )
+        if self._inherited is None:
+            return _channel(fd, self._vfs, self._options, arena=self._arena)
+        slots = self._inherited.slots
+        return _channel(fd, self._vfs, self._options, arena=self._arena, slots=slots, serving=serving, done=self._done)
 
     def _widen_readahead(self) -> None:
         """Let the kernel read ahead in whole requests: only root may set more than the 128 KiB every device has."""
@@ -168,6 +170,35 @@ class ChannelFront:
                 unmount(self._mountpoint, lazy=True)
         except MountError as error:
             log.warning("%s: %s", self._mountpoint, error)
+
+
+def _channel(fd: int, handler: object, options: FuseOptions, **more: Any) -> Channel:
+    return Channel(
+        fd,
+        handler,
+        set_attr=SetAttr,
+        lock=Lock,
+        attr_timeout_s=KEPT_S if options.attr_timeout_s is None else options.attr_timeout_s,
+        entry_timeout_s=KEPT_S if options.entry_timeout_s is None else options.entry_timeout_s,
+        dir_entry_timeout_s=KEPT_S if options.dir_entry_timeout_s is None else options.dir_entry_timeout_s,
+        no_open=options.read_only,
+        fleeting_from=FIRST_INO,
+        needs_epoch=options.entry_timeout_s is None or options.dir_entry_timeout_s is None,
+        min_threads=min(options.min_threads, options.max_threads, MAX_THREADS),
+        max_threads=min(options.max_threads, MAX_THREADS),
+        max_write_bytes=options.max_write_bytes,
+        max_background=min(options.max_background, MAX_BACKGROUND),
+        debug=options.debug,
+        **more,
+    )
+
+
+def agree(inherited: Inherited, options: FuseOptions) -> bool:
+    """Agree with the kernel on features, for every channel that will serve the mount. False when the mount is gone already.
+
+    OSError when there is nothing to agree on. For the process that mounts: no request is served.
+    """
+    return _channel(inherited.fd, object(), options, slots=inherited.slots).agree()
 
 
 Front = ChannelFront

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from cairnfs.daemon.inherited import Inherited
 from cairnfs.errors import UsageError
 from cairnfs.ext.arena import Arena
 from cairnfs.options import FuseOptions
@@ -47,12 +48,20 @@ class Front(Protocol):
         ...
 
 
-def make_front(name: str, vfs: Vfs, mountpoint: Path, options: FuseOptions, arena: Arena | None = None) -> Front:
+def make_front(
+    name: str,
+    vfs: Vfs,
+    mountpoint: Path,
+    options: FuseOptions,
+    arena: Arena | None = None,
+    inherited: Inherited | None = None,
+    done: Iterable[int] = (),
+) -> Front:
     """The front called `name`, which may answer from `arena`. UsageError when it needs a package that is not installed."""
     if name == "channel":
         from cairnfs.daemon.front_channel import Front as ChannelFront
 
-        return ChannelFront(vfs, mountpoint, options, arena)
+        return ChannelFront(vfs, mountpoint, options, arena, inherited, done)
     try:
         import pyfuse3  # noqa: F401
     except ImportError as error:

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cairnfs.meta.process import Process
 from cairnfs.types import SessionId
 from cairnfs.version import VERSION
+from cairnfs.vfs.carried import Carried
 from cairnfs.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,24 @@ def registered_session(volume: Volume, mountpoint: Path) -> Iterator[SessionId]:
     heart.start()
     try:
         yield session
+    finally:
+        heart.stop()
+        sessions.close()
+
+
+@contextmanager
+def shared_session(volume: Volume, mountpoint: Path, carried: Carried, owner: Process) -> Iterator[SessionId]:
+    """Like `registered_session`; a successor of this process goes on with it, for as long as the process `owner` lives."""
+    sessions = volume.meta.sessions
+    if not (carried.session and sessions.resume(SessionId(carried.session))):
+        if carried.session:
+            log.error("session %d was taken for dead: its locks and the deleted files it held open are gone", carried.session)
+        sessions.clean_stale(volume.clock.now_ns())
+        carried.session = sessions.open(str(mountpoint), VERSION, owner)
+    heart = Heartbeat(volume)
+    heart.start()
+    try:
+        yield SessionId(carried.session)
     finally:
         heart.stop()
         sessions.close()

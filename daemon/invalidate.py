@@ -57,8 +57,12 @@ class Follower(threading.Thread):
     way while its attributes were dropped would keep what that reply says.
     """
 
-    def __init__(self, store: Store, vfs: Cached, front: KernelCaches, arena: Arena | None = None) -> None:
-        """What the `arena` got before counts for nothing: nobody has told of changes until now."""
+    def __init__(
+        self, store: Store, vfs: Cached, front: KernelCaches, arena: Arena | None = None, told: int | None = None
+    ) -> None:
+        """What the `arena` got before counts for nothing: nobody has told of changes until now. `told`: up to where a predecessor
+        of this process has told the kernel of changes; all later ones are told of, whoever made them.
+        """
         super().__init__(name="follower", daemon=True)
         self._store = store
         self._vfs = vfs
@@ -66,10 +70,13 @@ class Follower(threading.Thread):
         self._reading = threading.Lock()  # guards the position and what follows from it
         self._arena = arena
         mark = store.mark()
-        self._position = store.position()
+        newest = store.position()
+        self._position = newest if told is None else Position(told)
+        self._strange_until = Position(0) if told is None else newest
+        self.on_told: Callable[[Position], None] = lambda position: None
         if arena is not None:
             arena.drop_all()
-            arena.saw(self._position, mark)
+            arena.saw(self._position, mark if told is None else None)
         self._inos: set[Inode] = set()  # still to be dropped from the kernel
         self._dentries: set[tuple[Inode, bytes]] = set()
         self._everything = False
@@ -132,6 +139,7 @@ class Follower(threading.Thread):
         self._catch_up()
         again, self._again = self._again, set()
         with self._reading:
+            position = self._position
             everything, self._everything = self._everything, False
             inos, self._inos = self._inos, set()
             dentries, self._dentries = self._dentries, set()
@@ -143,6 +151,7 @@ class Follower(threading.Thread):
         if again:
             self._front.invalidate_attributes(again)
         self._lease.renew(from_s)
+        self.on_told(position)
         return bool(everything or inos or dentries)
 
     def _catch_up(self) -> bool:
@@ -179,7 +188,7 @@ class Follower(threading.Thread):
 
     def _own(self, record: LogRecord) -> bool:
         """Whether this process made the commit. Whoever has no session (origin 0) knows none of its own."""
-        return record.origin == self._store.origin != 0
+        return record.origin == self._store.origin != 0 and record.position > self._strange_until
 
     def _lease_lost(self) -> None:
         """On the lease's thread. From now on the kernel is promised little, so what it learns until the next drop ends soon."""
@@ -193,6 +202,15 @@ class Follower(threading.Thread):
         self._position = self._store.position()
         self._vfs.invalidate_all()
         self._everything = True
+
+
+def done_requests(store: Store, after: Position) -> set[int]:
+    """Requests of this session whose commits are in the log after a position. LogTrimmed, StoreError."""
+    done: set[int] = set()
+    while records := store.log(after, LOG_BATCH):
+        done.update(record.request for record in records if record.origin == store.origin and record.request)
+        after = records[-1].position
+    return done
 
 
 def changes(records: Iterable[LogRecord]) -> Changes:

@@ -69,6 +69,12 @@ def _front(text: str) -> str:
     return text
 
 
+def _workers(text: str) -> int:
+    if text not in ("0", "1"):
+        raise UsageError(f"'{text}' is not a number of workers that this version can start: 0 or 1")
+    return int(text)
+
+
 class Address(NamedTuple):
     """Where to listen; port 0 takes a free one."""
 
@@ -92,6 +98,9 @@ def _path(text: str) -> Path:
 
 SETTINGS = (
     Setting("front", "mount", "front", _front, "FRONT", "What talks to the kernel: channel (compiled) or pyfuse3."),
+    Setting(
+        "workers", "mount", "workers", _workers, "N", "1: a process serves that is replaced when it dies; 0: this one serves."
+    ),
     Setting("log", "mount", "log_path", _path, "FILE", "Log file. [default: stderr; with -d a standard file]"),
     Setting("metrics", "mount", "metrics", _address, "HOST:PORT", "Serve metrics to Prometheus. [default: off]"),
     Setting("buffer-size", "engine", "buffer_bytes", _mebibytes, "SIZE", "Memory for writing and readahead, in MiB."),
@@ -121,6 +130,7 @@ class MountRequest:
     front: str = "channel"
     log_path: Path | None = None
     metrics: Address | None = None
+    workers: int = 0
 
 
 def default_of(setting: Setting) -> str:
@@ -192,4 +202,7 @@ def make_request(
         debug=words.debug,
         **values["fuse"],
     )
-    return MountRequest(url, mountpoint, EngineOptions(read_only=read_only, **values["engine"]), fuse, **values["mount"])
+    request = MountRequest(url, mountpoint, EngineOptions(read_only=read_only, **values["engine"]), fuse, **values["mount"])
+    if request.workers and request.front != "channel":
+        raise UsageError(f"workers: front {request.front} serves by itself; use --front channel, or --workers 0")
+    return request

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -20,14 +20,17 @@ from pathlib import Path
 from types import FrameType
 
 from cairnfs.daemon.fronts import Front, make_front
-from cairnfs.daemon.heartbeat import registered_session
-from cairnfs.daemon.invalidate import Follower, tell_own
+from cairnfs.daemon.heartbeat import registered_session, shared_session
+from cairnfs.daemon.inherited import Inherited, arena_bytes
+from cairnfs.daemon.invalidate import Follower, done_requests, tell_own
 from cairnfs.daemon.mount_options import MountRequest
 from cairnfs.daemon.mountpoint import check_mountpoint, clear_stale, is_mounted, unmount
 from cairnfs.daemon.running import Registration
 from cairnfs.daemon.shown import mount_config
 from cairnfs.errors import MountError
 from cairnfs.ext.arena import Arena
+from cairnfs.meta.stores.base import LogTrimmed
+from cairnfs.types import Position
 from cairnfs.version import VERSION
 from cairnfs.vfs import Vfs
 from cairnfs.vfs.mounted import MountedVfs
@@ -37,7 +40,6 @@ log = logging.getLogger(__name__)
 
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 ABANDON_SIGNAL = signal.SIGUSR2  # from the signal thread to the main thread, while there is no front to stop
-MIN_ARENA_BYTES = 4 << 20
 BUSY_WAIT_S = 5.0  # how long a signalled mount waits for its users to leave before it detaches from them
 BUSY_RETRY_S = 0.2
 ANSWER_POLL_S = 0.002
@@ -49,6 +51,31 @@ def serve(request: MountRequest, on_ready: Callable[[], None]) -> int:
     Must run in the main thread, before any other is started. Raises CairnError for whatever prevents the mount, and
     KeyboardInterrupt when a signal ends it before there is one.
     """
+    if request.workers:
+        from cairnfs.daemon.supervisor import supervise  # not at the top: it forks workers, which are this module's
+
+        return supervise(request, on_ready)
+    return serve_here(request, on_ready)
+
+
+def work(request: MountRequest, inherited: Inherited) -> int:
+    """The life of a worker: serve what was mounted by the supervisor; returns the exit code. Raises as `serve` does."""
+    with held_signals():
+        watcher = StopWatcher(request.mountpoint)
+        watcher.start()
+        mount = MountProcess(request, lambda: inherited.outcomes.say(ready=True), watcher, inherited)
+        try:
+            mount.run()
+        except OSError as error:
+            log.error("%s: %s%s", request.mountpoint, "not everything could be stored: " if mount.answered else "", error)
+            inherited.outcomes.say(failure=str(error))
+            return 1
+        log.info("%s: everything is stored", request.mountpoint)
+        return 0
+
+
+def serve_here(request: MountRequest, on_ready: Callable[[], None]) -> int:
+    """`serve` by this very process."""
     with held_signals():
         watcher = StopWatcher(request.mountpoint)
         watcher.start()
@@ -107,24 +134,35 @@ def exported_metrics(volume: Volume, request: MountRequest) -> Iterator[None]:
 class MountProcess:
     """One mount, served by this process. `answered`: it has been in use, so an error from then on may be lost data."""
 
-    def __init__(self, request: MountRequest, on_ready: Callable[[], None], watcher: "StopWatcher") -> None:
+    def __init__(
+        self,
+        request: MountRequest,
+        on_ready: Callable[[], None],
+        watcher: "StopWatcher",
+        inherited: Inherited | None = None,
+    ) -> None:
         self._request = request
+        self._inherited = inherited
         self._on_ready = on_ready
         self._watcher = watcher
         self._ended = threading.Event()
-        self.answered = False
+        self.answered = inherited is not None and inherited.carried.answered
 
     def run(self) -> None:
         """Everything, from opening the volume to closing it. Raises what prevented the mount or was not stored."""
         request = self._request
-        arena = Arena(max(request.engine.cache_bytes * 3 // 4, MIN_ARENA_BYTES))
+        inherited = self._inherited
+        carried = None if inherited is None else inherited.carried
+        arena = Arena(arena_bytes(request)) if carried is None else carried.arena
         with (
             open_volume(request.url, request.engine, arena=arena) as volume,
             exported_metrics(volume, request),
-            registered_session(volume, request.mountpoint),
+            registered_session(volume, request.mountpoint)
+            if inherited is None
+            else shared_session(volume, request.mountpoint, inherited.carried, inherited.supervisor),
         ):
             config = partial(mount_config, volume, request)
-            vfs = MountedVfs(volume.meta, volume.data, request.engine, volume.clock, volume.metrics, config, arena)
+            vfs = MountedVfs(volume.meta, volume.data, request.engine, volume.clock, volume.metrics, config, arena, carried)
             try:
                 self._serve(volume, vfs)
             finally:
@@ -132,11 +170,18 @@ class MountProcess:
 
     def _serve(self, volume: Volume, vfs: Vfs) -> None:
         options = replace(self._request.fuse, volume_name=volume.format.name)
-        front = make_front(self._request.front, vfs, self._request.mountpoint, options, volume.arena)
+        carried = None if self._inherited is None else self._inherited.carried
+        done = self._take_over(volume, vfs)
+        front = make_front(self._request.front, vfs, self._request.mountpoint, options, volume.arena, self._inherited, done)
         volume.metrics.fuse_requests.source = front.counts
         volume.metrics.fuse_answers.source = front.answered
         self._watcher.attach(front)
-        follower = Follower(volume.store, vfs, front, volume.arena)
+        follower = Follower(
+            volume.store, vfs, front, volume.arena, carried.told if carried is not None and carried.told else None
+        )
+        if carried is not None:
+            follower.on_told = carried.tell
+            follower.on_told(follower.position)
         vfs.follow(follower.fence, front.invalidate_attributes)
         volume.store.on_commit = tell_own(front)
         announcer = threading.Thread(target=self._announce, name="announce", daemon=True)
@@ -149,6 +194,18 @@ class MountProcess:
             follower.stop()
             announcer.join()
         log.info("%s: unmounted", self._request.mountpoint)
+
+    def _take_over(self, volume: Volume, vfs: Vfs) -> Collection[int]:
+        """Take over from a worker that was killed. The requests that it had in work and whose effects are there."""
+        inherited = self._inherited
+        if inherited is None or not inherited.carried.generation:
+            return ()
+        vfs.resume([unique for _, unique, _ in inherited.slots.waiting()])
+        try:
+            return done_requests(volume.store, Position(inherited.carried.told))
+        except LogTrimmed:
+            log.error("%s: the change log does not tell any more what the killed process did", self._request.mountpoint)
+            return ()
 
     def _announce(self) -> None:
         """Call `on_ready` when a call through the kernel is answered; not at all when the front ends before."""
@@ -163,6 +220,8 @@ class MountProcess:
             log.warning("%s: the new mount does not answer: %s", request.mountpoint, error.strerror)
             return
         self.answered = True
+        if self._inherited is not None:
+            self._inherited.carried.answered = True
         log.info("%s: mounted %s, front %s, version %s", request.mountpoint, request.url, request.front, VERSION)
         self._on_ready()
 

@@ -4,6 +4,7 @@ Times are nanoseconds since the epoch (signed), sizes and offsets are bytes, nam
 """
 
 import stat
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple, NewType
@@ -18,6 +19,17 @@ Buffer = bytes | bytearray | memoryview
 
 def never_interrupted() -> bool:
     return False
+
+
+class _Serving(threading.local):
+    """What the present thread serves."""
+
+    request = 0
+
+
+serving = _Serving()
+"""`serving.request` is the front's number of the request that this thread serves, 0 for none. Commits that must not be made twice
+carry it in the change log, so that whoever takes over from a process that was killed knows what that had done."""
 
 
 class Caller(NamedTuple):

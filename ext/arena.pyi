@@ -52,6 +52,13 @@ class Arena:
     def counts(self) -> tuple[int, int, int, int, int]:
         """Slices found, not found, segments emptied; bytes of slices; handles of compiled code."""
 
+    @property
+    def applied(self) -> int:
+        """Every commit up to this position is known, as far as commits in a row have told."""
+
+    def resume(self) -> None:
+        """Every process that used the arena has died: marks go, handles stay, attributes and names are forgotten."""
+
     def check(self) -> None:
         """ValueError when an invariant of arena.h is broken. Nobody may use the arena meanwhile."""
 
@@ -121,6 +128,9 @@ class Arena:
 
     def close(self, ino: int, adopted: bool = True) -> int:
         """One handle of compiled code less. Handles left; -1 when there was none, or it is ADOPTED and `adopted` is not set."""
+
+    def open_inodes(self) -> list[int]:
+        """Inodes that have handles of compiled code."""
 
     def hush(self, on: bool) -> None:
         """Make compiled code answer nothing, until it is said as often that it may."""

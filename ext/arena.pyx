@@ -9,6 +9,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 import os
+from array import array
 
 cdef extern from "arena_watch.h" nogil:
     int ar_map_file(const char *path, size_t n_bytes, const uint8_t **out)
@@ -80,6 +81,11 @@ cdef class Arena:
         """Slices found, not found, segments emptied; bytes of slices; handles of compiled code."""
         cdef ar_header *h = self.arena.h
         return (h.hits, h.misses, h.evictions, h.slice_bytes, ar_n_open(&self.arena))
+
+    @property
+    def applied(self):
+        """Every commit up to this position is known, as far as commits in a row have told."""
+        return self.arena.h.applied
 
     def check(self):
         """ValueError when an invariant of arena.h is broken. Nobody may use the arena meanwhile."""
@@ -236,6 +242,10 @@ cdef class Arena:
     def shown_forget(self, uint64_t ino):
         ar_shown_forget(&self.arena, ino)
 
+    def resume(self):
+        """Every process that used the arena has died: marks go, handles stay, attributes and names are forgotten."""
+        ar_resume(&self.arena)
+
     # Handles and marks
 
     def mark(self, uint64_t ino, uint32_t marks):
@@ -274,6 +284,16 @@ cdef class Arena:
     def close(self, uint64_t ino, bint adopted=True):
         """One handle of compiled code less. Handles left; -1 when there was none, or it is ADOPTED and `adopted` is not set."""
         return ar_close(&self.arena, ino, adopted)
+
+    def open_inodes(self):
+        """Inodes that have handles of compiled code."""
+        cdef size_t n = ar_open_inodes(&self.arena, NULL, 0)
+        cdef uint64_t[::1] inos
+        if n == 0:
+            return []
+        numbers = array("Q", bytes(8 * n))
+        inos = numbers
+        return numbers[: min(n, ar_open_inodes(&self.arena, &inos[0], n))].tolist()
 
     def hush(self, bint on):
         """Make compiled code answer nothing, until it is said as often that it may."""

@@ -136,6 +136,44 @@ uint64_t ar_n_open(const struct ar_arena *arena)
     return n;
 }
 
+size_t ar_open_inodes(const struct ar_arena *arena, uint64_t *out, size_t room)
+{
+    size_t n = 0;
+    for (uint64_t i = 0; i < arena->h->opens.n_buckets; i++) {
+        struct ar_open *entries =
+            ar_entries(ar_bucket_of(arena, &arena->h->opens, i, AR_OPEN_WAYS, sizeof(struct ar_open)));
+        for (int way = 0; way < AR_OPEN_WAYS; way++) {
+            if (atomic_load(&entries[way].word) < ONE_HANDLE)
+                continue;
+            if (n < room)
+                out[n] = atomic_load(&entries[way].ino);
+            n++;
+        }
+    }
+    return n;
+}
+
+void ar_resume(struct ar_arena *arena)
+{
+    struct ar_header *h = arena->h;
+    for (size_t i = 0; i < AR_N_LOCKS; i++) { /* repairs what was being written */
+        ar_lock(arena, &h->locks[i]);
+        ar_unlock(&h->locks[i]);
+    }
+    ar_lock(arena, &h->log_lock);
+    ar_unlock(&h->log_lock);
+    ar_lock(arena, &h->seen_lock);
+    ar_unlock(&h->seen_lock);
+    for (uint64_t i = 0; i < h->opens.n_buckets; i++) {
+        struct ar_open *entries = ar_entries(ar_bucket_of(arena, &h->opens, i, AR_OPEN_WAYS, sizeof(struct ar_open)));
+        for (int way = 0; way < AR_OPEN_WAYS; way++)
+            atomic_store(&entries[way].word, atomic_load(&entries[way].word) & ~(uint64_t)(ONE_HANDLE - 1));
+    }
+    atomic_store(&h->hush, 0);
+    atomic_store(&h->n_committing, 0);
+    ar_drop_all(arena);
+}
+
 int ar_check_opens(struct ar_arena *arena)
 {
     for (uint64_t i = 0; i < arena->h->opens.n_buckets; i++) {

@@ -7,11 +7,12 @@ The `Caller` that methods get is `fuse_req.Caller`. An OSError they raise is ans
 logged and answered EIO.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, final
 
 from cairnfs.ext.arena import Arena
 from cairnfs.ext.fuse_notify import Notifier
+from cairnfs.ext.fuse_slots import Slots
 
 @final
 class Channel(Notifier):
@@ -38,6 +39,9 @@ class Channel(Notifier):
         fleeting_from: int = 0xFFFFFFFFFFFFFFFF,
         debug: bool = False,
         arena: Arena | None = None,
+        slots: Slots | None = None,
+        serving: object | None = None,
+        done: Iterable[int] = (),
     ) -> Channel:
         """`fd`: /dev/fuse as mount(2) got it, just mounted; it stays the caller's and must outlive `serve`.
 
@@ -50,6 +54,15 @@ class Channel(Notifier):
         on nothing is kept.
         Beyond `min_threads`, a thread ends after `linger_s` without a request; `max_threads` does not count threads that wait for
         a lock. `debug` logs every request. What is in the `arena` is answered from there, without Python, unless `debug`.
+        With `slots` requests in work are kept where a successor of this process finds them, and those that a predecessor has
+        left are served first. While one is served its number is in `serving.request`, an attribute of the thread's own. Of
+        the requests `done` the effects are there already.
+        """
+
+    def agree(self) -> bool:
+        """Answer INIT, unless the slots say that it was. False when the mount is gone before. `serve` does it by itself.
+
+        OSError with EPROTO, EPROTONOSUPPORT: the kernel cannot be agreed with.
         """
 
     def serve(self) -> None:

@@ -18,6 +18,8 @@ from cairnfs.ext.arena cimport Arena
 from cairnfs.ext.fuse_files cimport abandon
 from cairnfs.ext.fuse_notify cimport Notifier
 from cairnfs.ext.fuse_req cimport FC_UNWANTED, Handler, Payload, Request, Rules, fc_chan, fc_lane, fc_write
+from cairnfs.ext.fuse_resumed cimport serve_done
+from cairnfs.ext.fuse_slots cimport Slots, fc_shared, fc_shared_of, fc_slot_request
 from cairnfs.ext.fuse_table cimport operations, served_by
 
 import logging
@@ -43,6 +45,8 @@ cdef extern from "fuse_chan_impl.h" nogil:
     fc_lane *fc_lane_open(fc_chan *chan, int *error)
     void fc_lane_close(fc_lane *lane)
     int fc_next(fc_lane *lane)
+    int fc_resume(fc_lane *lane)
+    int fc_n_left(const fc_chan *chan)
     void fc_done(fc_lane *lane)
     int fc_park(fc_lane *lane)
     void fc_unpark(fc_lane *lane)
@@ -73,6 +77,9 @@ cdef class Channel(Notifier):
     cdef bint needs_epoch
     cdef bint debug
     cdef Arena arena  # keeps it alive
+    cdef Slots slots  # likewise
+    cdef object serving
+    cdef set done
 
     def __cinit__(
         self,
@@ -95,6 +102,9 @@ cdef class Channel(Notifier):
         uint64_t fleeting_from=0xFFFFFFFFFFFFFFFF,
         bint debug=False,
         Arena arena=None,
+        Slots slots=None,
+        object serving=None,
+        done=(),
     ):
         if not 1 <= min_threads <= max_threads <= 256:
             raise ValueError(f"threads: {min_threads} to {max_threads} is not within 1 to 256")
@@ -114,6 +124,13 @@ cdef class Channel(Notifier):
         self.chan = <fc_chan *>calloc(1, sizeof(fc_chan))
         if self.chan == NULL:
             raise MemoryError
+        if slots is not None:
+            self.slots = slots
+            self.chan.slots = &slots.slots
+            if max_threads > slots.slots.n_slots:
+                raise ValueError(f"{max_threads} threads with {slots.slots.n_slots} slots")
+        self.serving = serving
+        self.done = set(done)
         cdef int error = fc_chan_init(self.chan, fd)
         if error:
             raise OSError(-error, os.strerror(-error))
@@ -168,8 +185,32 @@ cdef class Channel(Notifier):
             if not self.over:
                 fc_chan_stop(self.chan)
 
-    cdef bint agree(self) except -1:
-        """Answer INIT. False when the mount is gone before."""
+    def agree(self):
+        """Answer INIT, unless the slots say that it was. False when the mount is gone before. `serve` does it by itself.
+
+        OSError with EPROTO, EPROTONOSUPPORT: the kernel cannot be agreed with.
+        """
+        cdef fc_shared *shared = NULL if self.slots is None else fc_shared_of(&self.slots.slots)
+        if shared != NULL and shared.agreed:
+            self.chan.minor = shared.minor
+            self.chan.caps = shared.caps
+            self.chan.read_bytes = shared.read_bytes
+        elif not self.negotiate():
+            return False
+        if self.needs_epoch and self.chan.minor < EPOCH_MINOR:
+            self.rules.kept = self.rules.brief
+            self.chan.attr_valid = self.rules.kept.attr
+            self.chan.entry_valid = self.rules.kept.entry
+            self.chan.dir_entry_valid = self.rules.kept.dir_entry
+        if shared != NULL:
+            shared.minor = self.chan.minor
+            shared.caps = self.chan.caps
+            shared.read_bytes = self.chan.read_bytes
+            shared.agreed = 1
+        log.debug("protocol 7.%d, features %#x, reads of %d bytes", self.chan.minor, self.chan.caps, self.chan.read_bytes)
+        return True
+
+    cdef bint negotiate(self) except -1:
         cdef Payload message = Payload(fw.FW_MIN_READ_BYTES)
         cdef fw.fw_init_out out
         cdef iovec[2] iov
@@ -193,16 +234,13 @@ cdef class Channel(Notifier):
             n = fc_write(self.chan.dev_fd, (<const uint64_t *>message.base)[1], 0, iov, 2)
             if n < 0:
                 raise OSError(-n, f"cannot answer the kernel: {os.strerror(-n)}")
-        if self.needs_epoch and self.chan.minor < EPOCH_MINOR:
-            self.rules.kept = self.rules.brief
-            self.chan.attr_valid = self.rules.kept.attr
-            self.chan.entry_valid = self.rules.kept.entry
-            self.chan.dir_entry_valid = self.rules.kept.dir_entry
-        log.debug("protocol 7.%d, features %#x, reads of %d bytes", self.chan.minor, self.chan.caps, self.chan.read_bytes)
         return True
 
     cdef int keep_lanes(self) except -1:
         """Open lanes as they are wanted until the channel is over."""
+        cdef int n_left = fc_n_left(self.chan)
+        while self.chan.n_lanes < n_left and self.add_lane():
+            pass
         while not fc_chan_over(self.chan):
             while fc_wants_lane(self.chan):
                 if not self.add_lane():
@@ -240,10 +278,12 @@ cdef class Channel(Notifier):
         try:
             r = Request(self.rules, self.handler)
             r.lane = lane
-            r.payload = Payload(self.chan.read_bytes)
+            r.payload = Payload(0 if lane.slot != NULL else self.chan.read_bytes)
+            if lane.slot != NULL:
+                r.payload.base = fc_slot_request(lane.slot)
             lane.buf = r.payload.base
             with nogil:
-                while fc_next(lane) == FC_REQUEST:
+                while fc_resume(lane) == FC_REQUEST or fc_next(lane) == FC_REQUEST:
                     with gil:
                         error = self.serve_one(r)
                     if error != REPLIED:
@@ -260,7 +300,12 @@ cdef class Channel(Notifier):
         cdef int error = EIO
         try:
             r.begin()
-            error = self.wait_for_lock(r) if r.opcode == fw.FW_SETLKW else operations()[r.opcode](r)
+            if self.serving is not None:
+                self.serving.request = r.header.unique
+            if r.lane.resumed and r.header.unique in self.done:
+                error = serve_done(r)
+            else:
+                error = self.wait_for_lock(r) if r.opcode == fw.FW_SETLKW else operations()[r.opcode](r)
         except OSError as failure:
             error = errno_of(failure)
         except BaseException:

@@ -94,12 +94,17 @@ static int lookup(struct fc_lane *lane, const struct fw_in_header *header, struc
 
 static int forget(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
 {
+    /* Whatever is counted twice or not at all when this process dies here must be counted too high, never too low: so these, and
+     * RELEASE, are over for a successor before they are counted. */
     struct fc_chan *chan = lane->chan;
     if (header->opcode == FW_FORGET) {
         const struct fw_forget_in *in = fc_take(cursor, sizeof *in);
         if (in == NULL || header->nodeid >= chan->fleeting_from)
             return 0;
-        fc_known(chan, header->nodeid, -(int64_t)in->nlookup);
+        uint64_t nodeid = header->nodeid;
+        int64_t n = (int64_t)in->nlookup;
+        fc_retire(lane);
+        fc_known(chan, nodeid, -n);
         return 1;
     }
     const struct fw_batch_forget_in *in = fc_take(cursor, sizeof *in);
@@ -109,6 +114,7 @@ static int forget(struct fc_lane *lane, const struct fw_in_header *header, struc
     for (uint32_t i = 0; i < in->count; i++)
         if (ones[i].nodeid >= chan->fleeting_from)
             return 0;
+    fc_retire(lane);
     for (uint32_t i = 0; i < in->count; i++)
         fc_known(chan, ones[i].nodeid, -(int64_t)ones[i].nlookup);
     return 1;
@@ -212,8 +218,13 @@ static int release(struct fc_lane *lane, const struct fw_in_header *header, stru
     const struct fw_release_in *in = fc_take(cursor, sizeof *in);
     if (in == NULL || !(in->fh & FC_COMPILED_FH) || (in->release_flags & FW_RELEASE_FLOCK_UNLOCK))
         return 0;
-    if (ar_close(lane->chan->arena, header->nodeid, 0) < 0)
+    struct iovec none[1];
+    fc_keep_answer(lane, 0, none, 1);
+    if (ar_close(lane->chan->arena, header->nodeid, 0) < 0) {
+        if (lane->slot != NULL)
+            atomic_store(&lane->slot->answered, 0);
         return 0;
+    }
     fc_reply_error(lane, 0);
     return 1;
 }

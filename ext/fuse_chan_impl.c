@@ -8,10 +8,15 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
 #define FC_IOC_CLONE _IOR(229, 0, uint32_t)
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
 
 enum { FUSE_DEVICE_MAJOR = 10, FUSE_DEVICE_MINOR = 229 };
 
@@ -22,43 +27,12 @@ static void signal_event(int fd)
     (void)ignored;
 }
 
-static int count_known(struct fc_chan *chan, uint64_t ino, int64_t n)
-{
-    pthread_mutex_lock(&chan->known_lock);
-    const struct im_slot *slot = im_find(&chan->known, ino);
-    int64_t value = n + (slot == NULL ? 0 : (int64_t)slot->value);
-    int result = 0;
-    if (value <= 0)
-        im_remove(&chan->known, ino);
-    else if (ino != 0)
-        result = im_put(&chan->known, ino, (uint64_t)value);
-    pthread_mutex_unlock(&chan->known_lock);
-    return result;
-}
-
-size_t fc_n_known(struct fc_chan *chan)
-{
-    pthread_mutex_lock(&chan->known_lock);
-    size_t n = chan->known.n;
-    pthread_mutex_unlock(&chan->known_lock);
-    return n;
-}
-
-size_t fc_copy_known(struct fc_chan *chan, uint64_t *out, size_t room)
-{
-    pthread_mutex_lock(&chan->known_lock);
-    size_t n = chan->known.n;
-    if (n <= room)
-        im_inos(&chan->known, out);
-    pthread_mutex_unlock(&chan->known_lock);
-    return n;
-}
-
 int fc_chan_init(struct fc_chan *chan, int dev_fd)
 {
     struct stat st;
     chan->known.limit = SIZE_MAX;
-    chan->count_known = count_known;
+    chan->count_known = fc_count_known;
+    chan->marks = chan->slots == NULL ? chan->own_marks : fc_shared_of(chan->slots)->marks;
     pthread_mutex_init(&chan->known_lock, NULL);
     if (fstat(dev_fd, &st) < 0)
         return -errno;
@@ -130,7 +104,7 @@ int fc_wants_lane(struct fc_chan *chan)
 {
     int n_lanes = atomic_load(&chan->n_lanes);
     int n_working = n_lanes - atomic_load(&chan->n_parked);
-    if (fc_chan_over(chan) || n_lanes >= FC_MAX_LANES)
+    if (fc_chan_over(chan) || n_lanes >= (chan->slots == NULL ? FC_MAX_LANES : chan->slots->n_slots))
         return 0;
     return n_lanes < chan->min_lanes || (atomic_load(&chan->n_idle) <= 0 && n_working < chan->max_lanes);
 }
@@ -138,7 +112,7 @@ int fc_wants_lane(struct fc_chan *chan)
 /* A clone has its own queue of requests in work; where /dev/fuse may not be opened (unprivileged), lanes share dev_fd. */
 static int open_clone(struct fc_chan *chan)
 {
-    if (!chan->is_device)
+    if (!chan->is_device || chan->slots != NULL) /* requests read from a clone fail when its process dies */
         return chan->dev_fd;
     int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
@@ -174,7 +148,8 @@ static void close_descriptors(struct fc_lane *lane)
 
 static struct fc_lane *free_slot(struct fc_chan *chan)
 {
-    for (int i = 0; i < FC_MAX_LANES; i++)
+    int n = chan->slots == NULL ? FC_MAX_LANES : chan->slots->n_slots;
+    for (int i = 0; i < n; i++)
         if (!atomic_load(&chan->lanes[i].in_use))
             return &chan->lanes[i];
     return NULL;
@@ -199,6 +174,11 @@ struct fc_lane *fc_lane_open(struct fc_chan *chan, int *error)
     atomic_fetch_add(&chan->n_idle, 1);
     atomic_fetch_add(&chan->n_lanes, 1);
     int slot = (int)(lane - chan->lanes);
+    lane->slot = chan->slots == NULL ? NULL : fc_slot_at(chan->slots, slot);
+    lane->resumed = 0;
+    /* A read that has to make a page of the buffer first would fail, and the request with it, when the process is killed just then. */
+    if (lane->slot != NULL)
+        madvise(lane->slot, chan->slots->slot_bytes, MADV_POPULATE_WRITE);
     if (slot >= atomic_load(&chan->n_slots))
         atomic_store(&chan->n_slots, slot + 1);
     atomic_store(&lane->in_use, 1);
@@ -236,6 +216,8 @@ static int mark_interrupted(struct fc_chan *chan, uint64_t unique)
         struct fc_lane *lane = &chan->lanes[i];
         if (atomic_load(&lane->unique) == unique) {
             atomic_store(&lane->interrupted, unique);
+            if (lane->slot != NULL)
+                atomic_store(&lane->slot->interrupted, unique);
             return 1;
         }
     }
@@ -415,11 +397,14 @@ int fc_next(struct fc_lane *lane)
         if (!check_header(lane)) {
             atomic_fetch_add(&chan->n_malformed, 1);
             fc_reply_error(lane, EIO);
+            fc_retire(lane);
             continue;
         }
         atomic_fetch_add(&chan->counts[header->opcode < FW_N_OPCODES ? header->opcode : 0], 1);
-        if (answer_here(lane, header))
+        if (answer_here(lane, header)) {
+            fc_retire(lane);
             continue;
+        }
         register_request(lane, header->unique);
         return FC_REQUEST;
     }
@@ -429,14 +414,61 @@ int fc_next(struct fc_lane *lane)
 void fc_done(struct fc_lane *lane)
 {
     fc_reply_error(lane, EIO);
+    fc_retire(lane);
     lane->replied = 1;
+    lane->resumed = 0;
     atomic_store(&lane->unique, 0);
+}
+
+/* ---- after a death ---- */
+
+int fc_n_left(const struct fc_chan *chan)
+{
+    int n = 0;
+    for (int i = 0; chan->slots != NULL && i < chan->slots->n_slots; i++)
+        if (((const struct fw_in_header *)fc_slot_request(fc_slot_at(chan->slots, i)))->len)
+            n = i + 1;
+    return n;
+}
+
+/* Give the reply that the slot holds; the kernel may have had it already. */
+static void answer_again(struct fc_lane *lane)
+{
+    struct fc_slot *slot = lane->slot;
+    struct iovec iov[2] = {[1] = {slot->reply, slot->n_reply}};
+    if (!lane->replied && slot->n_reply <= FC_SLOT_REPLY)
+        fc_write(lane->fd, lane->reply_to, -slot->error, iov, slot->n_reply ? 2 : 1);
+    lane->replied = 1;
+}
+
+int fc_resume(struct fc_lane *lane)
+{
+    struct fc_slot *slot = lane->slot;
+    const struct fw_in_header *header = (const struct fw_in_header *)lane->buf;
+    if (slot == NULL || header->len == 0 || header->len > lane->chan->read_bytes)
+        return FC_END;
+    lane->n_bytes = header->len;
+    become_busy(lane);
+    if (!check_header(lane))
+        fc_reply_error(lane, EIO);
+    else if (atomic_load(&slot->answered) == header->unique)
+        answer_again(lane);
+    else if (!answer_here(lane, header)) {
+        register_request(lane, header->unique);
+        if (atomic_load(&slot->interrupted) == header->unique)
+            atomic_store(&lane->interrupted, header->unique);
+        lane->resumed = 1;
+        return FC_REQUEST;
+    }
+    fc_retire(lane);
+    return FC_END;
 }
 
 int fc_park(struct fc_lane *lane)
 {
     struct fc_chan *chan = lane->chan;
-    if (atomic_fetch_add(&chan->n_parked, 1) >= FC_MAX_PARKED) {
+    int most = chan->slots == NULL ? FC_MAX_PARKED : chan->slots->n_slots - chan->max_lanes;
+    if (atomic_fetch_add(&chan->n_parked, 1) >= most) {
         atomic_fetch_sub(&chan->n_parked, 1);
         return 0;
     }
@@ -463,14 +495,4 @@ ssize_t fc_read_one(struct fc_chan *chan, void *buf, size_t n_bytes, int timeout
         n = ready == 0 ? (errno = EAGAIN, -1) : read(chan->dev_fd, buf, n_bytes);
     }
     return n < 0 ? -errno : n;
-}
-
-uint64_t fc_count_answered(struct fc_chan *chan, int opcode)
-{
-    return atomic_load(&chan->answered[opcode]);
-}
-
-uint64_t fc_count(struct fc_chan *chan, int opcode)
-{
-    return atomic_load(&chan->counts[opcode]);
 }

@@ -46,6 +46,12 @@ void fc_lane_close(struct fc_lane *lane);
 /* The next request for Python in lane->buf: FC_REQUEST, or FC_END when the lane should end. */
 int fc_next(struct fc_lane *lane);
 
+/* What the lane's slot holds of a process that has died: FC_REQUEST when Python must serve it, else FC_END, and it is done. */
+int fc_resume(struct fc_lane *lane);
+
+/* Lanes that must be opened so that every request which somebody has left behind is served. */
+int fc_n_left(const struct fc_chan *chan);
+
 /* The present request is over. If it still has no reply, it gets EIO: a request must never be left hanging. */
 void fc_done(struct fc_lane *lane);
 
@@ -74,6 +80,8 @@ uint64_t fc_count_answered(struct fc_chan *chan, int opcode);
 
 /* Answer a request from the arena (fuse_chan_hot.c). 1 = done, 0 = Python must serve what is in the lane's buffer now. */
 int fc_answer_hot(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor);
+
+int fc_count_known(struct fc_chan *chan, uint64_t ino, int64_t n);
 
 /* Inodes that the kernel may know: how many, and their numbers (room for so many; returns how many there were). */
 size_t fc_n_known(struct fc_chan *chan);

@@ -22,12 +22,14 @@
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include <pthread.h>
 
 #include "arena.h"
+#include "fuse_slot.h"
 #include "fuse_wire.h"
 #include "ino_map_impl.h"
 
@@ -55,6 +57,8 @@ struct fc_lane {
     int idle;                     /* counted in chan->n_idle */
     int counted;                  /* counted in chan->n_lanes */
     int replied;                  /* the present request has its reply, or gets none */
+    int resumed;                  /* the present request was read by a process that has died */
+    struct fc_slot *slot;         /* where the request lies for a successor, NULL: nowhere */
     uint8_t *buf;                 /* chan->read_bytes long; owned by the caller */
     size_t n_bytes;               /* of the present request; its header is checked */
     uint64_t reply_to;            /* `unique` of the present request */
@@ -85,7 +89,9 @@ struct fc_chan {
     _Atomic uint64_t counts[FW_N_OPCODES]; /* requests read, by opcode; [0]: opcodes beyond the table */
     _Atomic uint32_t n_early;
     _Atomic uint64_t early[FC_N_EARLY];
-    _Atomic uint8_t marks[FC_N_MARKS]; /* by hash of the inode number: FC_MARK_* */
+    _Atomic uint8_t *marks;            /* FC_N_MARKS of them, by hash of the inode number: FC_MARK_* */
+    _Atomic uint8_t own_marks[FC_N_MARKS];
+    const struct fc_slots *slots;      /* NULL: requests end with this process */
     struct ar_arena *arena;            /* what may be answered without Python; NULL: nothing */
     struct fc_span attr_valid, entry_valid, dir_entry_valid; /* of what is answered from it */
     int keeps_negative;                /* the kernel may keep names known to be absent: Python tells it */
@@ -121,10 +127,39 @@ static inline int fc_write(int fd, uint64_t unique, int32_t code, struct iovec *
  */
 enum { FC_UNWANTED = 1 };
 
+/* The effects of the present request are there, and this is its reply: a successor must not serve it again. */
+static inline void fc_keep_answer(struct fc_lane *lane, int error, const struct iovec *iov, int n_iov)
+{
+    struct fc_slot *slot = lane->slot;
+    size_t n_bytes = 0;
+    if (slot == NULL)
+        return;
+    for (int i = 1; i < n_iov; i++)
+        n_bytes += iov[i].iov_len;
+    if (n_bytes > FC_SLOT_REPLY)
+        return;
+    uint8_t *at = slot->reply;
+    for (int i = 1; i < n_iov; i++) {
+        memcpy(at, iov[i].iov_base, iov[i].iov_len);
+        at += iov[i].iov_len;
+    }
+    slot->error = error;
+    slot->n_reply = (uint32_t)n_bytes;
+    atomic_store(&slot->answered, lane->reply_to);
+}
+
+/* The present request is over, also for a successor. */
+static inline void fc_retire(struct fc_lane *lane)
+{
+    if (lane->slot != NULL)
+        __atomic_store_n(&((struct fw_in_header *)lane->buf)->len, 0, __ATOMIC_RELEASE);
+}
+
 static inline int fc_reply(struct fc_lane *lane, int error, struct iovec *iov, int n_iov)
 {
     if (lane->replied)
         return 0;
+    fc_keep_answer(lane, error, iov, n_iov);
     int result = fc_write(lane->fd, lane->reply_to, -error, iov, n_iov);
     if (result == -ENOENT || result == -ENODEV || result == -ECONNABORTED || result == -EPIPE)
         result = FC_UNWANTED;

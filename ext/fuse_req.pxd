@@ -5,6 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
 from cairnfs.ext.arena cimport ar_arena
+from cairnfs.ext.fuse_slots cimport fc_slot, fc_slots
 from cairnfs.ext.fuse_wire cimport fw_attr, fw_entry_out, fw_in_header
 
 
@@ -54,12 +55,15 @@ cdef extern from "fuse_lane.h" nogil:
         int keeps_negative
         uint64_t fleeting_from
         int follows
+        const fc_slots *slots
         fc_lane *lanes
 
     struct fc_lane:
         fc_chan *chan
         int fd
         int replied
+        int resumed
+        fc_slot *slot
         uint8_t *buf
         size_t n_bytes
         uint64_t reply_to
@@ -70,6 +74,7 @@ cdef extern from "fuse_lane.h" nogil:
     int fc_is_interrupted(fc_lane *lane, uint64_t unique)
     void fc_mark(fc_chan *chan, uint64_t nodeid, int mark)
     int fc_is_marked(fc_chan *chan, uint64_t nodeid, int mark)
+    void fc_retire(fc_lane *lane)
     int fc_forget_attr(fc_chan *chan, uint64_t nodeid)
     int fc_known(fc_chan *chan, uint64_t ino, int64_t n)
     uint64_t FC_COMPILED_FH
@@ -86,6 +91,7 @@ cdef class Caller:
 
 cdef class Payload:
     cdef uint8_t *base
+    cdef bint borrowed  # somebody else's memory
     cdef int n_views
     cdef size_t view_off
     cdef size_t view_bytes

@@ -49,11 +49,14 @@ cdef class Payload:
     """The buffer a lane reads into. A view of it that outlives its request keeps it alive; the lane then takes another."""
 
     def __cinit__(self, size_t n_bytes):
-        if posix_memalign(<void **>&self.base, PAGE, n_bytes):
+        """With no bytes, the memory is lent by whoever sets `base`."""
+        self.borrowed = n_bytes == 0
+        if n_bytes and posix_memalign(<void **>&self.base, PAGE, n_bytes):
             raise MemoryError
 
     def __dealloc__(self):
-        free(self.base)
+        if not self.borrowed:
+            free(self.base)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(view, self, self.base + self.view_off, <Py_ssize_t>self.view_bytes, 1, flags)
@@ -169,6 +172,8 @@ cdef class Request:
             self.caller.lane = NULL
             self.caller = None
         if self.payload.n_views:
+            fc_retire(self.lane)
+            self.lane.slot = NULL
             self.payload = Payload(self.lane.chan.read_bytes)
             self.lane.buf = self.payload.base
 

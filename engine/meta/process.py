@@ -42,7 +42,11 @@ class Process:
 
 def this_process() -> Process:
     """The calling process."""
-    pid = os.getpid()
+    return process_of(os.getpid())
+
+
+def process_of(pid: int) -> Process:
+    """A process of this machine that is known to run."""
     return Process(socket.gethostname(), _boot_id(), _pid_namespace(), pid, _start_of(pid))
 
 

@@ -9,6 +9,7 @@ when its heartbeat is older than `STALE_S`. A process seen to run is never dead,
 suspended machine wakes up all heartbeats are old.
 """
 
+import builtins
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -21,6 +22,7 @@ from cairnfs.meta.process import Process, this_process
 from cairnfs.meta.records import (
     SESSION_PART,
     decode_attr,
+    ino8,
     inode_key,
     number_of,
     session_key,
@@ -65,15 +67,35 @@ class Sessions:
         self._own: SessionInfo | None = None
         self.n_known = 0  # sessions when they were last listed, with this process's own since
 
-    def open(self, mountpoint: str, version: str) -> SessionId:
-        """Register the calling process; its commits then carry the session's id in the change log."""
+    def open(self, mountpoint: str, version: str, process: Process | None = None) -> SessionId:
+        """Register a session that lives as long as `process` (the calling one); commits then carry its id in the change log."""
         now_s = self._core.now_ns() // 10**9
         session = self._core.ids.session()
-        self._own = SessionInfo(session, this_process(), mountpoint, version, now_s, now_s)
+        self._own = SessionInfo(session, process or this_process(), mountpoint, version, now_s, now_s)
         self._core.store.origin = session
         self._core.transact(_put(self._own))
         self.n_known += 1
         return session
+
+    def resume(self, session: SessionId) -> bool:
+        """Go on with a session that another process has opened. False when it was taken for dead and cleaned up meanwhile."""
+        row = self._core.store.read((session_key(session),))[0]
+        if row is None:
+            return False
+        self._own = _decode(session, row.value)
+        self._core.store.origin = session
+        return True
+
+    def sustained(self) -> builtins.list[Inode]:
+        """Inodes without a name that this session holds open."""
+        found: builtins.list[Inode] = []
+        while self._own is not None:
+            after = ino8(found[-1]) if found else None
+            page = self._core.store.scan(sustained_part(self._own.id), after, SCAN_ROWS)
+            found += [Inode(number_of(key)) for key, _ in page]
+            if len(page) < SCAN_ROWS:
+                break
+        return found
 
     def heartbeat(self) -> None:
         """Say that this session lives. StoreError when it was cleaned up meanwhile; it is then registered again."""

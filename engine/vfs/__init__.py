@@ -7,7 +7,7 @@ StoreError or ObjectError (EIO, ENOSPC) when a store fails, and CorruptError (EI
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from cairnfs.clock import Clock, SystemClock
 from cairnfs.const import MIB
@@ -17,11 +17,13 @@ from cairnfs.meta import Meta
 from cairnfs.options import EngineOptions
 from cairnfs.types import Attr, Buffer, Caller, DirEntry, Inode, Lock, Opened, SetAttr, StatFs
 from cairnfs.vfs.attrs import Attributes
+from cairnfs.vfs.carried import Carried
 from cairnfs.vfs.fileio import FileIo
 from cairnfs.vfs.locks import Locking
 from cairnfs.vfs.namespace import Namespace, RemovedDirs
 from cairnfs.vfs.ranges import Ranges
 from cairnfs.vfs.readdir import Directories
+from cairnfs.vfs.resume import resume
 from cairnfs.vfs.state import VfsState
 from cairnfs.vfs.xattr import Xattrs
 
@@ -38,12 +40,18 @@ class Vfs:
     """One mounted or embedded volume. The session of `meta` must be open unless `options.read_only`."""
 
     def __init__(
-        self, meta: Meta, data: Data, options: EngineOptions, clock: Clock | None = None, arena: Arena | None = None
+        self,
+        meta: Meta,
+        data: Data,
+        options: EngineOptions,
+        clock: Clock | None = None,
+        arena: Arena | None = None,
+        carried: Carried | None = None,
     ) -> None:
-        """`arena`: that of the volume, if it has one; else a small one of its own."""
+        """`arena`: that of the volume, if it has one; else a small one of its own. `carried`: what a successor takes over."""
         self.options = options
         clock = SystemClock() if clock is None else clock
-        self._state = state = VfsState(meta, data, options, clock, Arena(OWN_ARENA_BYTES) if arena is None else arena)
+        self._state = state = VfsState(meta, data, options, clock, Arena(OWN_ARENA_BYTES) if arena is None else arena, carried)
         self._removed = RemovedDirs()
         self._names = Namespace(state, self._removed)
         self._attrs = Attributes(state, self._removed)
@@ -225,6 +233,18 @@ class Vfs:
         """
         self._fence = fence
         self._state.files.on_lost = forget
+
+    def held(self) -> list[Inode]:
+        """Inodes that the kernel has handles of."""
+        state = self._state
+        return [*map(Inode, state.arena.open_inodes()), *(file.ino for file in state.files.all()), *self._dirs.inodes()]
+
+    def resume(self, left: Collection[int]) -> None:
+        """Take over from a process that was killed, with its requests in work (`left`). Before any request is served."""
+        state = self._state
+        if state.carried is not None:
+            state.arena.resume()
+            resume(state, self._dirs, state.meta, state.carried, left)
 
     def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]] = ()) -> None:
         """Another process has changed these inodes and names: what is known of them here is forgotten."""

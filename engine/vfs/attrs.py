@@ -7,7 +7,7 @@ from cairnfs.const import MAX_FILE_BYTES
 from cairnfs.errors import FsError
 from cairnfs.types import Attr, Caller, Inode, SetAttr, StatFs
 from cairnfs.vfs.namespace import RemovedDirs
-from cairnfs.vfs.openfiles import OpenFile, stale
+from cairnfs.vfs.openfile import OpenFile, stale
 from cairnfs.vfs.state import VfsState
 
 UNLIMITED_BYTES = 1 << 50  # what df shows of a volume without limits, as JuiceFS does

@@ -12,12 +12,12 @@ import stat
 from cairnfs.const import MAX_FILE_BYTES
 from cairnfs.errors import CorruptError, FsError, ObjectError, ObjectMissing
 from cairnfs.meta.records import FLAG_XATTR
-from cairnfs.types import Attr, Buffer, Caller, Inode, Opened, PackId, SetAttr, SliceRef
+from cairnfs.types import Attr, Buffer, Caller, Inode, Opened, PackId, SetAttr, SliceRef, serving
 from cairnfs.vfs.attrs import Attributes
 from cairnfs.vfs.handles import FIRST_COMPILED, Handle
 from cairnfs.vfs.locks import Locking
 from cairnfs.vfs.namespace import Namespace
-from cairnfs.vfs.openfiles import OpenFile
+from cairnfs.vfs.openfile import OpenFile
 from cairnfs.vfs.state import VfsState
 
 log = logging.getLogger("cairnfs.vfs")
@@ -167,14 +167,18 @@ class FileIo:
         if kill_suidgid:
             self._drop_privileges(c, file)
         with file.change:
+            request = 0
             if handle.append and not mapped:
+                request = serving.request
+                if request in self._state.left and self._state.appended(request):
+                    return n_bytes  # it is in the journal of the process that was killed before it could say so
                 offset = self._append_at(file, offset)
             if offset < 0:
                 raise FsError(errno.EINVAL)
             if offset + n_bytes > MAX_FILE_BYTES:
                 raise FsError(errno.EFBIG)
             if n_bytes:
-                file.write(offset, data)
+                file.write(offset, data, request)
         return n_bytes
 
     def _drop_privileges(self, c: Caller, file: OpenFile) -> None:

@@ -7,13 +7,13 @@ import errno
 import itertools
 import os
 import threading
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from cairnfs.data.readahead import Readahead
 from cairnfs.errors import FsError
-from cairnfs.vfs.openfiles import OpenFile
-
-_T = TypeVar("_T")
+from cairnfs.types import Inode
+from cairnfs.vfs.carried import HandleRecords
+from cairnfs.vfs.openfile import OpenFile
 
 FIRST_COMPILED = 1 << 64  # handles from here on were given out by compiled code: the inode's number above bit 64, its own below
 
@@ -34,12 +34,27 @@ class Handle:
         self.lock_owners: set[int] = set()
         self.flock_owners: set[int] = set()
 
+    def noted(self) -> tuple[Inode, int]:
+        return self.file.ino, self.flags
+
+
+class Noted(Protocol):
+    """What a handle must tell to be handed on to a successor of this process."""
+
+    def noted(self) -> tuple[Inode, int]:
+        """The inode and the O_* flags, DIRECTORY for directories."""
+        ...
+
+
+_T = TypeVar("_T", bound=Noted)
+
 
 class HandleTable(Generic[_T]):
-    """Handle number -> handle, for one kind of handle."""
+    """Handle number -> handle, for one kind of handle. With `records`, a successor of this process can find them."""
 
-    def __init__(self, numbers: "itertools.count[int]") -> None:
+    def __init__(self, numbers: "itertools.count[int]", records: HandleRecords | None = None) -> None:
         self._numbers = numbers
+        self._records = records
         self._handles: dict[int, _T] = {}
         self._lock = threading.Lock()
 
@@ -50,7 +65,20 @@ class HandleTable(Generic[_T]):
         with self._lock:
             fh = next(self._numbers)
             self._handles[fh] = handle
+        self._note(fh, handle)
         return fh
+
+    def restore(self, fh: int, handle: _T) -> None:
+        """Keep a handle that a predecessor of this process has given out, and noted."""
+        self._handles[fh] = handle
+
+    def _note(self, fh: int, handle: _T) -> None:
+        if self._records is not None:
+            self._records.add(fh, *handle.noted())
+
+    def _unnote(self, fh: int) -> None:
+        if self._records is not None:
+            self._records.remove(fh)
 
     def get(self, fh: int) -> _T:
         """The handle. EBADF when it is not open."""
@@ -66,18 +94,24 @@ class HandleTable(Generic[_T]):
     def adopt(self, fh: int, handle: _T) -> _T:
         """Keep a handle under a number that compiled code has given out; returns the one that is kept, which may be another's."""
         with self._lock:
-            return self._handles.setdefault(fh, handle)
+            kept = self._handles.setdefault(fh, handle)
+        if kept is handle:
+            self._note(fh, handle)
+        return kept
 
     def pop(self, fh: int) -> _T:
         """The handle, closed by this very call. EBADF when it is not open."""
-        try:
-            return self._handles.pop(fh)
-        except KeyError:
-            raise FsError(errno.EBADF) from None
+        handle = self.discard(fh)
+        if handle is None:
+            raise FsError(errno.EBADF)
+        return handle
 
     def discard(self, fh: int) -> _T | None:
         """The handle, closed by this very call; None when there is none."""
-        return self._handles.pop(fh, None)
+        handle = self._handles.pop(fh, None)
+        if handle is not None:
+            self._unnote(fh)
+        return handle
 
     def numbers(self) -> list[int]:
         with self._lock:

@@ -13,7 +13,8 @@ from collections import Counter
 
 from cairnfs.errors import FsError
 from cairnfs.types import Caller, Inode, Lock
-from cairnfs.vfs.openfiles import OpenFile
+from cairnfs.vfs.handles import Handle
+from cairnfs.vfs.openfile import OpenFile
 from cairnfs.vfs.state import VfsState
 
 FIRST_WAIT_S = 0.002
@@ -55,6 +56,11 @@ class Releases:
             return self._changed.wait_for(lambda: self._released[ino] != seen, seconds)
 
 
+def _latest(handle: Handle) -> tuple[int, int]:
+    """An owner of fcntl locks and one of a flock that were taken through a handle, 0 for none."""
+    return next(iter(handle.lock_owners), 0), next(iter(handle.flock_owners), 0)
+
+
 class Locking:
     """Operations on locks through open handles."""
 
@@ -80,6 +86,8 @@ class Locking:
         else:
             handle.lock_owners.add(lock.owner)
             file.lock_owners.add(lock.owner)
+        if self._state.carried is not None:
+            self._state.carried.handles.owners(fh, *_latest(handle))
         file.invalidate()
         self._state.arena.forget(file.ino)
 

@@ -22,6 +22,7 @@ from cairnfs.options import EngineOptions
 from cairnfs.types import Attr, Caller, Inode, Opened, SetAttr
 from cairnfs.vfs import Vfs
 from cairnfs.vfs.accesslog import AccessLog
+from cairnfs.vfs.carried import Carried
 from cairnfs.vfs.observe import observed
 from cairnfs.vfs.virtual import FIRST_INO, VirtualFiles, is_virtual
 
@@ -38,8 +39,9 @@ class MountedVfs(Vfs):
         metrics: Metrics,
         config: Callable[[], Mapping[str, object]],
         arena: Arena | None = None,
+        carried: Carried | None = None,
     ) -> None:
-        super().__init__(meta, data, options, clock, arena)
+        super().__init__(meta, data, options, clock, arena, carried)
         log = AccessLog(self._state.arena.hush)
         inherited = super()
         seen = observed(lambda op: getattr(inherited, op), metrics, log)

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from cairnfs.const import MAX_NAME_BYTES, MAX_SYMLINK_BYTES, ROOT_INO
 from cairnfs.errors import FsError
 from cairnfs.types import Attr, Caller, Inode
-from cairnfs.vfs.openfiles import CLEAN
+from cairnfs.vfs.openfile import CLEAN
 from cairnfs.vfs.state import VfsState, check_name
 
 MAX_REMOVED_DIRS = 1024

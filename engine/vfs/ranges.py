@@ -10,7 +10,7 @@ from cairnfs.const import MAX_FILE_BYTES
 from cairnfs.errors import FsError
 from cairnfs.types import Attr
 from cairnfs.vfs.handles import Handle
-from cairnfs.vfs.openfiles import OpenFile
+from cairnfs.vfs.openfile import OpenFile
 from cairnfs.vfs.state import VfsState
 
 FALLOC_KEEP_SIZE = 0x01  # linux/falloc.h

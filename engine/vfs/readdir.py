@@ -16,10 +16,11 @@ from collections.abc import Iterator
 
 from cairnfs.const import ROOT_INO
 from cairnfs.errors import FsError
-from cairnfs.types import Attr, DirEntry, Inode, Opened
+from cairnfs.types import DirEntry, Inode, Opened
+from cairnfs.vfs.carried import DIRECTORY
 from cairnfs.vfs.handles import HandleTable
 from cairnfs.vfs.namespace import RemovedDirs
-from cairnfs.vfs.openfiles import stale
+from cairnfs.vfs.openfile import stale
 from cairnfs.vfs.state import VfsState
 
 DOT_COOKIE, DOTDOT_COOKIE, FIRST_COOKIE = 1, 2, 3
@@ -119,11 +120,14 @@ def _first(segment: Segment) -> bytes:
 class DirHandle:
     """One open directory. `lock` guards the trail."""
 
-    def __init__(self, attr: Attr) -> None:
-        self.ino = attr.ino
+    def __init__(self, ino: Inode) -> None:
+        self.ino = ino
         self.lock = threading.Lock()
         self.trail = Trail()
         self.page_entries = FIRST_PAGE_ENTRIES
+
+    def noted(self) -> tuple[Inode, int]:
+        return self.ino, DIRECTORY
 
 
 class Directories:
@@ -133,7 +137,9 @@ class Directories:
         self._state = state
         self._names = state.meta.names
         self._removed = removed
-        self.handles: HandleTable[DirHandle] = HandleTable(state.numbers)
+        self.handles: HandleTable[DirHandle] = HandleTable(
+            state.numbers, None if state.carried is None else state.carried.handles
+        )
 
     def opendir(self, ino: Inode) -> Opened:
         try:
@@ -146,7 +152,11 @@ class Directories:
             attr = gone
         if not attr.is_dir:
             raise FsError(errno.ENOTDIR)
-        return Opened(self.handles.add(DirHandle(attr)), False)
+        return Opened(self.handles.add(DirHandle(attr.ino)), False)
+
+    def inodes(self) -> list[Inode]:
+        """Directories that are open."""
+        return [handle.ino for fh in self.handles.numbers() if (handle := self.handles.find(fh)) is not None]
 
     def releasedir(self, fh: int) -> None:
         self.handles.pop(fh)

@@ -13,6 +13,7 @@ from cairnfs.meta import Meta
 from cairnfs.options import EngineOptions
 from cairnfs.types import Attr, Inode
 from cairnfs.vfs.capacity import Capacity
+from cairnfs.vfs.carried import GENERATION_SHIFT, Carried
 from cairnfs.vfs.handles import FIRST_COMPILED, Handle, HandleTable
 from cairnfs.vfs.openfiles import OpenFiles
 from cairnfs.vfs.pages import PageVersions
@@ -22,17 +23,22 @@ from cairnfs.vfs.unopened import Unopened
 class VfsState:
     """One per Vfs. `numbers` gives handle numbers to files and directories alike, so one never passes for the other."""
 
-    def __init__(self, meta: Meta, data: Data, options: EngineOptions, clock: Clock, arena: Arena) -> None:
+    def __init__(
+        self, meta: Meta, data: Data, options: EngineOptions, clock: Clock, arena: Arena, carried: Carried | None = None
+    ) -> None:
         self.arena = arena
+        self.carried = carried
+        self.left: frozenset[int] = frozenset()  # requests that a predecessor of this process had in work when it died
         self.meta = meta
         self.data = data
         self.options = options
         self.clock = clock
+        journal, records = (None, None) if carried is None else (carried.journal, carried.handles)
         self.pages = PageVersions(arena)
         self.capacity = Capacity(meta, clock)
-        self.files = OpenFiles(meta, data, self.pages, self.capacity, arena)
-        self.numbers = itertools.count(1)
-        self.handles: HandleTable[Handle] = HandleTable(self.numbers)
+        self.files = OpenFiles(meta, data, self.pages, self.capacity, arena, journal)
+        self.numbers = itertools.count(1 if carried is None else (carried.generation << GENERATION_SHIFT) + 1)
+        self.handles: HandleTable[Handle] = HandleTable(self.numbers, records)
         self.unopened = Unopened(self.files, lambda file: Handle(file, os.O_RDONLY, data.reader.cursor()))
 
     def handle(self, fh: int) -> Handle:
@@ -52,6 +58,10 @@ class VfsState:
         if handle is not made:
             self.files.release(file)
         return handle
+
+    def appended(self, request: int) -> bool:
+        """Whether a predecessor of this process has noted the append of a request."""
+        return self.carried is not None and self.carried.journal.appended(request)
 
     def writable(self) -> None:
         """EROFS when the volume was opened read-only."""

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from cairnfs.types import Inode
 from cairnfs.vfs.handles import Handle
-from cairnfs.vfs.openfiles import OpenFile, OpenFiles
+from cairnfs.vfs.openfile import OpenFile
+from cairnfs.vfs.openfiles import OpenFiles
 
 MAX_HANDLES = 1024  # readers at a time that keep their readahead; what one knows of its file is mostly under a kilobyte
 

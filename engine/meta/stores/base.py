@@ -18,6 +18,7 @@ from cairnfs.ext.arena import Watch
 from cairnfs.types import Position, SessionId
 
 Key = tuple[bytes, bytes]  # (partition, key)
+DENTRY_PREFIX, XATTR_SUBPREFIX = b"d", b"x"  # of partitions and keys, as in engine.meta.records, which is above this layer
 MARK_AT = 8  # where in the memory of `Store.watch` the mark is
 
 
@@ -114,11 +115,14 @@ class Committed(NamedTuple):
 
 
 class LogRecord(NamedTuple):
-    """What one commit touched: the keys of its effects, without duplicates; `origin` is the store's session."""
+    """What one commit touched: the keys of its effects, without duplicates; `origin` is the store's session; `request` is that of
+    `types.serving` when the commit changed names or extended attributes, else 0.
+    """
 
     position: Position
     origin: SessionId
     keys: list[Key]
+    request: int = 0
 
 
 class LogTrimmed(Exception):

@@ -6,10 +6,19 @@ The rules by which nothing outdated is kept are the arena's (`ext/arena.h`): a t
 from collections.abc import Sequence
 
 from cairnfs.ext.arena import Arena, Watch
-from cairnfs.meta.stores.base import MARK_AT, Committed, Condition, ConditionFailed, Effect, Key, LogRecord, Row, Store
+from cairnfs.meta.stores.base import (
+    DENTRY_PREFIX,
+    MARK_AT,
+    Committed,
+    Condition,
+    ConditionFailed,
+    Effect,
+    Key,
+    LogRecord,
+    Row,
+    Store,
+)
 from cairnfs.types import Position, SessionId
-
-DENTRY_PREFIX = b"d"  # as in engine.meta.records, which is above this layer
 
 
 class KeptStore:

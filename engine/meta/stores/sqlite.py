@@ -25,6 +25,8 @@ from cairnfs.errors import StoreError
 from cairnfs.ext.arena import Watch
 from cairnfs.meta.stores import sqlite_file
 from cairnfs.meta.stores.base import (
+    DENTRY_PREFIX,
+    XATTR_SUBPREFIX,
     Absent,
     Add,
     Committed,
@@ -44,7 +46,7 @@ from cairnfs.meta.stores.base import (
 from cairnfs.meta.stores.fields import added, field, raised
 from cairnfs.meta.stores.sqlite_checkpoint import LOG_LIMIT_BYTES, Checkpointer
 from cairnfs.meta.stores.sqlite_watch import WalIndex
-from cairnfs.types import Position, SessionId
+from cairnfs.types import Position, SessionId, serving
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +156,7 @@ class SqliteStore:
             connection.execute("COMMIT")
         if after + 1 < oldest or after > newest:
             raise LogTrimmed(after)
-        return [LogRecord(Position(position), SessionId(origin), _decode_keys(keys)) for position, origin, keys in found]
+        return [LogRecord(Position(at), SessionId(origin), *_decode_keys(keys)) for at, origin, keys in found]
 
     # --- writing ---
 
@@ -222,7 +224,7 @@ class SqliteStore:
 
     def _append(self, connection: sqlite3.Connection, changed: dict[Key, bytes | None]) -> Position:
         """Write the log record, which assigns the commit's position, and drop records that are too old."""
-        position = connection.execute(_LOG, (self.origin, _encode_keys(changed))).lastrowid or 0
+        position = connection.execute(_LOG, (self.origin, _encode_keys(changed) + _encode_request(changed))).lastrowid or 0
         if position % TRIM_EVERY == 0:
             connection.execute("DELETE FROM log WHERE position <= ?", (position - self._log_records,))
         return Position(position)
@@ -414,15 +416,29 @@ def _encode_keys(keys: dict[Key, bytes | None]) -> bytes:
     return b"".join([_KEY_LENGTHS.pack(len(part), len(key)) + part + key for part, key in keys])
 
 
-def _decode_keys(encoded: bytes) -> list[Key]:
+def _encode_request(keys: dict[Key, bytes | None]) -> bytes:
+    """The request that a commit belongs to, as a key of a partition without a name; nothing unless it must not be made twice."""
+    request = serving.request
+    if not request or not any(part[:1] == DENTRY_PREFIX or key[:1] == XATTR_SUBPREFIX for part, key in keys):
+        return b""
+    return _KEY_LENGTHS.pack(0, 8) + request.to_bytes(8, "big")
+
+
+def _decode_keys(encoded: bytes) -> tuple[list[Key], int]:
+    """The keys, and the request."""
     keys: list[Key] = []
+    request = 0
     at = 0
     while at < len(encoded):
         part_length, key_length = _KEY_LENGTHS.unpack_from(encoded, at)
         at += _KEY_LENGTHS.size
-        keys.append((encoded[at : at + part_length], encoded[at + part_length : at + part_length + key_length]))
+        key = encoded[at + part_length : at + part_length + key_length]
+        if part_length:
+            keys.append((encoded[at : at + part_length], key))
+        else:
+            request = int.from_bytes(key, "big")
         at += part_length + key_length
-    return keys
+    return keys, request
 
 
 def _prefix_end(prefix: bytes) -> bytes | None:

@@ -2,7 +2,9 @@
 
 Schema 1: `rows` holds the rows of the store contract, `log` the change log. `log.position` counts commits; its newest record
 always stays, so the newest position is never lost. `log.keys` is, for each row touched: u8 length of the partition, u16 length
-of the key (big-endian), partition, key. `application_id` marks the file as ours, `user_version` is the schema's number.
+of the key (big-endian), partition, key;
+the key of a partition without a name is the number (u64) of the request that the commit served.
+`application_id` marks the file as ours, `user_version` is the schema's number.
 """
 
 import errno

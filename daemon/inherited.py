@@ -1,0 +1,68 @@
+"""What a worker inherits from its supervisor by fork: the mount's descriptor, shared memory, and a way to say something back."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from cairnfs.daemon.mount_options import MountRequest
+from cairnfs.ext.arena import Arena
+from cairnfs.ext.fuse_slots import Slots
+from cairnfs.meta.process import Process, this_process
+from cairnfs.vfs.carried import Carried
+
+MIN_ARENA_BYTES = 4 << 20
+LONGEST_OTHER_BYTES = 72 << 10  # of a request that is no WRITE
+PAGE_BYTES = 4096
+N_PARKED = 192  # requests that wait for a lock, beyond the threads that work
+
+
+def arena_bytes(request: MountRequest) -> int:
+    """The arena's part of the memory for caches; the rest is for slices that do not fit into it."""
+    return max(request.engine.cache_bytes * 3 // 4, MIN_ARENA_BYTES)
+
+
+class Outcomes:
+    """A pipe on which a worker says, in lines of JSON, that the mount answers (`ready`) or what was not stored (`failure`)."""
+
+    def __init__(self) -> None:
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._reading, False)
+        self._rest = b""
+
+    def say(self, **what: object) -> None:
+        """One line; in the worker."""
+        os.write(self._writing, json.dumps(what).encode() + b"\n")
+
+    def heard(self) -> list[dict[str, Any]]:
+        """What was said since; in the supervisor."""
+        try:
+            while data := os.read(self._reading, 65536):
+                self._rest += data
+        except BlockingIOError:
+            pass
+        *lines, self._rest = self._rest.split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def close(self) -> None:
+        os.close(self._reading)
+        os.close(self._writing)
+
+
+@dataclass
+class Inherited:
+    """Made by the supervisor before the first worker. `fd` is that of the mount."""
+
+    fd: int
+    slots: Slots
+    carried: Carried
+    outcomes: Outcomes
+    supervisor: Process = field(default_factory=this_process)
+
+
+def make_inherited(request: MountRequest, fd: int) -> Inherited:
+    """Reserve everything. OSError without memory."""
+    n_bytes = max(request.fuse.max_write_bytes, LONGEST_OTHER_BYTES) + PAGE_BYTES
+    slots = Slots(min(request.fuse.max_threads, 256) + N_PARKED, n_bytes)
+    carried = Carried(Arena(arena_bytes(request)), request.engine.buffer_bytes)
+    return Inherited(fd, slots, carried, Outcomes())

@@ -1,0 +1,245 @@
+"""The supervisor of a mount: keeps what must outlive the process that serves, and replaces that process when it dies.
+
+      supervisor                                   worker
+      ----------                                   ------
+      a child opens the volume: is it there?
+      mounts, agrees with the kernel on features
+      reserves shared memory
+      fork  ------------------------------------>  opens the volume, takes over, serves
+      waits
+      worker killed or crashed: fork the next  -->  requests, writes and handles go on (engine/vfs/resume.py)
+      worker ended by itself: the mount is over, and so is this process
+      SIGTERM, SIGINT, SIGHUP: passed on
+      killed: the worker gets SIGTERM, stores everything and unmounts
+
+It has one thread and opens nothing but the mount: whatever a fork copies is what was reserved.
+"""
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from cairnfs.daemon.front_channel import agree
+from cairnfs.daemon.inherited import Inherited, make_inherited
+from cairnfs.daemon.mount_options import MountRequest
+from cairnfs.daemon.mountpoint import check_mountpoint, clear_stale, find_mount, is_mounted, mount_fuse, unmount
+from cairnfs.daemon.running import Registration
+from cairnfs.daemon.session import STOP_SIGNALS, held_signals, work
+from cairnfs.errors import CairnError, MountError
+from cairnfs.version import VERSION
+from cairnfs.volume import open_volume
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.1
+FIRST_POLL_S = 0.005  # until the mount answers: somebody waits for that
+MAX_FAILURES = 5  # workers that die within FAILURE_S of each other's start before the mount is given up
+FAILURE_S = 5.0
+HALF_DEAD_S = 0.02
+PR_SET_PDEATHSIG = 1
+
+
+def supervise(request: MountRequest, on_ready: Callable[[], None]) -> int:
+    """Mount, call `on_ready` once the mount answers, keep it served until it is over; returns the exit code.
+
+    Must run in the main thread, before any other is started. Raises what `session.serve` raises.
+    """
+    with held_signals():
+        clear_stale(request.mountpoint)
+        check_mountpoint(request.mountpoint)
+        registration = Registration(request.mountpoint, {"url": request.url, "version": VERSION})
+        try:
+            name = _look_at_volume(request)
+            fd = mount_fuse(request.mountpoint, replace(request.fuse, volume_name=name))
+            try:
+                return _Supervisor(request, on_ready, registration, fd).run()
+            finally:
+                os.close(fd)
+                clear_stale(request.mountpoint)
+        finally:
+            registration.close()
+
+
+def _look_at_volume(request: MountRequest) -> str:
+    """The volume's name, found out by a child: a process that has opened a volume must not fork. Raises what that raised."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(_tell_name(request, writing))
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        said = pipe.read()
+    os.waitpid(pid, 0)
+    answer: dict[str, Any] = (
+        json.loads(said) if said else {"message": "a process that looked at the volume died", "exit_code": 1}
+    )
+    if "name" in answer:
+        return str(answer["name"])
+    error = CairnError(answer["message"])
+    error.exit_code = answer["exit_code"]
+    raise error
+
+
+def _tell_name(request: MountRequest, writing: int) -> int:
+    answer: dict[str, object]
+    try:
+        with open_volume(request.url, replace(request.engine, background_jobs=False)) as volume:
+            answer = {"name": volume.format.name}
+    except OSError as error:
+        answer = {"message": str(error), "exit_code": error.exit_code if isinstance(error, CairnError) else 1}
+    except BaseException as error:
+        answer = {"message": f"{type(error).__name__}: {error}", "exit_code": 1}
+    os.write(writing, json.dumps(answer).encode())
+    return 0
+
+
+class _Supervisor:
+    """One mount's."""
+
+    def __init__(self, request: MountRequest, on_ready: Callable[[], None], registration: Registration, fd: int) -> None:
+        self._request = request
+        self._on_ready = on_ready
+        self._registration = registration
+        self._inherited = make_inherited(request, fd)
+        self._mounted = find_mount(request.mountpoint)
+        self._pid = 0
+        self._ready = False
+        self._stopping = False
+        self._failure: str | None = None
+        self._lingering: set[int] = set()  # killed workers that are not gone yet
+        self._started_s: deque[float] = deque(maxlen=MAX_FAILURES)
+
+    def run(self) -> int:
+        if not agree(self._inherited, self._request.fuse):
+            return 1
+        self._start()
+        while True:
+            number = signal.sigtimedwait(STOP_SIGNALS | {signal.SIGCHLD}, POLL_S if self._ready else FIRST_POLL_S)
+            self._listen()
+            if number is not None and number.si_signo in STOP_SIGNALS:
+                self._stopping = True
+                _kill(self._pid, number.si_signo)
+            status = self._status()
+            if status is None:
+                continue
+            if status >= 0:
+                return self._end(status)
+            if self._is_over() or not self._start():
+                return self._give_up()
+
+    def _start(self) -> bool:
+        """Fork a worker. False when too many have died too soon."""
+        now_s = time.monotonic()
+        if (
+            len(self._started_s) == MAX_FAILURES
+            and now_s - self._started_s[0] < FAILURE_S * MAX_FAILURES
+            and self._hopeless(now_s)
+        ):
+            return False
+        carried = self._inherited.carried
+        if self._started_s:
+            carried.generation += 1
+        self._started_s.append(now_s)
+        supervisor = os.getpid()
+        self._pid = os.fork()
+        if self._pid == 0:
+            _live(self._request, self._inherited, supervisor)
+        return True
+
+    def _hopeless(self, now_s: float) -> bool:
+        starts = [*self._started_s, now_s]
+        return all(later - earlier < FAILURE_S for earlier, later in zip(starts, starts[1:], strict=False)) and not self._ready
+
+    def _status(self) -> int | None:
+        """None while the worker runs, its exit code, or a negative number when it was killed (perhaps half: see _half_dead)."""
+        half_dead = _half_dead(self._pid)
+        pid, status = os.waitpid(self._pid, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        if half_dead:
+            self._lingering.add(self._pid)
+            return -1
+        self._lingering -= {pid for pid in self._lingering if os.waitpid(pid, os.WNOHANG)[0]}
+        return None
+
+    def _listen(self) -> None:
+        for said in self._inherited.outcomes.heard():
+            if "failure" in said:
+                self._failure = str(said["failure"])
+            if "ready" in said and not self._ready:
+                self._ready = True
+                self._on_ready()
+
+    def _is_over(self) -> bool:
+        """Nothing is left to be served."""
+        mounted = find_mount(self._request.mountpoint)
+        if not self._stopping and mounted is not None and mounted == self._mounted:
+            log.warning("%s: the process that served was killed: another one takes over", self._request.mountpoint)
+            return False
+        return self._stopping and mounted is None
+
+    def _end(self, exit_code: int) -> int:
+        self._listen()
+        if self._failure is not None:
+            self._registration.fail(self._failure)
+        if not self._ready:
+            raise MountError(self._failure or "the process that was to serve the mount has ended; its log says why")
+        return exit_code
+
+    def _give_up(self) -> int:
+        message = "the process that served the mount was killed too often"
+        log.critical("%s: %s: giving up", self._request.mountpoint, message)
+        if is_mounted(self._request.mountpoint):
+            try:
+                unmount(self._request.mountpoint, lazy=True)
+            except MountError as error:
+                log.warning("%s", error)
+        self._failure = self._failure or message
+        return self._end(1)
+
+
+def _live(request: MountRequest, inherited: Inherited, supervisor: int) -> NoReturn:
+    """The life of a worker."""
+    exit_code = 1
+    try:
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        os.setpgid(0, 0)  # what the terminal sends goes to the supervisor, which passes it on
+        if os.getppid() != supervisor:
+            os.kill(os.getpid(), signal.SIGTERM)
+        exit_code = work(request, inherited)
+    except KeyboardInterrupt:
+        exit_code = 130
+    except BaseException as error:
+        log.exception("%s: the process that serves the mount has failed", request.mountpoint)
+        inherited.outcomes.say(failure=str(error))
+    finally:
+        logging.shutdown()
+        os._exit(exit_code)
+
+
+def _kill(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _half_dead(pid: int) -> bool:
+    """Killed, but not gone: a thread waits in the kernel for a request that only a successor can answer."""
+    for _ in range(2):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return False
+        if state not in "ZX":
+            return False
+        time.sleep(HALF_DEAD_S)
+    return True

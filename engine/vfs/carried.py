@@ -1,0 +1,144 @@
+"""What a mount's processes hand on: the arena, what was written and is not committed, and which handles the kernel has.
+
+Made by the process that outlives the others, before it starts one of them; memory is shared by fork. Handles: a table of slots,
+u64 number low @0, u64 number high @8, u64 inode @16, u32 flags @24 (O_*; DIRECTORY for directories), u32 state @28 (1 in use,
+written last), u64 owner of an fcntl lock @32, u64 owner of a flock @40 (0: none; one of each kind is all that is kept), u64
+the request that opened it @48.
+"""
+
+import mmap
+import struct
+import threading
+from typing import NamedTuple
+
+from cairnfs.data.journal import Journal
+from cairnfs.ext.arena import Arena
+from cairnfs.types import Inode, serving
+
+N_HANDLES = 1 << 16  # open at a time; those beyond are not handed on
+DIRECTORY = 1 << 31
+GENERATION_SHIFT = 40  # handle numbers of a process begin here times the number of its predecessors, plus one
+
+_SLOT = struct.Struct("=QQQIIQQQ")
+_STATE = struct.Struct("=I")
+_OWNERS = struct.Struct("=QQ")
+_NUMBER = struct.Struct("=Q")
+
+
+class HeldHandle(NamedTuple):
+    """A handle as the table has it; owners are 0 for none."""
+
+    fh: int
+    ino: Inode
+    flags: int
+    lock_owner: int
+    flock_owner: int
+    request: int
+
+
+class HandleRecords:
+    """The table. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, N_HANDLES * _SLOT.size)
+        self._free = list(range(N_HANDLES - 1, -1, -1))
+        self._at: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def add(self, fh: int, ino: Inode, flags: int) -> None:
+        with self._lock:
+            if fh in self._at or not self._free:
+                return
+            slot = self._at[fh] = self._free.pop()
+            at = slot * _SLOT.size
+            _SLOT.pack_into(self._memory, at, fh & 2**64 - 1, fh >> 64, ino, flags & 0xFFFFFFFF, 0, 0, 0, serving.request)
+            _STATE.pack_into(self._memory, at + 28, 1)
+
+    def owners(self, fh: int, lock_owner: int, flock_owner: int) -> None:
+        """Who has locks that were taken through a handle."""
+        with self._lock:
+            slot = self._at.get(fh)
+            if slot is not None:
+                _OWNERS.pack_into(self._memory, slot * _SLOT.size + 32, lock_owner, flock_owner)
+
+    def remove(self, fh: int) -> None:
+        with self._lock:
+            slot = self._at.pop(fh, None)
+            if slot is not None:
+                _STATE.pack_into(self._memory, slot * _SLOT.size + 28, 0)
+                self._free.append(slot)
+
+    def resume(self) -> list[HeldHandle]:
+        """Take the table over from a process that has died."""
+        found = []
+        with self._lock:
+            self._at.clear()
+            self._free.clear()
+            for slot in range(N_HANDLES - 1, -1, -1):
+                low, high, ino, flags, state, *rest = _SLOT.unpack_from(self._memory, slot * _SLOT.size)
+                if state != 1:
+                    self._free.append(slot)
+                    continue
+                fh = high << 64 | low
+                self._at[fh] = slot
+                found.append(HeldHandle(fh, Inode(ino), flags, *rest))
+        return found
+
+
+class Carried:
+    """Everything that is handed on, and a page of numbers."""
+
+    def __init__(self, arena: Arena, journal_bytes: int) -> None:
+        self.arena = arena
+        self.journal = Journal(journal_bytes)
+        self.handles = HandleRecords()
+        self._page = mmap.mmap(-1, mmap.PAGESIZE)
+
+    # Numbers: each is written by one process at a time, in one step
+
+    def _get(self, i: int) -> int:
+        found: int = _NUMBER.unpack_from(self._page, 8 * i)[0]
+        return found
+
+    def _set(self, i: int, value: int) -> None:
+        _NUMBER.pack_into(self._page, 8 * i, value)
+
+    @property
+    def generation(self) -> int:
+        """Processes that have served before this one."""
+        return self._get(0)
+
+    @generation.setter
+    def generation(self, value: int) -> None:
+        self._set(0, value)
+
+    @property
+    def session(self) -> int:
+        """The session that they share, 0 before there is one."""
+        return self._get(1)
+
+    @session.setter
+    def session(self, value: int) -> None:
+        self._set(1, value)
+
+    @property
+    def told(self) -> int:
+        """The position up to which the kernel was told of all that changed."""
+        return self._get(2)
+
+    @told.setter
+    def told(self, value: int) -> None:
+        self._set(2, value)
+
+    def tell(self, position: int) -> None:
+        """The kernel was told of everything up to a position."""
+        self.told = position
+
+    @property
+    def answered(self) -> bool:
+        """Whether the mount has been in use."""
+        return bool(self._get(3))
+
+    @answered.setter
+    def answered(self, value: bool) -> None:
+        self._set(3, int(value))

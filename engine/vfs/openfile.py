@@ -1,0 +1,270 @@
+"""One inode held open by this process: its write buffer, what is known of its layout, and what compiled code may say of it."""
+
+import errno
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from cairnfs.data import Data
+from cairnfs.data.writer import FileWriter
+from cairnfs.errors import FsError
+from cairnfs.ext.arena import DIRTY
+from cairnfs.meta import Meta
+from cairnfs.types import Attr, Buffer, Inode
+from cairnfs.vfs.capacity import Capacity
+from cairnfs.vfs.pages import PageVersions
+
+if TYPE_CHECKING:
+    from cairnfs.vfs.openfiles import OpenFiles
+
+MAX_CACHED_CHUNKS = 64  # layouts kept per open file: 4 GiB of file, at most a few hundred KiB when written in small pieces
+
+
+def stale(error: BaseException) -> None:
+    """Raise ESTALE for the ENOENT of an operation on an inode number, ENOENT being for names. On ESTALE the kernel walks the
+    path again, and finds what another node has put in its place.
+    """
+    if isinstance(error, FsError) and error.errno == errno.ENOENT:
+        raise FsError(errno.ESTALE) from error
+
+
+class Dirty(NamedTuple):
+    """What is not committed: the end of it (0: nothing), the mtime it will set (None: none), bytes it adds to the file."""
+
+    end: int
+    mtime_ns: int | None
+    new_bytes: int
+
+
+CLEAN = Dirty(0, None, 0)
+
+
+class OpenFile:
+    """One open inode.
+
+    `change` is held by whatever changes content or size (write, truncate, fallocate, copy into), so that "flush, then
+    change the layout" is one step for other writers. Readers, getattr and flush do not take it.
+    `known` attributes and layouts are as of the last fetch or own commit; `invalidate` forgets them.
+    """
+
+    def __init__(self, ino: Inode, meta: Meta, data: Data, pages: PageVersions, capacity: Capacity, files: "OpenFiles") -> None:
+        self.ino = ino
+        self.change = threading.RLock()
+        self.writer: FileWriter | None = None
+        self.unlinked = False  # its last name went while it was open: free it at the last close
+        self.lock_owners: set[int] = set()  # owners that may hold fcntl locks taken through this process
+        self.unprivileged = False  # known to have neither set-user-id nor capabilities, until that may have changed
+        self.n_refs = 0  # guarded by the table's lock
+        self._meta = meta
+        self._data = data
+        self._pages = pages
+        self._capacity = capacity
+        self._files = files
+        self._arena = files.arena
+        self._journal = files.journal
+        self._state = threading.Lock()  # the fields below
+        self._n_writing = 0
+        self._marked = False  # compiled code leaves the inode alone, because something is or may be dirty
+        self._attr: Attr | None = None
+        self._chunks: dict[int, bytes] = {}
+        self._generation = 0
+        self._new_bytes = 0  # counted in `capacity`, not committed yet
+
+    # What is known
+
+    def attr(self) -> Attr:
+        """Committed attributes, possibly as of an earlier fetch. ESTALE when the inode is gone."""
+        return self._attr or self.refresh()
+
+    def refresh(self) -> Attr:
+        """Committed attributes as of now. ESTALE when the inode is gone: the kernel then walks the path again."""
+        token = self._generation
+        try:
+            attr = self._meta.names.get(self.ino)
+        except FsError as error:
+            stale(error)
+            raise
+        self.learn(attr, token)
+        return attr
+
+    def learn(self, attr: Attr, token: int) -> None:
+        """Remember fetched attributes, unless something was invalidated or committed since `token` was taken."""
+        with self._state:
+            known = self._attr
+            if token != self._generation or (known is not None and attr.version < known.version):
+                return
+            if known is None or known.data_version != attr.data_version:
+                self._chunks.clear()
+            self._attr = attr
+
+    def token(self) -> int:
+        """Taken before a fetch, given back to `learn`."""
+        return self._generation
+
+    def layout(self, chunk_no: int) -> bytes:
+        """The layout of one chunk, from what is known or fetched."""
+        if chunk_no == 0:
+            return self.attr().tail
+        known = self._chunks.get(chunk_no)
+        if known is not None:
+            return known
+        token = self._generation
+        layout = self._meta.layout.read(self.ino, chunk_no)
+        with self._state:
+            if token == self._generation:
+                if len(self._chunks) >= MAX_CACHED_CHUNKS:
+                    self._chunks.pop(next(iter(self._chunks)))
+                self._chunks[chunk_no] = layout
+        return layout
+
+    def invalidate(self) -> None:
+        """The inode may have been changed otherwise than by a commit of content here: fetch anew."""
+        with self._state:
+            self._forget()
+        self.unprivileged = False
+
+    # Dirty data
+
+    @property
+    def dirty(self) -> bool:
+        """Whether something written is not committed."""
+        return self.writer is not None and self.writer.dirty
+
+    def size(self) -> int:
+        """Size in bytes including what is not committed."""
+        writer = self.writer
+        dirty_end = writer.dirty_end if writer is not None else 0
+        return max(dirty_end, self.attr().size)
+
+    def dirty_state(self) -> "Dirty":
+        """What `overlay` needs, to be taken before the row is fetched: a commit in between is then seen twice, not never."""
+        writer = self.writer
+        return CLEAN if writer is None else Dirty(writer.dirty_end, writer.mtime_ns, self._new_bytes)
+
+    def overlay(self, attr: Attr, dirty: "Dirty") -> Attr:
+        """`attr`, just fetched, as it will be when what is dirty is committed."""
+        if dirty.end <= attr.size and dirty.mtime_ns is None:
+            return attr
+        shown = attr.copy()
+        if dirty.end > attr.size:
+            shown.size = dirty.end
+            shown.alloc_bytes += dirty.new_bytes
+        if dirty.mtime_ns is not None:
+            shown.mtime_ns = dirty.mtime_ns
+            shown.ctime_ns = max(attr.ctime_ns, dirty.mtime_ns)
+        return shown
+
+    def write(self, offset: int, data: Buffer, request: int = 0, *, journaled: bool = True) -> None:
+        """Buffer a write. The caller holds `change`. ENOSPC when the volume is full, EIO when uploads keep failing. `request`:
+        of an append, see `Journal`; `journaled` is False for what is in the journal already.
+        """
+        with self._state:
+            self._n_writing += 1
+            if not self._marked:
+                self._marked = True
+                self._arena.mark(self.ino, DIRTY)
+        try:
+            if journaled and self._journal is not None:
+                self._files.note_write(self.ino, offset, data, request)
+            self._write(offset, data)
+        finally:
+            with self._state:
+                self._n_writing -= 1
+            if not self.dirty:
+                self._unmark_if_clean()
+
+    def _write(self, offset: int, data: Buffer) -> None:
+        grown = offset + len(data) - max(offset, self.size())
+        if grown > 0:
+            self._capacity.reserve(grown)
+            with self._state:
+                self._new_bytes += grown
+        if self.writer is None:
+            self.writer = self._data.writers.open(self.ino, self._on_commit)
+        self.writer.write(offset, data)
+
+    def flush(self) -> None:
+        """Store and commit what is dirty; nothing to do costs nothing. EIO or ENOSPC when that fails, ESTALE once
+        when the file was deleted elsewhere.
+        """
+        writer = self.writer
+        if writer is None or not writer.dirty:
+            self._unmark_if_clean()
+            return
+        token = self._generation
+        try:
+            attr = writer.flush()
+        except BaseException as error:
+            self._pages.drop(self.ino)
+            if isinstance(error, FsError) and error.errno == errno.ENOENT:
+                self.discard()  # another node has deleted the file: nothing will ever take these bytes
+            stale(error)
+            raise
+        if attr is not None:
+            self.learn(attr, token + 1)  # exactly `_on_commit` came in between, or it is not learned
+        self._unmark_if_clean()
+
+    def discard(self) -> None:
+        """Forget what is dirty: the caller holds `change` and is about to remove all content."""
+        if self.writer is not None:
+            self.writer.discard()
+            self._settle(False)
+        self._unmark_if_clean()
+
+    def commit(self, change: Callable[[], Attr]) -> Attr:
+        """Run an operation that commits a change of content or size and returns the new attributes. The caller holds
+        `change`, so that nothing dirty is written meanwhile.
+        """
+        token = self._generation
+        try:
+            attr = change()
+        except BaseException as error:
+            self.invalidate()
+            self._pages.drop(self.ino)
+            stale(error)
+            raise
+        self._on_commit(attr)
+        self.learn(attr, token + 1)
+        return attr
+
+    def mtime_set(self) -> None:
+        """The modification time is about to be set explicitly: it must outlive the commit of what is dirty now."""
+        if self.writer is not None:
+            self.writer.mtime_set()
+
+    def close(self) -> None:
+        """Give the buffer back; what is still dirty is lost."""
+        if self.writer is not None:
+            self.discard()
+            self.writer.close()
+            self.writer = None
+        self._unmark_if_clean()
+
+    def _unmark_if_clean(self) -> None:
+        """Let compiled code answer for the inode again, unless something is dirty or about to be."""
+        if self._marked:
+            with self._state:
+                if not self._n_writing and not self.dirty:
+                    self._marked = False
+                    if self._journal is not None:
+                        self._journal.free(self.ino)
+                    self._arena.unmark(self.ino, DIRTY)
+
+    def _on_commit(self, attr: Attr) -> None:
+        """A commit of this process is done. Until this returns, what it committed is still in the writer's snapshots, so
+        no reader falls between the old layout and the new one.
+        """
+        with self._state:
+            self._forget()
+        self._settle(True)
+        self._pages.committed(attr)
+
+    def _settle(self, committed: bool) -> None:
+        with self._state:
+            new_bytes, self._new_bytes = self._new_bytes, 0
+        self._capacity.settle(new_bytes, committed)
+
+    def _forget(self) -> None:
+        self._generation += 1
+        self._attr = None
+        self._chunks.clear()

@@ -1,0 +1,64 @@
+"""Taking over from a process that was killed: handles, locks, files without a name, and what was written and not committed.
+
+Runs before any request is served, in a process that shares nothing with the dead one but what is carried on (`carried`) and the
+volume. Nobody else uses the arena meanwhile.
+"""
+
+import logging
+from collections.abc import Collection
+
+from cairnfs.data.journal import Written
+from cairnfs.errors import CairnError
+from cairnfs.meta import Meta
+from cairnfs.types import Inode
+from cairnfs.vfs.carried import DIRECTORY, Carried, HeldHandle
+from cairnfs.vfs.handles import FIRST_COMPILED, Handle
+from cairnfs.vfs.openfile import OpenFile
+from cairnfs.vfs.readdir import Directories, DirHandle
+from cairnfs.vfs.state import VfsState
+
+log = logging.getLogger("cairnfs.vfs")
+
+
+def resume(state: VfsState, dirs: Directories, meta: Meta, carried: Carried, left: Collection[int]) -> None:
+    """Make the tables what they were. `left`: the requests that the dead process had in work, which will be served again."""
+    state.left = frozenset(left)
+    written = carried.journal.resume()
+    for held in carried.handles.resume():
+        if held.request in state.left:
+            carried.handles.remove(held.fh)  # the kernel was not told of it, and asks again
+        elif held.flags & DIRECTORY:
+            dirs.handles.restore(held.fh, DirHandle(held.ino))
+        else:
+            _restore(state, held)
+    for ino in meta.sessions.sustained():
+        state.files.resume_unlinked(ino)
+    _write_again(state, written)
+
+
+def _restore(state: VfsState, held: HeldHandle) -> None:
+    compiled = held.fh >= FIRST_COMPILED
+    file = state.files.adopt(held.ino) if compiled else state.files.acquire(held.ino)
+    handle = Handle(file, held.flags, state.data.reader.cursor())
+    if held.lock_owner:
+        handle.lock_owners.add(held.lock_owner)
+        file.lock_owners.add(held.lock_owner)
+    if held.flock_owner:
+        handle.flock_owners.add(held.flock_owner)
+    state.handles.restore(held.fh, handle)
+
+
+def _write_again(state: VfsState, written: list[Written]) -> None:
+    """In the order in which it was written; files that nobody has open any more are stored at once."""
+    files: dict[Inode, OpenFile] = {}
+    for ino, offset, data in written:
+        file = files.get(ino) or files.setdefault(ino, state.files.acquire(ino))
+        try:
+            with file.change:
+                file.write(offset, data, journaled=False)
+        except CairnError as error:
+            log.error("inode %d: what was written before a process was killed is lost: %s", ino, error)
+    if written:
+        log.info("%d writes to %d files taken over", len(written), len(files))
+    for file in files.values():
+        state.files.release(file)

@@ -1,0 +1,44 @@
+/* What is counted: inodes that the kernel knows, requests. */
+#include "fuse_chan_impl.h"
+
+int fc_count_known(struct fc_chan *chan, uint64_t ino, int64_t n)
+{
+    pthread_mutex_lock(&chan->known_lock);
+    const struct im_slot *slot = im_find(&chan->known, ino);
+    int64_t value = n + (slot == NULL ? 0 : (int64_t)slot->value);
+    int result = 0;
+    if (value <= 0)
+        im_remove(&chan->known, ino);
+    else if (ino != 0)
+        result = im_put(&chan->known, ino, (uint64_t)value);
+    pthread_mutex_unlock(&chan->known_lock);
+    return result;
+}
+
+size_t fc_n_known(struct fc_chan *chan)
+{
+    pthread_mutex_lock(&chan->known_lock);
+    size_t n = chan->known.n;
+    pthread_mutex_unlock(&chan->known_lock);
+    return n;
+}
+
+size_t fc_copy_known(struct fc_chan *chan, uint64_t *out, size_t room)
+{
+    pthread_mutex_lock(&chan->known_lock);
+    size_t n = chan->known.n;
+    if (n <= room)
+        im_inos(&chan->known, out);
+    pthread_mutex_unlock(&chan->known_lock);
+    return n;
+}
+
+uint64_t fc_count_answered(struct fc_chan *chan, int opcode)
+{
+    return atomic_load(&chan->answered[opcode]);
+}
+
+uint64_t fc_count(struct fc_chan *chan, int opcode)
+{
+    return atomic_load(&chan->counts[opcode]);
+}

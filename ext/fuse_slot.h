@@ -1,0 +1,63 @@
+/* Requests in work, in memory that outlives the process that works on them.
+ *
+ * A region of shared memory, made before the processes that use it: a page of its own, then one slot a lane.
+ *
+ *   page    0 u32 agreed (0: INIT is not answered yet), 4 u32 minor, 8 u64 caps, 16 u64 read_bytes, 64 .. marks (enum fc_mark)
+ *   slot    0 u64 answered, 8 u64 interrupted, 16 i32 error, 20 u32 n_reply, 24 .. reply; from byte FC_SLOT_PAGE on the request
+ *
+ * States of a slot, by what is in it, and what a successor does with it:
+ *   header.len == 0                          nothing
+ *   header.len != 0                          the request was read: serve it
+ *   header.len != 0, answered == unique      its effects are there, and so is the reply: give it (again)
+ * What the owner does, in this order: read the request; serve it; put the reply into the slot; answered = unique; write the reply;
+ * header.len = 0. A request whose reply does not fit may be served twice, and is of a kind that may (READ, READDIR, xattrs). */
+#ifndef CAIRN_FUSE_SLOT_H
+#define CAIRN_FUSE_SLOT_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { FC_SLOT_PAGE = 4096, FC_SLOT_REPLY = 512, FC_SHARED_BYTES = 8192 };
+
+struct fc_slot {
+    _Atomic uint64_t answered;
+    _Atomic uint64_t interrupted; /* the last request of this slot that an INTERRUPT named */
+    int32_t error;
+    uint32_t n_reply;
+    uint8_t reply[FC_SLOT_REPLY];
+};
+
+struct fc_shared {
+    _Atomic uint32_t agreed;
+    uint32_t minor;
+    uint64_t caps;
+    uint64_t read_bytes;
+    uint64_t spare[5];
+    _Atomic uint8_t marks[4096];
+};
+_Static_assert(sizeof(struct fc_shared) <= FC_SHARED_BYTES, "the first page");
+_Static_assert(sizeof(struct fc_slot) <= FC_SLOT_PAGE, "a slot's page");
+
+struct fc_slots {
+    uint8_t *base;
+    size_t slot_bytes; /* page and request */
+    int n_slots;
+};
+
+static inline struct fc_shared *fc_shared_of(const struct fc_slots *slots)
+{
+    return (struct fc_shared *)slots->base;
+}
+
+static inline struct fc_slot *fc_slot_at(const struct fc_slots *slots, int i)
+{
+    return (struct fc_slot *)(slots->base + FC_SHARED_BYTES + (size_t)i * slots->slot_bytes);
+}
+
+static inline uint8_t *fc_slot_request(struct fc_slot *slot)
+{
+    return (uint8_t *)slot + FC_SLOT_PAGE;
+}
+
+#endif
