@@ -215,15 +215,15 @@ class FileIo:
 
     def release(self, fh: int, lock_owner: int | None, flock_release: bool) -> None:
         flock_owner = lock_owner if flock_release else None
-        if fh < FIRST_COMPILED:
-            self._close(self._state.handles.pop(fh), flock_owner)
-            return
-        handle = self._state.handles.discard(fh)
+        handles = self._state.handles
+        handle = handles.pop(fh) if fh < FIRST_COMPILED else handles.discard(fh)
         try:
             if handle is not None:
                 self._close(handle, flock_owner)
         finally:
-            self._state.files.closed_compiled(Inode(fh >> 64))
+            handles.closed(fh)
+            if fh >= FIRST_COMPILED:
+                self._state.files.closed_compiled(Inode(fh >> 64))
 
     def _close(self, handle: Handle, flock_owner: int | None) -> None:
         """Give back the locks taken through a handle, and its reference."""

@@ -76,7 +76,8 @@ class HandleTable(Generic[_T]):
         if self._records is not None:
             self._records.add(fh, *handle.noted())
 
-    def _unnote(self, fh: int) -> None:
+    def closed(self, fh: int) -> None:
+        """All that a close must do is done: a successor of this process need not do it again."""
         if self._records is not None:
             self._records.remove(fh)
 
@@ -108,10 +109,7 @@ class HandleTable(Generic[_T]):
 
     def discard(self, fh: int) -> _T | None:
         """The handle, closed by this very call; None when there is none."""
-        handle = self._handles.pop(fh, None)
-        if handle is not None:
-            self._unnote(fh)
-        return handle
+        return self._handles.pop(fh, None)
 
     def numbers(self) -> list[int]:
         with self._lock:

@@ -160,6 +160,7 @@ class Directories:
 
     def releasedir(self, fh: int) -> None:
         self.handles.pop(fh)
+        self.handles.closed(fh)
 
     def fsyncdir(self, fh: int) -> None:
         self.handles.get(fh)
@@ -180,6 +181,8 @@ class Directories:
         with handle.lock:
             if cookie == 0:
                 handle.trail = Trail()
+            if cookie >= FIRST_COOKIE and not len(handle.trail):
+                self._walk_again(handle, cookie)
             after = self._name_before(handle.trail, cookie)
             limit = handle.page_entries
         n_given = 0
@@ -195,6 +198,17 @@ class Directories:
             if len(found) < limit:
                 return
             after = found[-1][0]
+
+    def _walk_again(self, handle: DirHandle, cookie: int) -> None:
+        """The entries up to a cookie were given out by a process that died: the same ones, unless the directory has changed."""
+        after: bytes | None = None
+        while len(handle.trail) <= cookie - FIRST_COOKIE:
+            found = self._names.list(handle.ino, after, MAX_PAGE_ENTRIES, False)
+            for name, *_ in found[: cookie - FIRST_COOKIE + 1 - len(handle.trail)]:
+                handle.trail.append(name)
+            if len(found) < MAX_PAGE_ENTRIES:
+                return
+            after = found[-1].name
 
     def _name_before(self, trail: Trail, cookie: int) -> bytes | None:
         if cookie < FIRST_COOKIE or not len(trail):

@@ -1,0 +1,141 @@
+"""kill -9 of the worker under load: no call fails, no byte is wrong, nothing happens twice.
+
+CAIRN_WORKER_KILLS sets how often it is killed (default 12).
+"""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from support.mounts import Mount, MountFactory, alive, cairnfs_mounts
+
+sys.path.insert(0, str(Path(__file__).parent))
+from worker_load import content
+
+pytestmark = [pytest.mark.fuse, pytest.mark.slow]
+
+LOAD = Path(__file__).with_name("worker_load.py")
+KILLED = r"the process that served was killed: another one takes over"
+
+
+def worker(mount: Mount) -> int:
+    """The worker's pid: a process of the mount whose parent is one, too."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        pids = mount.pids
+        for pid in pids:
+            try:
+                parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if parent in pids and alive(pid):
+                return pid
+        time.sleep(0.01)
+    raise AssertionError("the mount has no worker")
+
+
+def supervisor(mount: Mount) -> int:
+    return next(pid for pid in mount.pids if pid != worker(mount))
+
+
+def start(kind: str, folder: Path, seed: int) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, LOAD, kind, folder, str(seed)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(loads: "dict[str, subprocess.Popen[str]]") -> dict[str, int]:
+    """Rounds of each load."""
+    rounds = {}
+    try:
+        for name, load in loads.items():
+            out, err = load.communicate("\n", timeout=60)
+            assert load.returncode == 0 and out.endswith("ok\n"), f"{name}: {out}\n{err}"
+            assert not err, f"{name}: {err}"
+            rounds[name] = int(out.split()[1])
+    finally:
+        for load in loads.values():
+            load.kill()
+            load.communicate()
+    return rounds
+
+
+def test_a_load_goes_on_while_its_worker_is_killed_again_and_again(mounts: MountFactory) -> None:
+    n_kills = int(os.environ.get("CAIRN_WORKER_KILLS", "12"))
+    mount = mounts.new(None, "--workers", "1")
+    mount.expected_log.append(KILLED)
+    files = mount.path / "files"
+    files.mkdir()
+    for i in range(50):
+        (files / f"file{i}").write_bytes(content(i, 30_000))
+    shared = mount.path / "shared"
+    shared.mkdir()
+    for name in ("counter-lockf", "counter-flock"):
+        (shared / name).write_bytes(b"%020d" % 0)
+    loads = {}
+    for i, kind in enumerate(["writer", "appender", "names", "unlinked", "writer"]):
+        folder = mount.path / f"{kind}{i}"
+        folder.mkdir()
+        loads[f"{kind}{i}"] = start(kind, folder, i)
+    loads |= {f"counter{i}": start("counter", shared, i) for i in (1, 2)}
+    loads |= {"reader": start("reader", files, 7)}
+    chance = random.Random(5)
+    for _ in range(n_kills):
+        time.sleep(chance.uniform(0.2, 0.8))
+        os.kill(worker(mount), signal.SIGKILL)
+    time.sleep(0.5)
+    rounds = finish(loads)
+    assert all(rounds.values()), rounds
+    for name in ("counter-lockf", "counter-flock"):
+        assert int((shared / name).read_bytes()) == rounds["counter1"] + rounds["counter2"]
+    mount.stop()
+    mount.volume.assert_clean("--verify-data")
+
+
+def test_what_was_written_survives_the_death_of_everything_at_once_if_it_was_stored(mounts: MountFactory) -> None:
+    mount = mounts.new(None, "--workers", "1")
+    path = mount.path / "file"
+    with path.open("wb", buffering=0) as file:
+        file.write(b"a" * 100_000)
+        os.fsync(file.fileno())
+    mount.kill()
+    mount.start()
+    assert path.read_bytes() == b"a" * 100_000
+
+
+def test_without_its_supervisor_a_worker_stores_everything_and_unmounts(mounts: MountFactory) -> None:
+    mount = mounts.new(None, "--workers", "1")
+    file = (mount.path / "file").open("wb", buffering=0)
+    file.write(b"a" * 100_000)
+    pid = worker(mount)
+    os.kill(supervisor(mount), signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while alive(pid) or str(mount.path) in cairnfs_mounts():
+        assert time.monotonic() < deadline, "the worker does not end"
+        time.sleep(0.05)
+    mount.mounted = False
+    with contextlib.suppress(OSError):
+        file.close()
+    mount.start()
+    assert (mount.path / "file").read_bytes() == b"a" * 100_000
+
+
+def test_each_death_is_followed_by_a_new_worker_at_once(mounts: MountFactory) -> None:
+    mount = mounts.new(None, "--workers", "1")
+    mount.expected_log.append(KILLED)
+    (mount.path / "file").write_bytes(b"a")
+    for _ in range(3):
+        os.kill(worker(mount), signal.SIGKILL)
+        assert (mount.path / "file").read_bytes() == b"a"
+    mount.stop()
