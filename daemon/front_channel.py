@@ -6,10 +6,11 @@ Requests do not pass through this file. It owns the descriptor of the mount and 
 import logging
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from cairnfs.daemon.apart import Apart
 from cairnfs.daemon.inherited import Inherited
 from cairnfs.daemon.mountpoint import Mounted, abort, clear_stale, find_mount, mount_fuse, unmount
 from cairnfs.errors import MountError
@@ -50,6 +51,7 @@ class ChannelFront:
         self._stopping = False
         self._followed = True
         self._channel: Channel | None = None
+        self._apart: Apart | None = None
         self._mounted: Mounted | None = None
 
     def run(self) -> None:
@@ -62,6 +64,9 @@ class ChannelFront:
                 self._channel = channel
                 channel.follows = self._followed
                 stopping = self._stopping
+            if self._inherited is not None:
+                self._apart = Apart()
+                self._apart.start()
             if not stopping:
                 self._widen_readahead()
                 channel.serve()
@@ -101,15 +106,25 @@ class ChannelFront:
         if channel is None:
             return
         try:
-            if not channel.inc_epoch():
-                log.warning("%s: this kernel cannot drop all names at once; they stay for their timeout", self._mountpoint)
-            channel.inval_known(pages=False)
-            channel.inval_known(pages=True)
-            if self._inherited is not None:  # what predecessors of this process told the kernel is not in the channel's table
-                for ino in self._vfs.held():
-                    channel.inval_inode(ino)
+            self._wait_for(lambda: self._drop_all(channel))
         except OSError as error:
             log.warning("%s: the kernel did not take an invalidation: %s", self._mountpoint, error)
+
+    def _drop_all(self, channel: Channel) -> None:
+        if not channel.inc_epoch():
+            log.warning("%s: this kernel cannot drop all names at once; they stay for their timeout", self._mountpoint)
+        channel.inval_known(pages=False)
+        channel.inval_known(pages=True)
+        if self._inherited is not None:  # what predecessors of this process told the kernel is not in the channel's table
+            for ino in self._vfs.held():
+                channel.inval_inode(ino)
+
+    def _wait_for(self, call: Callable[[], None]) -> None:
+        """Run something that may wait in the kernel for requests in work."""
+        if self._apart is None:
+            call()
+        else:
+            self._apart.do(call)
 
     def trust(self, followed: bool) -> None:
         """Whether somebody tells of changes. While not, the kernel may keep what it is told for a second only."""
@@ -129,11 +144,15 @@ class ChannelFront:
             channel = self._channel
         if channel is None:
             return
-        try:
+
+        def drop() -> None:
             for ino in inos:
                 channel.inval_inode(ino)
             for parent, name in dentries:
                 channel.inval_entry(parent, name)
+
+        try:
+            self._wait_for(drop)
         except OSError as error:
             log.warning("%s: the kernel did not take an invalidation: %s", self._mountpoint, error)
 

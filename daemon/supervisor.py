@@ -78,9 +78,7 @@ def _look_at_volume(request: MountRequest) -> str:
     with os.fdopen(reading, "rb") as pipe:
         said = pipe.read()
     os.waitpid(pid, 0)
-    answer: dict[str, Any] = (
-        json.loads(said) if said else {"message": "a process that looked at the volume died", "exit_code": 1}
-    )
+    answer: dict[str, Any] = json.loads(said) if said else {"message": "a process that looked at the volume died", "exit_code": 1}
     if "name" in answer:
         return str(answer["name"])
     error = CairnError(answer["message"])

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 CAIRNFS = [sys.executable, "-m", "cairnfs.daemon.cli"]
+WORKERS = os.environ.get("CAIRN_TEST_WORKERS", "")  # that every mount of the channel gets
 BAD_LOG = re.compile(r"traceback|\berror\b|\bwarning\b|\bcritical\b", re.IGNORECASE)
 
 
@@ -74,6 +75,8 @@ class Mount:
 
     def start(self) -> "Mount":
         args = ["mount", self.volume.url, str(self.path), "-d", "--front", self.front, "--log", str(self.log), *self.options]
+        if WORKERS and self.front == "channel" and "--workers" not in self.options:
+            args += ["--workers", WORKERS]
         cairnfs(*args)
         self.mounted = True
         return self
