@@ -21,6 +21,7 @@ ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^\s:\[\]]*))
 ANY_HOST = "0.0.0.0"  # an address without a host, such as :9567
 LAST_PORT = 65535
 
+SHORTEST_WORKER_TIMEOUT_S = 2.0  # a busy machine may well keep a process waiting for a second
 SHORTEST_HEARTBEAT_S = 0.1
 STALE_S = 60  # without a heartbeat for so long, a session on another host is taken for dead
 
@@ -75,6 +76,12 @@ def _workers(text: str) -> int:
     return int(text)
 
 
+def _worker_timeout(text: str) -> float:
+    if (seconds := parse_duration(text)) < SHORTEST_WORKER_TIMEOUT_S:
+        raise UsageError(f"'{text}' is shorter than {SHORTEST_WORKER_TIMEOUT_S:g} seconds")
+    return seconds
+
+
 class Address(NamedTuple):
     """Where to listen; port 0 takes a free one."""
 
@@ -100,6 +107,14 @@ SETTINGS = (
     Setting("front", "mount", "front", _front, "FRONT", "What talks to the kernel: channel (compiled) or pyfuse3."),
     Setting(
         "workers", "mount", "workers", _workers, "N", "1: a process serves that is replaced when it dies; 0: this one serves."
+    ),
+    Setting(
+        "worker-timeout",
+        "mount",
+        "worker_timeout_s",
+        _worker_timeout,
+        "TIME",
+        "How long a worker may show no sign of life before it is replaced.",
     ),
     Setting("log", "mount", "log_path", _path, "FILE", "Log file. [default: stderr; with -d a standard file]"),
     Setting("metrics", "mount", "metrics", _address, "HOST:PORT", "Serve metrics to Prometheus. [default: off]"),
@@ -131,6 +146,7 @@ class MountRequest:
     log_path: Path | None = None
     metrics: Address | None = None
     workers: int = 0
+    worker_timeout_s: float = 30.0
 
 
 def default_of(setting: Setting) -> str:

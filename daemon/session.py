@@ -21,7 +21,7 @@ from types import FrameType
 
 from cairnfs.daemon.fronts import Front, make_front
 from cairnfs.daemon.heartbeat import registered_session, shared_session
-from cairnfs.daemon.inherited import Inherited, arena_bytes
+from cairnfs.daemon.inherited import Inherited, Pulse, arena_bytes
 from cairnfs.daemon.invalidate import Follower, done_requests, tell_own
 from cairnfs.daemon.mount_options import MountRequest
 from cairnfs.daemon.mountpoint import check_mountpoint, clear_stale, is_mounted, unmount
@@ -63,6 +63,7 @@ def work(request: MountRequest, inherited: Inherited) -> int:
     with held_signals():
         watcher = StopWatcher(request.mountpoint)
         watcher.start()
+        Pulse(inherited.carried).start()
         mount = MountProcess(request, lambda: inherited.outcomes.say(ready=True), watcher, inherited)
         try:
             mount.run()

@@ -44,6 +44,7 @@ FIRST_POLL_S = 0.005  # until the mount answers: somebody waits for that
 MAX_FAILURES = 5  # workers that die within FAILURE_S of each other's start before the mount is given up
 FAILURE_S = 5.0
 HALF_DEAD_S = 0.02
+DUMP_S = 0.5  # for a worker to write its stacks
 PR_SET_PDEATHSIG = 1
 
 
@@ -111,6 +112,7 @@ class _Supervisor:
         self._pid = 0
         self._ready = False
         self._stopping = False
+        self._pulse, self._alive_s = 0, time.monotonic()
         self._failure: str | None = None
         self._lingering: set[int] = set()  # killed workers that are not gone yet
         self._started_s: deque[float] = deque(maxlen=MAX_FAILURES)
@@ -127,6 +129,7 @@ class _Supervisor:
                 _kill(self._pid, number.si_signo)
             status = self._status()
             if status is None:
+                self._look_for_life()
                 continue
             if status >= 0:
                 return self._end(status)
@@ -167,6 +170,20 @@ class _Supervisor:
             return -1
         self._lingering -= {pid for pid in self._lingering if os.waitpid(pid, os.WNOHANG)[0]}
         return None
+
+    def _look_for_life(self) -> None:
+        """Kill a worker that has shown no sign of life for too long, after it was asked to write its stacks to the log."""
+        now_s = time.monotonic()
+        pulse = self._inherited.carried.pulse
+        if pulse != self._pulse or not self._ready:
+            self._pulse, self._alive_s = pulse, now_s
+        elif now_s - self._alive_s > self._request.worker_timeout_s:
+            silent_s = now_s - self._alive_s
+            log.error("%s: worker %d shows no sign of life for %.0f s: replaced", self._request.mountpoint, self._pid, silent_s)
+            _kill(self._pid, signal.SIGUSR1)
+            time.sleep(DUMP_S)
+            _kill(self._pid, signal.SIGKILL)
+            self._alive_s = time.monotonic()
 
     def _listen(self) -> None:
         for said in self._inherited.outcomes.heard():

@@ -130,6 +130,15 @@ class Carried:
     def told(self, value: int) -> None:
         self._set(2, value)
 
+    @property
+    def pulse(self) -> int:
+        """Grows while the process that serves is able to do anything."""
+        return self._get(4)
+
+    @pulse.setter
+    def pulse(self, value: int) -> None:
+        self._set(4, value)
+
     def tell(self, position: int) -> None:
         """The kernel was told of everything up to a position."""
         self.told = position

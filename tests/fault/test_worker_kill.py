@@ -103,6 +103,18 @@ def test_a_load_goes_on_while_its_worker_is_killed_again_and_again(mounts: Mount
     mount.volume.assert_clean("--verify-data")
 
 
+def test_a_worker_that_is_stopped_is_replaced(mounts: MountFactory) -> None:
+    mount = mounts.new(None, "--workers", "1", "--worker-timeout", "2")
+    mount.expected_log += [KILLED, r"worker \d+ shows no sign of life for \d+ s: replaced"]
+    (mount.path / "file").write_bytes(b"a" * 5000)
+    stopped = worker(mount)
+    os.kill(stopped, signal.SIGSTOP)
+    assert (mount.path / "file").read_bytes() == b"a" * 5000
+    (mount.path / "other").write_bytes(b"b")
+    assert worker(mount) != stopped
+    mount.stop()
+
+
 def test_what_was_written_survives_the_death_of_everything_at_once_if_it_was_stored(mounts: MountFactory) -> None:
     mount = mounts.new(None, "--workers", "1")
     path = mount.path / "file"
