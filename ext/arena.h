@@ -219,6 +219,8 @@ int ar_attr_find(const struct ar_arena *arena, uint64_t ino, struct ar_attr *out
 int ar_attr_put(struct ar_arena *arena, const struct ar_attr *attr, uint64_t token);
 /* A commit at `position` has changed or deleted the inode. */
 void ar_attr_drop(struct ar_arena *arena, uint64_t ino, uint64_t position);
+/* Drop what is known of the inode, of whatever version. */
+void ar_attr_forget(struct ar_arena *arena, uint64_t ino);
 
 /* 1 = known, *ino is its inode or 0 for a name that does not exist; 0 = not known. */
 int ar_name_find(const struct ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes, uint64_t *ino);

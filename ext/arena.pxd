@@ -74,6 +74,7 @@ cdef extern from "arena.h" nogil:
     int ar_attr_find(const ar_arena *arena, uint64_t ino, ar_attr *out)
     int ar_attr_put(ar_arena *arena, const ar_attr *attr, uint64_t token)
     void ar_attr_drop(ar_arena *arena, uint64_t ino, uint64_t position)
+    void ar_attr_forget(ar_arena *arena, uint64_t ino)
     int ar_name_find(const ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes, uint64_t *ino)
     int ar_name_put(ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes, uint64_t ino, uint64_t token)
     void ar_name_drop(ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes, uint64_t position)

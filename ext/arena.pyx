@@ -135,7 +135,7 @@ cdef class Arena:
 
     def forget(self, uint64_t ino):
         """Drop the attributes of an inode."""
-        ar_attr_drop(&self.arena, ino, self.arena.h.newest)
+        ar_attr_forget(&self.arena, ino)
 
     def drop_all(self):
         """Drop attributes and names of everything."""

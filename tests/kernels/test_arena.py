@@ -116,6 +116,37 @@ def test_drop_all_drops_all(arena: Arena) -> None:
     assert (version_of(arena, 7), arena.name(1, b"a")) == (1, 7)
 
 
+@pytest.mark.parametrize("version", [1, 5])
+def test_forgetting_drops_attributes_of_any_version(arena: Arena, version: int) -> None:
+    note(arena, inode_row(7, version), inode_row(8, version), name_row(1, b"a", 7, version))
+    arena.changed([], 3)
+    arena.forget(7)
+    assert (version_of(arena, 7), version_of(arena, 8), arena.name(1, b"a")) == (None, version, 7)
+    arena.check()
+
+
+def test_a_row_fetched_before_the_newest_commit_stays_forgotten(arena: Arena) -> None:
+    token = arena.token()
+    arena.changed([], 3)
+    arena.forget(7)
+    note(arena, inode_row(7, 1), token=token)
+    assert arena.attr(7) is None
+
+
+def test_versions_from_before_everything_was_dropped_do_not_count(arena: Arena) -> None:
+    note(arena, inode_row(7, 9))
+    arena.drop_all()
+    note(arena, inode_row(7, 1))
+    assert version_of(arena, 7) == 1
+
+
+def test_there_is_no_inode_0(arena: Arena) -> None:
+    assert (arena.attr(0), arena.piece(0)) == (None, None)
+    note(arena, inode_row(0, 1))
+    assert (arena.attr(0), arena.piece(0)) == (None, None)
+    arena.check()
+
+
 def test_an_older_row_replaces_no_newer_one(arena: Arena) -> None:
     token = arena.token()
     note(arena, inode_row(7, 5), token=token)
