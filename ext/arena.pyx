@@ -21,6 +21,7 @@ MARK_BYTES = AR_MARK_BYTES
 
 cdef enum:
     INO_PART = 9  # bytes of the partition's name: a letter and a number
+    DENTRY = 9  # bytes of a name's row: a number and a type
     N_LOCKS = 64
 
 
@@ -119,13 +120,14 @@ cdef class Arena:
 
     def committed(self, dict rows not None, uint64_t position, uint64_t token, bytes mark):
         """A commit of this mount at `position` has given rows these values; `token` was taken before it. `mark`: see `saw`."""
+        cdef const uint8_t *shows = mark_of(mark)
         cdef uint64_t mine = token >> 48 << 48 | position
         for (part, key), value in rows.items():
             self.drop_row(part, key, position)
             if value is not None or part[:1] == b"d":
                 self.note_row(part, key, value, position, mine)
         ar_advance(&self.arena, position)
-        ar_applied(&self.arena, position, mark_of(mark))
+        ar_applied(&self.arena, position, shows)
 
     def changed(self, list keys not None, uint64_t position):
         """Somebody else's commit at `position` has changed these rows."""
@@ -150,9 +152,11 @@ cdef class Arena:
         number = u64(name + 1)
         if name[0] == c"d":
             if value is not None:
-                if PyBytes_GET_SIZE(value) < 8:
+                if PyBytes_GET_SIZE(value) != DENTRY:
                     return 0
                 ino = u64(<const uint8_t *>PyBytes_AS_STRING(value))
+                if ino == 0:
+                    return 0
             ar_name_put(&self.arena, number, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), ino, token)
         elif name[0] == c"i" and is_record(key) and value is not None:
             if ar_parse(number, version, <const uint8_t *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), &attr) == 0:

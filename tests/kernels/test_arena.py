@@ -242,6 +242,18 @@ def test_records_that_cannot_be_read_are_not_kept(length: int, version: int) -> 
     arena.check()
 
 
+@pytest.mark.parametrize("value", [b"", bytes(7), b"\1" * 8, b"\1" * 10, bytes(9)])
+def test_names_that_cannot_be_read_are_not_kept(arena: Arena, value: bytes) -> None:
+    key = dentry_key(1, b"a")
+    arena.note([key], [Row(value, Position(1))], arena.token())
+    arena.note_names(key[0], [(key[1], Row(value, Position(1)))], arena.token())
+    assert arena.name(1, b"a") is None
+    note(arena, name_row(1, b"a", 7, 1))
+    arena.committing()
+    arena.committed({key: value}, 2, arena.token(), None)
+    assert arena.name(1, b"a") is None
+
+
 @given(st.binary(min_size=TAIL_AT, max_size=TAIL_AT + 3 * RECORD_BYTES))
 def test_no_record_does_harm(value: bytes) -> None:
     arena = Arena(MIB)
