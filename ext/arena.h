@@ -243,11 +243,13 @@ void ar_shown_forget(struct ar_arena *arena, uint64_t ino);
 
 /* ---- arena_open.c ---- */
 
-/* Count another handle, if the inode has no marks and `admit` says yes while nobody can mark it. 1 = counted. */
+/* Count another handle, if the arena is not hushed, the inode has no marks, and `admit` says yes while nobody can mark it.
+ * 1 = counted. */
 int ar_open(struct ar_arena *arena, uint64_t ino, int (*admit)(void *context), void *context);
 /* One handle less, unless the inode is marked AR_ADOPTED and `adopted` is not set. Handles left, or -1 when nothing was done. */
 int64_t ar_close(struct ar_arena *arena, uint64_t ino, int adopted);
-/* Add marks. Handles that compiled code has given out, or -ENFILE when there is no room: the caller must then hush the arena. */
+/* Add marks. Handles that compiled code has given out, or -ENFILE when there is no room: the caller must then hush the arena and
+ * try again, since there may be a handle by then. */
 int64_t ar_mark(struct ar_arena *arena, uint64_t ino, uint32_t marks);
 /* Add marks, AR_ADOPTED instead when there are handles. As ar_mark(). */
 int64_t ar_bar(struct ar_arena *arena, uint64_t ino);

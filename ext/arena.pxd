@@ -114,5 +114,6 @@ cdef class Arena:
 
     cdef int note_row(self, bytes part, bytes key, bytes value, uint64_t version, uint64_t token) except -1
     cdef int drop_row(self, bytes part, bytes key, uint64_t position) except -1
-    cdef object marked(self, uint64_t ino, uint32_t marks, int64_t n_open)
+    cdef object marked(self, uint64_t ino, uint32_t marks, bint bar)
+    cdef int64_t try_mark(self, uint64_t ino, uint32_t marks, bint bar) noexcept
     cdef pthread_mutex_t *lock_at(self, int number) noexcept

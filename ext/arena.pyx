@@ -244,20 +244,29 @@ cdef class Arena:
 
     def mark(self, uint64_t ino, uint32_t marks):
         """Keep compiled code away from an inode. Returns how many handles it has given out."""
-        return self.marked(ino, marks, ar_mark(&self.arena, ino, marks))
+        return self.marked(ino, marks, False)
 
     def bar(self, uint64_t ino):
         """Mark an inode BARRED, or ADOPTED when compiled code has handles of it. Returns how many."""
-        return self.marked(ino, AR_BARRED, ar_bar(&self.arena, ino))
+        return self.marked(ino, AR_BARRED, True)
 
-    cdef object marked(self, uint64_t ino, uint32_t marks, int64_t n_open):
-        """No room for a mark: compiled code is silent until it is taken off again."""
+    cdef object marked(self, uint64_t ino, uint32_t marks, bint bar):
+        """Without room for a mark compiled code is silent until it is taken off again."""
+        cdef int64_t n_open = self.try_mark(ino, marks, bar)
         if n_open >= 0:
             return n_open
         if not self.overflow:
             self.hush(True)
-        self.overflow[ino] = self.overflow.get(ino, 0) | marks
-        return 0
+        n_open = self.try_mark(ino, marks, bar)  # what was opened before the silence is seen now
+        if n_open < 0:
+            self.overflow[ino] = self.overflow.get(ino, 0) | marks
+            return 0
+        if not self.overflow:
+            self.hush(False)
+        return n_open
+
+    cdef int64_t try_mark(self, uint64_t ino, uint32_t marks, bint bar) noexcept:
+        return ar_bar(&self.arena, ino) if bar else ar_mark(&self.arena, ino, marks)
 
     def unmark(self, uint64_t ino, uint32_t marks):
         ar_unmark(&self.arena, ino, marks)

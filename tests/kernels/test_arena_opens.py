@@ -118,6 +118,7 @@ def test_more_marks_than_there_is_room_for(arena: Arena) -> None:
     inos = neighbours(WAYS + 3)
     assert all(arena.mark(ino, DIRTY) == 0 for ino in inos)
     assert [arena.bar(ino) for ino in inos[-2:]] == [0, 0]
+    assert not any(arena.open(ino) for ino in [*inos, *range(1, 20)]), "nothing may be opened for want of a mark"
     assert [arena.marks(ino) for ino in inos] == [DIRTY] * (WAYS + 1) + [DIRTY | BARRED] * 2
     arena.check()
     for ino in inos:
@@ -128,6 +129,18 @@ def test_more_marks_than_there_is_room_for(arena: Arena) -> None:
     assert not any(arena.marks(ino) for ino in inos)
     assert all(arena.open(ino) for ino in inos[-2:])
     arena.check()
+
+
+def test_nothing_is_opened_in_silence(arena: Arena) -> None:
+    assert arena.open(7)
+    arena.hush(True)
+    arena.hush(True)
+    assert not arena.open(7)
+    arena.hush(False)
+    assert not arena.open(7)
+    assert arena.close(7) == 0
+    arena.hush(False)
+    assert arena.open(7)
 
 
 def use(arena: Arena, seed: int, rounds: int) -> None:
