@@ -207,9 +207,10 @@ cdef class Arena:
         if watch is not None and (offset > watch.n_bytes or AR_MARK_BYTES > watch.n_bytes - offset):
             raise ValueError(f"the watched file has {watch.n_bytes} bytes")
         self.arena.watch = NULL
-        self.watching = watch
         if watch is not None:
+            self.watching = watch
             self.arena.watch = watch.base + offset
+        # Else the mapping stays: somebody may be looking at it.
 
     def fresh(self):
         """Is everything known that anybody has committed?"""

@@ -190,6 +190,15 @@ def test_what_cannot_be_mapped_is_an_error(tmp_path: Path) -> None:
         assert caught.value.filename == os.fsencode(tmp_path / name)
 
 
+def test_a_mapping_stays_while_somebody_may_look_at_it(tmp_path: Path) -> None:
+    arena, path = Arena(MIB), tmp_path / "file"
+    arena.watch(Shown(path).watch, MARK_AT)
+    arena.watch(None)
+    assert str(path) in Path("/proc/self/maps").read_text()
+    del arena
+    assert str(path) not in Path("/proc/self/maps").read_text()
+
+
 def test_a_watch_outlives_its_name_in_an_arena(tmp_path: Path) -> None:
     arena = Arena(MIB)
     for n in range(3):
