@@ -25,7 +25,7 @@
  *   (3) an entry stands in the bucket its key hashes to, and once there
  *   (4) no stamp is greater than `newest`
  *   (5) no two entries of `opens` that have handles or marks are of one inode
- *   (6) fill of a segment <= its size; segments beyond n_reserved are empty
+ *   (6) fill of a segment <= its size; segments beyond n_reserved are empty; slice_bytes is the sum of all
  *   (7) an index entry of the present generation of its segment lies within the fill of that segment
  *
  * Concurrency. Readers take no lock: they copy an entry and look whether the bucket's sequence number is even and unchanged.
@@ -46,6 +46,7 @@
 #include <stdint.h>
 
 #define AR_MAGIC UINT64_C(0x31414e5249414343) /* "CCAIRNA1" */
+#define AR_MAX_BYTES (UINT64_C(1) << 43) /* so that a segment is shorter than 2**32 bytes */
 
 enum {
     AR_VERSION = 1,
@@ -176,7 +177,7 @@ struct ar_arena {
 
 /* ---- arena_map.c ---- */
 
-/* Make an arena of about `total` bytes, at least AR_MIN_BYTES. 0, or a negative errno (-ENOSPC: no memory to reserve). */
+/* Make an arena of about `total` bytes, AR_MIN_BYTES to AR_MAX_BYTES. 0, or a negative errno (-ENOSPC: no memory to reserve). */
 int ar_create(struct ar_arena *arena, uint64_t total);
 
 /* Unmap it here; it goes with its last mapping. */

@@ -3,8 +3,13 @@
 #define CAIRN_ARENA_IMPL_H
 
 #include <string.h>
+#include <sys/mman.h>
 
 #include "arena.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 
 #define AR_POSITION_MASK ((UINT64_C(1) << 48) - 1)
 
