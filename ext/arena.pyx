@@ -10,6 +10,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 import os
 
+cdef extern from "arena_impl.h" nogil:
+    void ar_tear(ar_arena *arena, const pthread_mutex_t *lock)
+
 cdef extern from "arena_watch.h" nogil:
     int ar_map_file(const char *path, size_t n_bytes, const uint8_t **out)
     void ar_unmap_file(const uint8_t *base, size_t n_bytes)
@@ -323,6 +326,11 @@ cdef class Arena:
         if not -2 <= number < N_LOCKS:
             raise ValueError(f"there is no lock {number}")
         ar_lock(&self.arena, self.lock_at(number))
+
+    def tear(self, int number):
+        """Take a lock, and leave what it guards half written."""
+        self.hold_lock(number)
+        ar_tear(&self.arena, self.lock_at(number))
 
     def give_lock(self, int number):
         ar_unlock(self.lock_at(number))
