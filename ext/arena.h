@@ -25,7 +25,7 @@
  *   (3) an entry stands in the bucket its key hashes to, and once there
  *   (4) no stamp is greater than `newest`
  *   (5) no two entries of `opens` that have handles or marks are of one inode
- *   (6) fill of a segment <= its size; segments beyond n_reserved are empty
+ *   (6) fill of a segment <= its size; segments beyond n_reserved are empty; slice_bytes is the sum of all
  *   (7) an index entry of the present generation of its segment lies within the fill of that segment
  *
  * Concurrency. Readers take no lock: they copy an entry and look whether the bucket's sequence number is even and unchanged.
@@ -46,6 +46,7 @@
 #include <stdint.h>
 
 #define AR_MAGIC UINT64_C(0x31414e5249414343) /* "CCAIRNA1" */
+#define AR_MAX_BYTES (UINT64_C(1) << 43) /* so that a segment is shorter than 2**32 bytes */
 
 enum {
     AR_VERSION = 1,
@@ -176,7 +177,7 @@ struct ar_arena {
 
 /* ---- arena_map.c ---- */
 
-/* Make an arena of about `total` bytes, at least AR_MIN_BYTES. 0, or a negative errno (-ENOSPC: no memory to reserve). */
+/* Make an arena of about `total` bytes, AR_MIN_BYTES to AR_MAX_BYTES. 0, or a negative errno (-ENOSPC: no memory to reserve). */
 int ar_create(struct ar_arena *arena, uint64_t total);
 
 /* Unmap it here; it goes with its last mapping. */
@@ -219,6 +220,8 @@ int ar_attr_find(const struct ar_arena *arena, uint64_t ino, struct ar_attr *out
 int ar_attr_put(struct ar_arena *arena, const struct ar_attr *attr, uint64_t token);
 /* A commit at `position` has changed or deleted the inode. */
 void ar_attr_drop(struct ar_arena *arena, uint64_t ino, uint64_t position);
+/* Drop what is known of the inode, of whatever version. */
+void ar_attr_forget(struct ar_arena *arena, uint64_t ino);
 
 /* 1 = known, *ino is its inode or 0 for a name that does not exist; 0 = not known. */
 int ar_name_find(const struct ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes, uint64_t *ino);
@@ -241,11 +244,13 @@ void ar_shown_forget(struct ar_arena *arena, uint64_t ino);
 
 /* ---- arena_open.c ---- */
 
-/* Count another handle, if the inode has no marks and `admit` says yes while nobody can mark it. 1 = counted. */
+/* Count another handle, if the arena is not hushed, the inode has no marks, and `admit` says yes while nobody can mark it.
+ * 1 = counted. */
 int ar_open(struct ar_arena *arena, uint64_t ino, int (*admit)(void *context), void *context);
 /* One handle less, unless the inode is marked AR_ADOPTED and `adopted` is not set. Handles left, or -1 when nothing was done. */
 int64_t ar_close(struct ar_arena *arena, uint64_t ino, int adopted);
-/* Add marks. Handles that compiled code has given out, or -ENFILE when there is no room: the caller must then hush the arena. */
+/* Add marks. Handles that compiled code has given out, or -ENFILE when there is no room: the caller must then hush the arena and
+ * try again, since there may be a handle by then. */
 int64_t ar_mark(struct ar_arena *arena, uint64_t ino, uint32_t marks);
 /* Add marks, AR_ADOPTED instead when there are handles. As ar_mark(). */
 int64_t ar_bar(struct ar_arena *arena, uint64_t ino);

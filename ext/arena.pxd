@@ -74,6 +74,7 @@ cdef extern from "arena.h" nogil:
     int ar_attr_find(const ar_arena *arena, uint64_t ino, ar_attr *out)
     int ar_attr_put(ar_arena *arena, const ar_attr *attr, uint64_t token)
     void ar_attr_drop(ar_arena *arena, uint64_t ino, uint64_t position)
+    void ar_attr_forget(ar_arena *arena, uint64_t ino)
     int ar_name_find(const ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes, uint64_t *ino)
     int ar_name_put(ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes, uint64_t ino, uint64_t token)
     void ar_name_drop(ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes, uint64_t position)
@@ -115,5 +116,6 @@ cdef class Arena:
 
     cdef int note_row(self, bytes part, bytes key, bytes value, uint64_t version, uint64_t token) except -1
     cdef int drop_row(self, bytes part, bytes key, uint64_t position) except -1
-    cdef object marked(self, uint64_t ino, uint32_t marks, int64_t n_open)
+    cdef object marked(self, uint64_t ino, uint32_t marks, bint bar)
+    cdef int64_t try_mark(self, uint64_t ino, uint32_t marks, bint bar) noexcept
     cdef pthread_mutex_t *lock_at(self, int number) noexcept

@@ -11,6 +11,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 import os
 from array import array
 
+cdef extern from "arena_impl.h" nogil:
+    void ar_tear(ar_arena *arena, const pthread_mutex_t *lock)
+
 cdef extern from "arena_watch.h" nogil:
     int ar_map_file(const char *path, size_t n_bytes, const uint8_t **out)
     void ar_unmap_file(const uint8_t *base, size_t n_bytes)
@@ -22,6 +25,7 @@ MARK_BYTES = AR_MARK_BYTES
 
 cdef enum:
     INO_PART = 9  # bytes of the partition's name: a letter and a number
+    DENTRY = 9  # bytes of a name's row: a number and a type
     N_LOCKS = 64
 
 
@@ -125,13 +129,14 @@ cdef class Arena:
 
     def committed(self, dict rows not None, uint64_t position, uint64_t token, bytes mark):
         """A commit of this mount at `position` has given rows these values; `token` was taken before it. `mark`: see `saw`."""
+        cdef const uint8_t *shows = mark_of(mark)
         cdef uint64_t mine = token >> 48 << 48 | position
         for (part, key), value in rows.items():
             self.drop_row(part, key, position)
             if value is not None or part[:1] == b"d":
                 self.note_row(part, key, value, position, mine)
         ar_advance(&self.arena, position)
-        ar_applied(&self.arena, position, mark_of(mark))
+        ar_applied(&self.arena, position, shows)
 
     def changed(self, list keys not None, uint64_t position):
         """Somebody else's commit at `position` has changed these rows."""
@@ -141,7 +146,7 @@ cdef class Arena:
 
     def forget(self, uint64_t ino):
         """Drop the attributes of an inode."""
-        ar_attr_drop(&self.arena, ino, self.arena.h.newest)
+        ar_attr_forget(&self.arena, ino)
 
     def drop_all(self):
         """Drop attributes and names of everything."""
@@ -156,9 +161,11 @@ cdef class Arena:
         number = u64(name + 1)
         if name[0] == c"d":
             if value is not None:
-                if PyBytes_GET_SIZE(value) < 8:
+                if PyBytes_GET_SIZE(value) != DENTRY:
                     return 0
                 ino = u64(<const uint8_t *>PyBytes_AS_STRING(value))
+                if ino == 0:
+                    return 0
             ar_name_put(&self.arena, number, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), ino, token)
         elif name[0] == c"i" and is_record(key) and value is not None:
             if ar_parse(number, version, <const uint8_t *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), &attr) == 0:
@@ -209,9 +216,10 @@ cdef class Arena:
         if watch is not None and (offset > watch.n_bytes or AR_MARK_BYTES > watch.n_bytes - offset):
             raise ValueError(f"the watched file has {watch.n_bytes} bytes")
         self.arena.watch = NULL
-        self.watching = watch
         if watch is not None:
+            self.watching = watch
             self.arena.watch = watch.base + offset
+        # Else the mapping stays: somebody may be looking at it.
 
     def fresh(self):
         """Is everything known that anybody has committed?"""
@@ -250,20 +258,29 @@ cdef class Arena:
 
     def mark(self, uint64_t ino, uint32_t marks):
         """Keep compiled code away from an inode. Returns how many handles it has given out."""
-        return self.marked(ino, marks, ar_mark(&self.arena, ino, marks))
+        return self.marked(ino, marks, False)
 
     def bar(self, uint64_t ino):
         """Mark an inode BARRED, or ADOPTED when compiled code has handles of it. Returns how many."""
-        return self.marked(ino, AR_BARRED, ar_bar(&self.arena, ino))
+        return self.marked(ino, AR_BARRED, True)
 
-    cdef object marked(self, uint64_t ino, uint32_t marks, int64_t n_open):
-        """No room for a mark: compiled code is silent until it is taken off again."""
+    cdef object marked(self, uint64_t ino, uint32_t marks, bint bar):
+        """Without room for a mark compiled code is silent until it is taken off again."""
+        cdef int64_t n_open = self.try_mark(ino, marks, bar)
         if n_open >= 0:
             return n_open
         if not self.overflow:
             self.hush(True)
-        self.overflow[ino] = self.overflow.get(ino, 0) | marks
-        return 0
+        n_open = self.try_mark(ino, marks, bar)  # what was opened before the silence is seen now
+        if n_open < 0:
+            self.overflow[ino] = self.overflow.get(ino, 0) | marks
+            return 0
+        if not self.overflow:
+            self.hush(False)
+        return n_open
+
+    cdef int64_t try_mark(self, uint64_t ino, uint32_t marks, bint bar) noexcept:
+        return ar_bar(&self.arena, ino) if bar else ar_mark(&self.arena, ino, marks)
 
     def unmark(self, uint64_t ino, uint32_t marks):
         ar_unmark(&self.arena, ino, marks)
@@ -329,6 +346,11 @@ cdef class Arena:
         if not -2 <= number < N_LOCKS:
             raise ValueError(f"there is no lock {number}")
         ar_lock(&self.arena, self.lock_at(number))
+
+    def tear(self, int number):
+        """Take a lock, and leave what it guards half written."""
+        self.hold_lock(number)
+        ar_tear(&self.arena, self.lock_at(number))
 
     def give_lock(self, int number):
         ar_unlock(self.lock_at(number))

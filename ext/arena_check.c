@@ -30,6 +30,37 @@ void ar_repair_meta(struct ar_arena *arena, size_t lock_no)
     }
 }
 
+/* Entries whose keys are right and whose values, `at` bytes into them, are not. */
+static void tear(struct ar_bucket *bucket, size_t ways, size_t size, size_t at)
+{
+    ar_begin(bucket);
+    for (size_t i = 0; i < ways; i++)
+        ((uint8_t *)ar_entries(bucket))[i * size + at] ^= 0x40;
+}
+
+void ar_tear(struct ar_arena *arena, const pthread_mutex_t *lock)
+{
+    struct ar_header *h = arena->h;
+    struct walked tables[3];
+    tables_of(arena, tables);
+    if (lock == &h->seen_lock) {
+        atomic_fetch_add(&h->seen_seq, 1);
+        h->seen_valid = 1;
+        memset(h->seen, 0xA5, sizeof h->seen);
+    } else if (lock == &h->log_lock) {
+        for (uint64_t i = 0; i < h->index.n_buckets; i += 2)
+            tear(ar_bucket_of(arena, &h->index, i, AR_WAYS, sizeof(struct ar_slice)), AR_WAYS, sizeof(struct ar_slice),
+                 offsetof(struct ar_slice, at));
+        atomic_fetch_add(&h->segments[h->writing].generation, 1);
+        atomic_fetch_add(&h->slice_bytes, 0xA5);
+    } else {
+        for (int t = 0; t < 3; t++)
+            for (uint64_t i = (uint64_t)(lock - h->locks); i < tables[t].table->n_buckets; i += AR_N_LOCKS)
+                tear(ar_bucket_of(arena, tables[t].table, i, tables[t].ways, tables[t].size), tables[t].ways, tables[t].size,
+                     t == 1 ? offsetof(struct ar_name, ino) : sizeof(uint64_t));
+    }
+}
+
 static uint64_t hash_at(int table, const void *entry)
 {
     return table == 1 ? ((const struct ar_name *)entry)->key[0] : ar_ino_hash(*(const uint64_t *)entry);

@@ -9,11 +9,12 @@
 int ar_fresh(const struct ar_arena *arena)
 {
     struct ar_header *h = arena->h;
-    if (arena->watch == NULL)
+    const uint8_t *watch = __atomic_load_n(&arena->watch, __ATOMIC_RELAXED);
+    if (watch == NULL)
         return 0;
     uint64_t now[AR_MARK_BYTES / 8], seen[AR_MARK_BYTES / 8];
     uint32_t seq = atomic_load_explicit(&h->seen_seq, memory_order_acquire);
-    ar_copy(now, arena->watch, AR_MARK_BYTES);
+    ar_copy(now, watch, AR_MARK_BYTES);
     ar_copy(seen, h->seen, AR_MARK_BYTES);
     int valid = (int)__atomic_load_n(&h->seen_valid, __ATOMIC_RELAXED);
     atomic_thread_fence(memory_order_acquire);

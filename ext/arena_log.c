@@ -3,11 +3,6 @@
 #include "arena_impl.h"
 
 #include <errno.h>
-#include <sys/mman.h>
-
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
 
 enum { LOOKED_AT = 64 }; /* segments among which the one to empty is looked for; more would only cost time */
 
@@ -48,16 +43,17 @@ int ar_slice_copy(struct ar_arena *arena, uint64_t pack, uint32_t stored_off, ui
 {
     struct ar_header *h = arena->h;
     struct ar_slice slice;
-    if (!find(arena, pack, stored_off, &slice) || off > slice.n_bytes || length > slice.n_bytes - off) {
+    int found = find(arena, pack, stored_off, &slice) && off <= slice.n_bytes && length <= slice.n_bytes - off;
+    if (found) {
+        memcpy(out, bytes_of(arena, &slice) + off, length);
+        atomic_thread_fence(memory_order_acquire);
+        found = atomic_load_explicit(&h->segments[slice.segment].generation, memory_order_relaxed) == slice.generation;
+    }
+    if (!found) {
         atomic_fetch_add_explicit(&h->misses, 1, memory_order_relaxed);
         return 0;
     }
-    struct ar_segment *segment = &h->segments[slice.segment];
-    memcpy(out, bytes_of(arena, &slice) + off, length);
-    atomic_thread_fence(memory_order_acquire);
-    if (atomic_load_explicit(&segment->generation, memory_order_relaxed) != slice.generation)
-        return 0;
-    atomic_fetch_add_explicit(&segment->used, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&h->segments[slice.segment].used, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&h->hits, 1, memory_order_relaxed);
     return 1;
 }
@@ -77,7 +73,7 @@ static int64_t reserve(struct ar_arena *arena)
     if (h->n_reserved == h->n_segments)
         return -1;
     uint64_t offset = h->segments_offset + h->n_reserved * h->segment_bytes;
-    if (madvise(ar_at(arena, offset), h->segment_bytes, MADV_POPULATE_WRITE) < 0 && errno != EINVAL) /* EINVAL: before Linux 5.14 */
+    if (madvise(ar_at(arena, offset), h->segment_bytes, MADV_POPULATE_WRITE) < 0 && errno != EINVAL) /* EINVAL: reserved by ar_create() */
         return -1;
     return h->n_reserved++;
 }
@@ -197,9 +193,14 @@ void ar_repair_log(struct ar_arena *arena)
 int ar_check_log(struct ar_arena *arena)
 {
     const struct ar_header *h = arena->h;
-    for (uint32_t i = 0; i < AR_MAX_SEGMENTS; i++)
+    uint64_t taken = 0;
+    for (uint32_t i = 0; i < AR_MAX_SEGMENTS; i++) {
         if (h->segments[i].fill > (i < h->n_reserved ? h->segment_bytes : 0))
             return 6;
+        taken += h->segments[i].fill;
+    }
+    if (h->n_reserved > h->n_segments || taken != atomic_load(&h->slice_bytes))
+        return 6;
     for (uint64_t i = 0; i < h->index.n_buckets; i++) {
         struct ar_bucket *bucket = ar_bucket_of(arena, &h->index, i, AR_WAYS, sizeof(struct ar_slice));
         const struct ar_slice *entries = ar_entries(bucket);
@@ -210,6 +211,9 @@ int ar_check_log(struct ar_arena *arena)
                 continue;
             if ((ar_slice_hash(entries[way].pack, entries[way].stored_off) & (h->index.n_buckets - 1)) != i)
                 return 3;
+            for (int other = 0; other < way; other++)
+                if (entries[other].pack == entries[way].pack && entries[other].stored_off == entries[way].stored_off)
+                    return 3;
             if ((uint64_t)entries[way].at + entries[way].n_bytes > h->segments[entries[way].segment].fill)
                 return 7;
         }

@@ -92,7 +92,7 @@ int ar_create(struct ar_arena *arena, uint64_t total)
 {
     struct ar_header planned = {0};
     uint64_t fixed;
-    if (total < AR_MIN_BYTES || total > UINT64_C(1) << 46)
+    if (total < AR_MIN_BYTES || total > AR_MAX_BYTES)
         return -EINVAL;
     plan(&planned, total, &fixed);
     int fd = memfd_create("cairnfs-arena", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -104,9 +104,15 @@ int ar_create(struct ar_arena *arena, uint64_t total)
     void *base = error ? MAP_FAILED : mmap(NULL, planned.total, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (!error && base == MAP_FAILED)
         error = -errno;
+    /* Before Linux 5.14 nothing can be reserved once the descriptor is closed. */
+    if (!error && madvise(base, PAGE, MADV_POPULATE_WRITE) < 0 && errno == EINVAL)
+        error = -posix_fallocate(fd, (off_t)fixed, (off_t)(planned.total - fixed));
     close(fd);
-    if (error)
+    if (error) {
+        if (base != MAP_FAILED)
+            munmap(base, planned.total);
         return error;
+    }
     arena->h = base;
     arena->watch = NULL;
     error = -initialise(arena->h, &planned);

@@ -90,7 +90,7 @@ int ar_attr_find(const struct ar_arena *arena, uint64_t ino, struct ar_attr *out
             }
         }
         if (ar_read_ok(bucket, seq))
-            return found && out->epoch == atomic_load(&arena->h->epoch);
+            return found && ino && out->epoch == atomic_load(&arena->h->epoch);
     }
     return 0;
 }
@@ -120,7 +120,7 @@ int ar_attr_put(struct ar_arena *arena, const struct ar_attr *attr, uint64_t tok
     int kept = ar_is_current(arena, bucket, token, &epoch);
     if (kept) {
         int way = choose_attr(arena, bucket, attr->ino);
-        kept = entries[way].ino != attr->ino || entries[way].version <= attr->version;
+        kept = entries[way].ino != attr->ino || entries[way].epoch != epoch || entries[way].version <= attr->version;
         if (kept) {
             ar_begin(bucket);
             entries[way] = *attr;
@@ -132,20 +132,31 @@ int ar_attr_put(struct ar_arena *arena, const struct ar_attr *attr, uint64_t tok
     return kept;
 }
 
-void ar_attr_drop(struct ar_arena *arena, uint64_t ino, uint64_t position)
+/* Stamp the bucket with `position` and drop the inode, unless its version is greater than `newest_dropped`. */
+static void drop_attr(struct ar_arena *arena, uint64_t ino, uint64_t position, uint64_t newest_dropped)
 {
     struct ar_bucket *bucket = attr_bucket(arena, ino);
     struct ar_attr *entries = ar_entries(bucket);
     pthread_mutex_t *lock = ar_lock_of(arena, ar_ino_hash(ino));
-    ar_advance(arena, position);
     ar_lock(arena, lock);
     ar_begin(bucket);
     ar_stamp(bucket, position);
     for (int i = 0; i < AR_WAYS; i++)
-        if (entries[i].ino == ino && entries[i].version <= position)
+        if (entries[i].ino == ino && entries[i].version <= newest_dropped)
             entries[i].ino = 0;
     ar_end(bucket);
     ar_unlock(lock);
+}
+
+void ar_attr_drop(struct ar_arena *arena, uint64_t ino, uint64_t position)
+{
+    ar_advance(arena, position);
+    drop_attr(arena, ino, position, position);
+}
+
+void ar_attr_forget(struct ar_arena *arena, uint64_t ino)
+{
+    drop_attr(arena, ino, atomic_load(&arena->h->newest), UINT64_MAX);
 }
 
 /* ---- names ---- */

@@ -3,7 +3,7 @@
 
 /* ---- shown: value = version << 1 | whether the pages show it ----
  *
- * An inode may stand in either of two buckets, which share a lock: so the table is used to nine tenths before anything is lost.
+ * An inode may stand in either of two buckets, which share a lock: of a table that is nine tenths full, one in a hundred has been lost.
  */
 
 static struct ar_bucket *shown_bucket(const struct ar_arena *arena, uint64_t ino, int second)
