@@ -12,6 +12,8 @@ KERNELS = (
     "fuse_names",
     "fuse_notify",
     "fuse_req",
+    "fuse_resumed",
+    "fuse_slots",
     "fuse_table",
     "ino_map",
     "slicer",

@@ -1,7 +1,8 @@
 """Notifications: what the kernel must forget, or is given, without having asked."""
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
+@disjoint_base
 class Notifier:
     """The half of a channel that speaks first."""
 
