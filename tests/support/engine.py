@@ -15,8 +15,9 @@ from typing import Any, Self
 
 from cairnfs.const import MIB, ROOT_INO
 from cairnfs.options import EngineOptions
-from cairnfs.types import Attr, Caller, DirEntry, Inode
+from cairnfs.types import Attr, Caller, DirEntry, Inode, SessionId
 from cairnfs.vfs import Vfs
+from cairnfs.vfs.carried import Carried
 from cairnfs.volume import Volume, format_volume, new_format, open_volume
 
 ROOT = Inode(ROOT_INO)
@@ -37,13 +38,19 @@ def new_volume(folder: Path, store: str = "memory", **fmt: Any) -> str:
 class Engine:
     """One process's use of a volume: a session, and a Vfs."""
 
-    def __init__(self, url: str, options: EngineOptions = TEST_OPTIONS) -> None:
+    def __init__(self, url: str, options: EngineOptions = TEST_OPTIONS, *, carried: Carried | None = None) -> None:
+        """`carried`: what a predecessor that was abandoned has left, and this one leaves."""
         self.url = url
-        self.volume: Volume = open_volume(url, options)
+        arena = None if carried is None else carried.arena
+        self.volume: Volume = open_volume(url, options, arena=arena)
         self.meta = self.volume.meta
-        if not options.read_only:
-            self.meta.sessions.open("/in-process", "test")
-        self.vfs = Vfs(self.meta, self.volume.data, options, self.volume.clock)
+        if carried is not None and carried.session:
+            assert self.meta.sessions.resume(SessionId(carried.session))
+        elif not options.read_only:
+            session = self.meta.sessions.open("/in-process", "test")
+            if carried is not None:
+                carried.session = session
+        self.vfs = Vfs(self.meta, self.volume.data, options, self.volume.clock, arena, carried)
         self.files = Files(self.vfs)
 
     def close(self) -> None:
