@@ -162,7 +162,7 @@ class MountProcess:
             if inherited is None
             else shared_session(volume, request.mountpoint, inherited.carried, inherited.supervisor),
         ):
-            config = partial(mount_config, volume, request)
+            config = partial(mount_config, volume, request, os.getpid() if inherited is None else inherited.supervisor.pid)
             vfs = MountedVfs(volume.meta, volume.data, request.engine, volume.clock, volume.metrics, config, arena, carried)
             try:
                 self._serve(volume, vfs)

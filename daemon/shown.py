@@ -73,17 +73,19 @@ def usage_as_json(usage: StatFs) -> dict[str, int]:
     return {"used_bytes": usage.used_bytes, "used_inodes": usage.used_inodes}
 
 
-def mount_config(volume: Volume, request: MountRequest) -> dict[str, Any]:
-    """What `.config` of a mount shows: nothing secret, since every user of the machine may read it."""
+def mount_config(volume: Volume, request: MountRequest, pid: int) -> dict[str, Any]:
+    """What `.config` of a mount shows: nothing secret, since every user of the machine may read it. `pid`: whom to signal."""
     return {
         "version": VERSION,
-        "pid": os.getpid(),
+        "pid": pid,
+        "serving_pid": os.getpid(),
         "front": request.front,
         "mountpoint": str(request.mountpoint),
         "meta_url": without_password(request.url),
         "format": format_as_json(volume.format),
         "engine": asdict(request.engine),
         "fuse": asdict(request.fuse),
+        "workers": request.workers,
         "metrics": None if request.metrics is None else str(request.metrics),
         "log": None if request.log_path is None else str(request.log_path),
     }

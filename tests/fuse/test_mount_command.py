@@ -66,7 +66,7 @@ def test_a_background_mount_answers_when_the_command_returns_and_has_ended_when_
     assert str(mount.path) in cairnfs_mounts()
     (session,) = sessions(mount.volume)
     assert session["mountpoint"] == str(mount.path)
-    assert [session["pid"]] == mount.pids
+    assert [session["pid"]] == mount.pids[:1]
     (mount.path / "f").write_bytes(b"x" * 100_000)
     mount.stop()
     assert str(mount.path) not in cairnfs_mounts()
@@ -206,7 +206,7 @@ def test_a_killed_mount_is_replaced_by_the_next_and_its_session_cleaned_at_once(
     assert [session["dead"] for session in sessions(mount.volume)] == [True]
     mount.start()
     assert (mount.path / "f").read_bytes() == b"kept"
-    assert [session["pid"] for session in sessions(mount.volume)] == mount.pids
+    assert [session["pid"] for session in sessions(mount.volume)] == mount.pids[:1]
 
 
 def test_a_read_only_mount_refuses_changes(mounts: MountFactory, front: str) -> None:

@@ -91,7 +91,7 @@ class Mount:
 
     @property
     def pids(self) -> list[int]:
-        """Processes of this mount: those whose command line names its mountpoint."""
+        """Processes of this mount, the first one before its workers: those whose command line names its mountpoint."""
         found = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -102,7 +102,7 @@ class Mount:
                 continue
             if str(self.path).encode() in words and b"mount" in words and b"umount" not in words:
                 found.append(int(entry.name))
-        return found
+        return sorted(found)
 
     def kill(self) -> None:
         """kill -9 every process of the mount, and clear the dead mountpoint."""
