@@ -24,7 +24,8 @@ META_OPERATIONS = (
     + ("layout.allocate", "layout.commit_write", "layout.copy_range", "layout.drop_pack", "layout.extents")
     + ("layout.free_deleted", "layout.garbage", "layout.punch", "layout.read", "layout.replace", "layout.seek")
     + ("layout.truncate", "layout.zero", "locks.drop_session", "locks.getlk", "locks.release", "locks.setlk")
-    + ("sessions.clean_stale", "sessions.close", "sessions.heartbeat", "sessions.list", "sessions.open")
+    + ("sessions.clean_stale", "sessions.close", "sessions.heartbeat", "sessions.list", "sessions.open", "sessions.resume")
+    + ("sessions.sustained",)
 )
 OBJECT_CALLS = ("put", "get", "head", "delete", "list")
 OPERATIONS = (
@@ -180,6 +181,9 @@ class Metrics:
         )
         self.read_bytes = self._counter("cairnfs_read_bytes_total", "bytes", "Bytes read from files.")
         self.written_bytes = self._counter("cairnfs_written_bytes_total", "bytes", "Bytes written to files.")
+        self.worker_restarts = self._gauge(
+            "cairnfs_worker_restarts", "processes", "Workers that were replaced because they died."
+        )
         self.open_handles = self._gauge("cairnfs_open_handles", "handles", "Open file handles.")
         self.open_directories = self._gauge("cairnfs_open_directories", "handles", "Open directory handles.")
         self.open_inodes = self._gauge("cairnfs_open_inodes", "inodes", "Inodes that are open at least once.")

@@ -24,7 +24,7 @@ from cairnfs.meta.stores.base import Store
 from cairnfs.meta.stores.counting import CountingStore
 from cairnfs.meta.stores.kept import KeptStore
 from cairnfs.meta.volume import VolumeFormat, create_volume, load_format
-from cairnfs.metrics import Metrics
+from cairnfs.metrics import Cells, Metrics
 from cairnfs.objects import ObjectStore, bucket_exists, create_bucket, destroy_bucket, open_objects
 from cairnfs.options import EngineOptions
 
@@ -128,16 +128,17 @@ def open_volume(
     data: bool = True,
     clock: Clock | None = None,
     arena: Arena | None = None,
+    cells: Cells | None = None,
 ) -> Volume:
     """Open the volume at a metadata URL; with `data`, its objects too, and proven to be this volume's. An `arena` keeps what
-    passes of its metadata and data.
+    passes of its metadata and data, `cells` what is counted.
 
     Raises UsageError for a bad URL, VolumeError when there is no volume there or it cannot be used, StoreError and
     ObjectError when a store fails.
     """
     options = options or EngineOptions()
     clock = clock or SystemClock()
-    metrics = Metrics()
+    metrics = Metrics(cells)
     opened = open_store(url, io_timeout_s=options.io_timeout_s)
     store = CountingStore(opened if arena is None else KeptStore(opened, arena), metrics)
     try:

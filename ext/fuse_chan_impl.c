@@ -32,7 +32,10 @@ int fc_chan_init(struct fc_chan *chan, int dev_fd)
     struct stat st;
     chan->known.limit = SIZE_MAX;
     chan->count_known = fc_count_known;
-    chan->marks = chan->slots == NULL ? chan->own_marks : fc_shared_of(chan->slots)->marks;
+    struct fc_shared *shared = chan->slots == NULL ? NULL : fc_shared_of(chan->slots);
+    chan->marks = shared == NULL ? chan->own_marks : shared->marks;
+    chan->counts = shared == NULL ? chan->own_counts : shared->counts;
+    chan->answered = shared == NULL ? chan->own_answered : shared->answered;
     pthread_mutex_init(&chan->known_lock, NULL);
     if (fstat(dev_fd, &st) < 0)
         return -errno;

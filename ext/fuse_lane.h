@@ -86,18 +86,19 @@ struct fc_chan {
     _Atomic int n_slots;  /* of lanes[], that were ever in use */
     _Atomic int n_parked; /* lanes inside a call that waits for a lock */
     _Atomic uint64_t n_malformed;
-    _Atomic uint64_t counts[FW_N_OPCODES]; /* requests read, by opcode; [0]: opcodes beyond the table */
+    _Atomic uint64_t *counts; /* FW_N_OPCODES: requests read, by opcode; [0]: opcodes beyond the table */
     _Atomic uint32_t n_early;
     _Atomic uint64_t early[FC_N_EARLY];
     _Atomic uint8_t *marks;            /* FC_N_MARKS of them, by hash of the inode number: FC_MARK_* */
-    _Atomic uint8_t own_marks[FC_N_MARKS];
+    _Atomic uint8_t own_marks[FC_N_MARKS]; /* these three are used when there are no slots to share them */
+    _Atomic uint64_t own_counts[FW_N_OPCODES], own_answered[FW_N_OPCODES];
     const struct fc_slots *slots;      /* NULL: requests end with this process */
     struct ar_arena *arena;            /* what may be answered without Python; NULL: nothing */
     struct fc_span attr_valid, entry_valid, dir_entry_valid; /* of what is answered from it */
     int keeps_negative;                /* the kernel may keep names known to be absent: Python tells it */
     uint64_t fleeting_from;            /* inodes from here on are not the volume's */
     _Atomic int follows;               /* somebody tells of changes; while not, nothing is answered from the arena */
-    _Atomic uint64_t answered[FW_N_OPCODES]; /* requests answered without Python, by opcode */
+    _Atomic uint64_t *answered; /* FW_N_OPCODES: requests answered without Python, by opcode */
     pthread_mutex_t known_lock;
     struct im_map known; /* inode -> names and entries that the kernel was given of it and has not forgotten */
     int (*count_known)(struct fc_chan *chan, uint64_t ino, int64_t n);

@@ -15,6 +15,7 @@ from cairnfs.data.journal import Journal
 from cairnfs.ext.arena import Arena
 from cairnfs.types import Inode, serving
 
+N_CELLS = 1 << 13  # of metrics
 N_HANDLES = 1 << 16  # open at a time; those beyond are not handed on
 DIRECTORY = 1 << 31
 GENERATION_SHIFT = 40  # handle numbers of a process begin here times the number of its predecessors, plus one
@@ -93,6 +94,7 @@ class Carried:
         self.journal = Journal(journal_bytes)
         self.handles = HandleRecords()
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
+        self.cells = memoryview(mmap.mmap(-1, N_CELLS * 8)).cast("q")  # what is counted
 
     # Numbers: each is written by one process at a time, in one step
 

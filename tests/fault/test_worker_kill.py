@@ -55,6 +55,11 @@ def start(kind: str, folder: Path, seed: int) -> "subprocess.Popen[str]":
     )
 
 
+def stats(mount: Mount) -> dict[str, float]:
+    lines = (mount.path / ".stats").read_text().splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
 def finish(loads: "dict[str, subprocess.Popen[str]]") -> dict[str, int]:
     """Rounds of each load."""
     rounds = {}
@@ -147,7 +152,12 @@ def test_each_death_is_followed_by_a_new_worker_at_once(mounts: MountFactory) ->
     mount = mounts.new(None, "--workers", "1")
     mount.expected_log.append(KILLED)
     (mount.path / "file").write_bytes(b"a")
-    for _ in range(3):
+    before = stats(mount)
+    for i in range(3):
         os.kill(worker(mount), signal.SIGKILL)
         assert (mount.path / "file").read_bytes() == b"a"
+        now = stats(mount)
+        assert now["cairnfs_worker_restarts"] == i + 1
+        for name in ('operation_seconds_count{op="create"}', 'fuse_requests_total{opcode="CREATE"}', "uploads_total"):
+            assert now[f"cairnfs_{name}"] == before[f"cairnfs_{name}"] == 1, "counts do not go on"
     mount.stop()
