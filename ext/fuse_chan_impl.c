@@ -425,15 +425,6 @@ void fc_done(struct fc_lane *lane)
 
 /* ---- after a death ---- */
 
-int fc_n_left(const struct fc_chan *chan)
-{
-    int n = 0;
-    for (int i = 0; chan->slots != NULL && i < chan->slots->n_slots; i++)
-        if (((const struct fw_in_header *)fc_slot_request(fc_slot_at(chan->slots, i)))->len)
-            n = i + 1;
-    return n;
-}
-
 /* Give the reply that the slot holds; the kernel may have had it already. */
 static void answer_again(struct fc_lane *lane)
 {

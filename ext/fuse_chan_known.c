@@ -42,3 +42,12 @@ uint64_t fc_count(struct fc_chan *chan, int opcode)
 {
     return atomic_load(&chan->counts[opcode]);
 }
+
+int fc_n_left(const struct fc_chan *chan)
+{
+    int n = 0;
+    for (int i = 0; chan->slots != NULL && i < chan->slots->n_slots; i++)
+        if (((const struct fw_in_header *)fc_slot_request(fc_slot_at(chan->slots, i)))->len)
+            n = i + 1;
+    return n;
+}
