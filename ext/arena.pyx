@@ -275,6 +275,14 @@ cdef class Arena:
         """One handle of compiled code less. Handles left; -1 when there was none, or it is ADOPTED and `adopted` is not set."""
         return ar_close(&self.arena, ino, adopted)
 
+    def handles(self):
+        """Inodes that compiled code has open, and how many handles of each; while others open and close, about."""
+        cdef uint64_t at = 0, ino = 0, n
+        cdef dict found = {}
+        while n := ar_next_open(&self.arena, &at, &ino):
+            found[ino] = n
+        return found
+
     def hush(self, bint on):
         """Make compiled code answer nothing, until it is said as often that it may."""
         add32(&self.arena.h.hush, 1 if on else -1)

@@ -136,6 +136,20 @@ uint64_t ar_n_open(const struct ar_arena *arena)
     return n;
 }
 
+uint64_t ar_next_open(const struct ar_arena *arena, uint64_t *at, uint64_t *ino)
+{
+    const struct ar_table *table = &arena->h->opens;
+    while (*at < table->n_buckets * AR_OPEN_WAYS) {
+        struct ar_open *entries = ar_entries(ar_bucket_of(arena, table, *at / AR_OPEN_WAYS, AR_OPEN_WAYS, sizeof(struct ar_open)));
+        struct ar_open *entry = &entries[(*at)++ % AR_OPEN_WAYS];
+        uint64_t n_handles = atomic_load(&entry->word) >> MARK_BITS;
+        *ino = atomic_load(&entry->ino);
+        if (n_handles)
+            return n_handles;
+    }
+    return 0;
+}
+
 int ar_check_opens(struct ar_arena *arena)
 {
     for (uint64_t i = 0; i < arena->h->opens.n_buckets; i++) {
