@@ -197,11 +197,14 @@ class Follower(threading.Thread):
         self._front.invalidate_all()
 
     def _drop_everything(self) -> None:
-        """The position is taken first: what is committed while caches are dropped will be found in the log."""
+        """The position is taken first: what is committed while caches are dropped will be found in the log. It counts
+        afterwards: whoever finds it reached takes everything up to it for known.
+        """
         log.warning("the change log no longer reaches back to position %d: dropping every cache", self._position)
-        self._position = self._store.position()
+        position = self._store.position()
         self._vfs.invalidate_all()
         self._everything = True
+        self._position = position
 
 
 def done_requests(store: Store, after: Position) -> set[int]:

@@ -257,10 +257,10 @@ int64_t ar_bar(struct ar_arena *arena, uint64_t ino);
 void ar_unmark(struct ar_arena *arena, uint64_t ino, uint32_t marks);
 uint32_t ar_marks(const struct ar_arena *arena, uint64_t ino);
 uint64_t ar_n_open(const struct ar_arena *arena);
-/* Inodes with handles: how many there are; `room` of them are written to `out`. */
-size_t ar_open_inodes(const struct ar_arena *arena, uint64_t *out, size_t room);
 /* Every process that used the arena has died: marks go, handles stay, attributes and names are forgotten. */
 void ar_resume(struct ar_arena *arena);
+/* Walk over inodes with handles; *at is 0 before the first. Handles of the inode in *ino, 0 at the end. */
+uint64_t ar_next_open(const struct ar_arena *arena, uint64_t *at, uint64_t *ino);
 
 /* ---- arena_log.c ---- */
 

@@ -96,7 +96,7 @@ cdef extern from "arena.h" nogil:
     uint32_t ar_marks(const ar_arena *arena, uint64_t ino)
     uint64_t ar_n_open(const ar_arena *arena)
     void ar_resume(ar_arena *arena)
-    size_t ar_open_inodes(const ar_arena *arena, uint64_t *out, size_t room)
+    uint64_t ar_next_open(const ar_arena *arena, uint64_t *at, uint64_t *ino)
 
     int ar_slice_copy(ar_arena *arena, uint64_t pack, uint32_t stored_off, uint64_t off, size_t length, void *out)
     uint32_t ar_slice_bytes(const ar_arena *arena, uint64_t pack, uint32_t stored_off)

@@ -129,8 +129,8 @@ class Arena:
     def close(self, ino: int, adopted: bool = True) -> int:
         """One handle of compiled code less. Handles left; -1 when there was none, or it is ADOPTED and `adopted` is not set."""
 
-    def open_inodes(self) -> list[int]:
-        """Inodes that have handles of compiled code."""
+    def handles(self) -> dict[int, int]:
+        """Inodes that compiled code has open, and how many handles of each; while others open and close, about."""
 
     def hush(self, on: bool) -> None:
         """Make compiled code answer nothing, until it is said as often that it may."""

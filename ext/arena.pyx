@@ -9,7 +9,6 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 import os
-from array import array
 
 cdef extern from "arena_impl.h" nogil:
     void ar_tear(ar_arena *arena, const pthread_mutex_t *lock)
@@ -302,15 +301,13 @@ cdef class Arena:
         """One handle of compiled code less. Handles left; -1 when there was none, or it is ADOPTED and `adopted` is not set."""
         return ar_close(&self.arena, ino, adopted)
 
-    def open_inodes(self):
-        """Inodes that have handles of compiled code."""
-        cdef size_t n = ar_open_inodes(&self.arena, NULL, 0)
-        cdef uint64_t[::1] inos
-        if n == 0:
-            return []
-        numbers = array("Q", bytes(8 * n))
-        inos = numbers
-        return numbers[: min(n, ar_open_inodes(&self.arena, &inos[0], n))].tolist()
+    def handles(self):
+        """Inodes that compiled code has open, and how many handles of each; while others open and close, about."""
+        cdef uint64_t at = 0, ino = 0, n
+        cdef dict found = {}
+        while n := ar_next_open(&self.arena, &at, &ino):
+            found[ino] = n
+        return found
 
     def hush(self, bint on):
         """Make compiled code answer nothing, until it is said as often that it may."""

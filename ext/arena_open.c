@@ -136,23 +136,6 @@ uint64_t ar_n_open(const struct ar_arena *arena)
     return n;
 }
 
-size_t ar_open_inodes(const struct ar_arena *arena, uint64_t *out, size_t room)
-{
-    size_t n = 0;
-    for (uint64_t i = 0; i < arena->h->opens.n_buckets; i++) {
-        struct ar_open *entries =
-            ar_entries(ar_bucket_of(arena, &arena->h->opens, i, AR_OPEN_WAYS, sizeof(struct ar_open)));
-        for (int way = 0; way < AR_OPEN_WAYS; way++) {
-            if (atomic_load(&entries[way].word) < ONE_HANDLE)
-                continue;
-            if (n < room)
-                out[n] = atomic_load(&entries[way].ino);
-            n++;
-        }
-    }
-    return n;
-}
-
 void ar_resume(struct ar_arena *arena)
 {
     struct ar_header *h = arena->h;
@@ -172,6 +155,20 @@ void ar_resume(struct ar_arena *arena)
     atomic_store(&h->hush, 0);
     atomic_store(&h->n_committing, 0);
     ar_drop_all(arena);
+}
+
+uint64_t ar_next_open(const struct ar_arena *arena, uint64_t *at, uint64_t *ino)
+{
+    const struct ar_table *table = &arena->h->opens;
+    while (*at < table->n_buckets * AR_OPEN_WAYS) {
+        struct ar_open *entries = ar_entries(ar_bucket_of(arena, table, *at / AR_OPEN_WAYS, AR_OPEN_WAYS, sizeof(struct ar_open)));
+        struct ar_open *entry = &entries[(*at)++ % AR_OPEN_WAYS];
+        uint64_t n_handles = atomic_load(&entry->word) >> MARK_BITS;
+        *ino = atomic_load(&entry->ino);
+        if (n_handles)
+            return n_handles;
+    }
+    return 0;
 }
 
 int ar_check_opens(struct ar_arena *arena)

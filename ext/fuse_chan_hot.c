@@ -254,13 +254,24 @@ static int read_file(struct fc_lane *lane, const struct fw_in_header *header, st
 
 /* ---- the rest ---- */
 
+/* A name that an inode without extended attributes has no value for; any other is no name at all, and Python says why. */
+static int is_xattr_name(const char *name)
+{
+    static const char *const spaces[] = {"user.", "trusted.", "security."};
+    for (size_t i = 0; i < sizeof spaces / sizeof *spaces; i++) {
+        size_t n_bytes = strlen(spaces[i]);
+        if (strncmp(name, spaces[i], n_bytes) == 0)
+            return name[n_bytes] != 0;
+    }
+    return strcmp(name, "system.posix_acl_access") == 0 || strcmp(name, "system.posix_acl_default") == 0;
+}
+
 static int get_xattr(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
 {
-    static const char OURS[] = "cairnfs.";
     struct ar_attr attr;
     size_t n_name;
     const char *name = fc_take(cursor, sizeof(struct fw_getxattr_in)) == NULL ? NULL : fc_take_name(cursor, &n_name);
-    if (name == NULL || strncmp(name, OURS, sizeof OURS - 1) == 0 || n_name == 0)
+    if (name == NULL || !is_xattr_name(name))
         return 0;
     if (!ar_attr_find(lane->chan->arena, header->nodeid, &attr) || (attr.flags & HAS_XATTR))
         return 0;

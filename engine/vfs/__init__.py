@@ -237,7 +237,7 @@ class Vfs:
     def held(self) -> list[Inode]:
         """Inodes that the kernel has handles of."""
         state = self._state
-        return [*map(Inode, state.arena.open_inodes()), *(file.ino for file in state.files.all()), *self._dirs.inodes()]
+        return [*map(Inode, state.arena.handles()), *(file.ino for file in state.files.all()), *self._dirs.inodes()]
 
     def resume(self, left: Collection[int]) -> None:
         """Take over from a process that was killed, with its requests in work (`left`). Before any request is served."""

@@ -52,9 +52,9 @@ class MountedVfs(Vfs):
         self._virtual = VirtualFiles(
             lambda: metrics.text().encode(), lambda: json.dumps(config(), indent=2).encode() + b"\n", log, clock.now_ns()
         )
-        metrics.open_handles.source = lambda: len(self._state.handles)
+        metrics.open_handles.source = self._state.n_handles
         metrics.open_directories.source = lambda: len(self._dirs.handles)
-        metrics.open_inodes.source = lambda: len(self._state.files)
+        metrics.open_inodes.source = self._state.n_inodes
 
     # Names
 

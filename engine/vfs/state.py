@@ -63,6 +63,14 @@ class VfsState:
         """Whether a predecessor of this process has noted the append of a request."""
         return self.carried is not None and self.carried.journal.appended(request)
 
+    def n_handles(self) -> int:
+        """Open handles of files, those of compiled code included."""
+        return sum(fh < FIRST_COMPILED for fh in self.handles.numbers()) + sum(self.arena.handles().values())
+
+    def n_inodes(self) -> int:
+        """Inodes that are open, whoever opened them."""
+        return len(self.arena.handles().keys() | {file.ino for file in self.files.all()})
+
     def writable(self) -> None:
         """EROFS when the volume was opened read-only."""
         if self.options.read_only:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from cairnfs.const import MIB, ROOT_INO
+from cairnfs.ext.arena import Arena
 from cairnfs.options import EngineOptions
 from cairnfs.types import Attr, Caller, DirEntry, Inode, SessionId
 from cairnfs.vfs import Vfs
@@ -38,10 +39,12 @@ def new_volume(folder: Path, store: str = "memory", **fmt: Any) -> str:
 class Engine:
     """One process's use of a volume: a session, and a Vfs."""
 
-    def __init__(self, url: str, options: EngineOptions = TEST_OPTIONS, *, carried: Carried | None = None) -> None:
+    def __init__(
+        self, url: str, options: EngineOptions = TEST_OPTIONS, arena: Arena | None = None, *, carried: Carried | None = None
+    ) -> None:
         """`carried`: what a predecessor that was abandoned has left, and this one leaves."""
         self.url = url
-        arena = None if carried is None else carried.arena
+        arena = arena if carried is None else carried.arena
         self.volume: Volume = open_volume(url, options, arena=arena)
         self.meta = self.volume.meta
         if carried is not None and carried.session:

@@ -125,6 +125,25 @@ def test_gap_in_the_log_drops_everything(node: Node, expected_logs: ExpectedLogs
     assert node.kernel.inos == {77}
 
 
+def test_fence_waits_while_everything_is_dropped(
+    node: Node, monkeypatch: pytest.MonkeyPatch, expected_logs: ExpectedLogs
+) -> None:
+    expected_logs.add("no longer reaches back")
+    done = threading.Event()
+    fencing = threading.Thread(target=lambda: (node.follower.fence(), done.set()))
+
+    def drop() -> None:
+        fencing.start()
+        assert not done.wait(0.3), "a request would go on with what is about to be dropped"
+
+    monkeypatch.setattr(node.vfs, "invalidate_all", drop)
+    for i in range(LOG_RECORDS * 10):
+        node.commit(inode_key(Inode(i)))
+    assert node.follower.catch_up()
+    assert done.wait(20)
+    fencing.join()
+
+
 def test_thread_follows_by_itself_and_ends(following: Node) -> None:
     following.commit(inode_key(Inode(5)))
     assert following.kernel.told.wait(20)
