@@ -59,6 +59,7 @@ int fc_chan_init(struct fc_chan *chan, int dev_fd)
     struct stat st;
     chan->known.limit = SIZE_MAX;
     chan->count_known = count_known;
+    chan->put_known = fc_put_known;
     pthread_mutex_init(&chan->known_lock, NULL);
     if (fstat(dev_fd, &st) < 0)
         return -errno;

@@ -54,6 +54,7 @@ cdef extern from "fuse_lane.h" nogil:
         int keeps_negative
         uint64_t fleeting_from
         int follows
+        int (*put_known)(fc_chan *chan, uint64_t ino, fw_entry_out *out) noexcept
         fc_lane *lanes
 
     struct fc_lane:
