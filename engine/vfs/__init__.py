@@ -43,7 +43,8 @@ class Vfs:
         """`arena`: that of the volume, if it has one; else a small one of its own."""
         self.options = options
         clock = SystemClock() if clock is None else clock
-        self._state = state = VfsState(meta, data, options, clock, Arena(OWN_ARENA_BYTES) if arena is None else arena)
+        own = Arena(OWN_ARENA_BYTES) if arena is None else arena
+        self._state = state = VfsState(meta, data, options, clock, own, is_shared=arena is not None)
         self._removed = RemovedDirs()
         self._names = Namespace(state, self._removed)
         self._attrs = Attributes(state, self._removed)

@@ -22,8 +22,10 @@ from cairnfs.vfs.unopened import Unopened
 class VfsState:
     """One per Vfs. `numbers` gives handle numbers to files and directories alike, so one never passes for the other."""
 
-    def __init__(self, meta: Meta, data: Data, options: EngineOptions, clock: Clock, arena: Arena) -> None:
+    def __init__(self, meta: Meta, data: Data, options: EngineOptions, clock: Clock, arena: Arena, is_shared: bool) -> None:
+        """`is_shared`: compiled code answers from the arena."""
         self.arena = arena
+        self.is_shared = is_shared
         self.meta = meta
         self.data = data
         self.options = options

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from cairnfs.const import MIB, ROOT_INO
+from cairnfs.ext.arena import Arena
 from cairnfs.options import EngineOptions
 from cairnfs.types import Attr, Caller, DirEntry, Inode
 from cairnfs.vfs import Vfs
@@ -37,13 +38,13 @@ def new_volume(folder: Path, store: str = "memory", **fmt: Any) -> str:
 class Engine:
     """One process's use of a volume: a session, and a Vfs."""
 
-    def __init__(self, url: str, options: EngineOptions = TEST_OPTIONS) -> None:
+    def __init__(self, url: str, options: EngineOptions = TEST_OPTIONS, arena: Arena | None = None) -> None:
         self.url = url
-        self.volume: Volume = open_volume(url, options)
+        self.volume: Volume = open_volume(url, options, arena=arena)
         self.meta = self.volume.meta
         if not options.read_only:
             self.meta.sessions.open("/in-process", "test")
-        self.vfs = Vfs(self.meta, self.volume.data, options, self.volume.clock)
+        self.vfs = Vfs(self.meta, self.volume.data, options, self.volume.clock, arena)
         self.files = Files(self.vfs)
 
     def close(self) -> None:
