@@ -102,14 +102,40 @@ class SetAttr:
     kill_suidgid: bool = False
 
 
-class DirEntry(NamedTuple):
-    """One entry of a directory listing. `cookie` is where to go on after this entry; `attr` only for readdirplus."""
+class DirEntry:
+    """One entry of a directory listing: `type` is the S_IFMT bits, `cookie` where to go on after this entry."""
 
-    name: bytes
-    ino: Inode
-    type: int  # S_IFMT bits
-    cookie: int
-    attr: Attr | None = None
+    __slots__ = ("_attr", "cookie", "ino", "name", "type")
+
+    def __init__(
+        self, name: bytes, ino: Inode, type: int, cookie: int, attr: Attr | Callable[[], Attr | None] | None = None
+    ) -> None:
+        """`attr`: only for readdirplus; or what gives it when it is asked for."""
+        self.name = name
+        self.ino = ino
+        self.type = type
+        self.cookie = cookie
+        self._attr = attr
+
+    @property
+    def has_attr(self) -> bool:
+        """Whether attributes go with the name (None all the same when the inode was just removed)."""
+        return self._attr is not None
+
+    @property
+    def attr(self) -> Attr | None:
+        if callable(self._attr):
+            self._attr = self._attr()
+        return self._attr
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DirEntry) and self._fields() == other._fields()
+
+    def __repr__(self) -> str:
+        return "DirEntry({!r}, {}, {:#o}, {}, {!r})".format(*self._fields())
+
+    def _fields(self) -> tuple[bytes, Inode, int, int, Attr | None]:
+        return self.name, self.ino, self.type, self.cookie, self.attr
 
 
 class Opened(NamedTuple):

@@ -16,6 +16,7 @@ KERNELS = (
     "fuse_slots",
     "fuse_table",
     "ino_map",
+    "listing",
     "slicer",
 )
 """Every kernel, by module name: an editable install cannot list the folder as a package, so they are named here."""

@@ -6,7 +6,7 @@
  *   names       (parent, name) -> inode, or the knowledge that there is none               8 ways, 32 bytes
  *   shown       inode -> content that the kernel's pages show                              8 ways in 2 buckets, 16 bytes
  *   opens       inode -> handles that compiled code has given out, and marks (enum ar_mark) 16 ways, 16 bytes
- *   index, log  (pack, offset) -> plain bytes of a small slice                             8 ways, 32 bytes; segments
+ *   index, log  (pack, offset) -> plain bytes of a small slice, or a page of a listing     8 ways, 32 bytes; segments
  *
  * Everything is a hint but `opens`: whatever is not found is asked for elsewhere.
  *

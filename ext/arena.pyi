@@ -4,9 +4,11 @@ Thread-safe, and safe to use from several processes that map the same memory. Ev
 any time, except the marks of inodes and the handles that compiled code has given out.
 """
 
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 from typing_extensions import Buffer
+
+_Ino = TypeVar("_Ino", bound=int)
 
 DIRTY: int
 """Mark: something written is not committed; attributes and content are not what is stored."""
@@ -91,6 +93,9 @@ class Arena:
 
     def attr(self, ino: int) -> tuple[int, int, int, int, int, int] | None:
         """What is known of an inode: (version, mode, size, data version, flags, layout), None when nothing."""
+
+    def unknown(self, inos: list[_Ino]) -> list[_Ino]:
+        """Of these inodes, those of which nothing is known, or that somebody has marked."""
 
     def piece(self, ino: int) -> tuple[int, int, int, int, int, int, int, int] | None:
         """Where all bytes of a small file are: (size, offset in the slice, pack, stored offset, stored length, plain length, CRC,

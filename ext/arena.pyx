@@ -190,6 +190,11 @@ cdef class Arena:
             return None
         return (found.version, found.mode, found.size, found.data_version, found.flags, found.layout)
 
+    def unknown(self, list inos not None):
+        """Of these inodes, those of which nothing is known, or that somebody has marked."""
+        cdef ar_attr found
+        return [ino for ino in inos if ar_marks(&self.arena, ino) or not ar_attr_find(&self.arena, ino, &found)]
+
     def piece(self, uint64_t ino):
         """Where all bytes of a small file are: (size, offset in the slice, pack, stored offset, stored length, plain length, CRC,
         codec); of an empty file the size is 0. None when that is not known, or not all there is to know.

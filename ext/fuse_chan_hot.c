@@ -4,7 +4,7 @@
  * everything committed is known (ar_fresh), so that no answer is older than the request. An inode with marks is left to Python, and
  * so is whatever is not found. Each function returns 1 when the request has its reply.
  */
-#include "fuse_chan_impl.h"
+#include "fuse_chan_hot.h"
 
 #include <fcntl.h>
 #include <string.h>
@@ -44,15 +44,25 @@ static void fill_attr(struct fc_chan *chan, const struct ar_attr *attr, struct f
         fc_mark(chan, attr->ino, FC_MARK_SUID);
 }
 
-/* What is known of an inode that nobody must look at more closely. */
-static int find(struct fc_chan *chan, uint64_t ino, struct ar_attr *attr)
+int fc_find(struct fc_chan *chan, uint64_t ino, struct ar_attr *attr)
 {
     /* Marks first: an inode that is marked only after this has been changed by somebody who is not answered yet. */
     return ar_marks(chan->arena, ino) == 0 && ar_attr_find(chan->arena, ino, attr);
 }
 
-/* 0 when the kernel took it. */
-static int reply(struct fc_lane *lane, void *body, size_t n_bytes)
+void fc_fill_entry(struct fc_chan *chan, const struct ar_attr *attr, struct fw_entry_out *out)
+{
+    const struct fc_span *entry = S_ISDIR(attr->mode) ? &chan->dir_entry_valid : &chan->entry_valid;
+    fill_attr(chan, attr, &out->attr);
+    out->nodeid = attr->ino;
+    out->generation = 1;
+    out->entry_valid = entry->s;
+    out->entry_valid_nsec = entry->ns;
+    out->attr_valid = chan->attr_valid.s;
+    out->attr_valid_nsec = chan->attr_valid.ns;
+}
+
+int fc_reply_body(struct fc_lane *lane, void *body, size_t n_bytes)
 {
     struct iovec iov[2] = {[1] = {body, n_bytes}};
     int result = fc_reply(lane, 0, iov, 2);
@@ -77,17 +87,10 @@ static int lookup(struct fc_lane *lane, const struct fw_in_header *header, struc
         fc_reply_error(lane, ENOENT);
         return 1;
     }
-    if (!find(chan, ino, &attr) || fc_known(chan, ino, 1) < 0)
+    if (!fc_find(chan, ino, &attr) || fc_known(chan, ino, 1) < 0)
         return 0;
-    const struct fc_span *entry = S_ISDIR(attr.mode) ? &chan->dir_entry_valid : &chan->entry_valid;
-    fill_attr(chan, &attr, &out.attr);
-    out.nodeid = ino;
-    out.generation = 1;
-    out.entry_valid = entry->s;
-    out.entry_valid_nsec = entry->ns;
-    out.attr_valid = chan->attr_valid.s;
-    out.attr_valid_nsec = chan->attr_valid.ns;
-    if (reply(lane, &out, sizeof out) != 0)
+    fc_fill_entry(chan, &attr, &out);
+    if (fc_reply_body(lane, &out, sizeof out) != 0)
         fc_known(chan, ino, -1);
     return 1;
 }
@@ -125,12 +128,12 @@ static int get_attr(struct fc_lane *lane, const struct fw_in_header *header)
     struct fc_chan *chan = lane->chan;
     struct fw_attr_out out = {0};
     struct ar_attr attr;
-    if (!find(chan, header->nodeid, &attr))
+    if (!fc_find(chan, header->nodeid, &attr))
         return 0;
     fill_attr(chan, &attr, &out.attr);
     out.attr_valid = chan->attr_valid.s;
     out.attr_valid_nsec = chan->attr_valid.ns;
-    reply(lane, &out, sizeof out);
+    fc_reply_body(lane, &out, sizeof out);
     return 1;
 }
 
@@ -147,7 +150,7 @@ static int get_statx(struct fc_lane *lane, const struct fw_in_header *header)
     struct fw_statx_out out = {0};
     struct fw_attr basic;
     struct ar_attr attr;
-    if (!find(chan, header->nodeid, &attr))
+    if (!fc_find(chan, header->nodeid, &attr))
         return 0;
     fill_attr(chan, &attr, &basic);
     out.attr_valid = chan->attr_valid.s;
@@ -167,7 +170,7 @@ static int get_statx(struct fc_lane *lane, const struct fw_in_header *header)
     fill_time(attr.mtime_ns, &out.mtime);
     out.rdev_major = basic.rdev >> 8 & 0xFFF;
     out.rdev_minor = (basic.rdev & 0xFF) | (basic.rdev >> 12 & 0xFFF00);
-    reply(lane, &out, sizeof out);
+    fc_reply_body(lane, &out, sizeof out);
     return 1;
 }
 
@@ -200,7 +203,7 @@ static int open_file(struct fc_lane *lane, const struct fw_in_header *header, st
     struct fw_open_out out = {.fh = FC_COMPILED_FH | number << 1 | 1, .open_flags = FW_FOPEN_NOFLUSH};
     if (ar_shown_opened(chan->arena, header->nodeid, opening.attr.data_version))
         out.open_flags |= FW_FOPEN_KEEP_CACHE;
-    if (reply(lane, &out, sizeof out) == 0 || ar_close(chan->arena, header->nodeid, 0) >= 0)
+    if (fc_reply_body(lane, &out, sizeof out) == 0 || ar_close(chan->arena, header->nodeid, 0) >= 0)
         return 1;
     /* Nobody took the handle, and Python has begun to count on it: serve the RELEASE that the kernel will not send. */
     struct fw_in_header *made = (struct fw_in_header *)lane->buf;
@@ -234,7 +237,7 @@ static int read_file(struct fc_lane *lane, const struct fw_in_header *header, st
     struct fc_chan *chan = lane->chan;
     struct ar_attr attr;
     const struct fw_read_in *in = fc_take(cursor, sizeof *in);
-    if (in == NULL || !find(chan, header->nodeid, &attr) || attr.layout == AR_OTHER)
+    if (in == NULL || !fc_find(chan, header->nodeid, &attr) || attr.layout == AR_OTHER)
         return 0;
     if (in->offset >= attr.size || in->size == 0) {
         fc_reply_error(lane, 0);
@@ -242,13 +245,10 @@ static int read_file(struct fc_lane *lane, const struct fw_in_header *header, st
     }
     uint64_t left = attr.size - in->offset;
     size_t n_bytes = in->size < left ? in->size : (size_t)left;
-    /* The bytes go behind the request, which stays as it is: Python may have to serve it yet. */
-    uint8_t *out = lane->buf + ((lane->n_bytes + 63) & ~(size_t)63);
-    if (n_bytes > chan->read_bytes - (size_t)(out - lane->buf))
+    uint8_t *out = fc_room_behind(lane, n_bytes);
+    if (out == NULL || !ar_slice_copy(chan->arena, attr.pack, attr.stored_off, attr.off + in->offset, n_bytes, out))
         return 0;
-    if (!ar_slice_copy(chan->arena, attr.pack, attr.stored_off, attr.off + in->offset, n_bytes, out))
-        return 0;
-    reply(lane, out, n_bytes);
+    fc_reply_body(lane, out, n_bytes);
     return 1;
 }
 
@@ -287,7 +287,7 @@ static int list_xattr(struct fc_lane *lane, const struct fw_in_header *header, s
     if (in == NULL || !ar_attr_find(lane->chan->arena, header->nodeid, &attr) || (attr.flags & HAS_XATTR))
         return 0;
     if (in->size == 0)
-        reply(lane, &none, sizeof none);
+        fc_reply_body(lane, &none, sizeof none);
     else
         fc_reply_error(lane, 0);
     return 1;
@@ -303,6 +303,17 @@ static int may_access(struct fc_lane *lane, const struct fw_in_header *header, s
     return 1;
 }
 
+int fc_put_known(struct fc_chan *chan, uint64_t ino, struct fw_entry_out *out)
+{
+    struct ar_attr attr;
+    if (chan->arena == NULL || !atomic_load(&chan->follows) || !ar_fresh(chan->arena) || !fc_find(chan, ino, &attr))
+        return 0;
+    if (fc_known(chan, ino, 1) < 0)
+        return 0;
+    fc_fill_entry(chan, &attr, out);
+    return 1;
+}
+
 int fc_answer_hot(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
 {
     struct fc_chan *chan = lane->chan;
@@ -314,6 +325,8 @@ int fc_answer_hot(struct fc_lane *lane, const struct fw_in_header *header, struc
         return forget(lane, header, cursor);
     case FW_RELEASE:
         return release(lane, header, cursor);
+    case FW_RELEASEDIR:
+        return fc_release_dir(lane, header, cursor);
     }
     if (!atomic_load(&chan->follows) || atomic_load(&chan->arena->h->hush) || !ar_fresh(chan->arena))
         return 0;
@@ -326,6 +339,11 @@ int fc_answer_hot(struct fc_lane *lane, const struct fw_in_header *header, struc
         return get_statx(lane, header);
     case FW_OPEN:
         return open_file(lane, header, cursor);
+    case FW_OPENDIR:
+        return fc_open_dir(lane, header, cursor);
+    case FW_READDIR:
+    case FW_READDIRPLUS:
+        return fc_read_dir(lane, header, cursor);
     case FW_READ:
         return read_file(lane, header, cursor);
     case FW_GETXATTR:

@@ -83,6 +83,9 @@ int fc_answer_hot(struct fc_lane *lane, const struct fw_in_header *header, struc
 
 int fc_count_known(struct fc_chan *chan, uint64_t ino, int64_t n);
 
+/* An entry of READDIRPLUS from the arena, counted as known to the kernel; `out` is zeroed. 1, or 0: Python must lay it out. */
+int fc_put_known(struct fc_chan *chan, uint64_t ino, struct fw_entry_out *out);
+
 /* Inodes that the kernel may know: how many, and their numbers (room for so many; returns how many there were). */
 size_t fc_n_known(struct fc_chan *chan);
 size_t fc_copy_known(struct fc_chan *chan, uint64_t *out, size_t room);

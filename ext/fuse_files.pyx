@@ -258,7 +258,7 @@ cdef int op_readdir(Request r) except -1:
     cdef uint8_t *out = NULL
     cdef size_t n_bytes = 0
     cdef size_t added
-    for entry in r.h.readdir(r.caller, in_.fh >> 1, in_.offset, plus):
+    for entry in r.h.readdir(r.caller, handle_of(r, in_.fh), in_.offset, plus):
         if out == NULL:
             out = <uint8_t *>r.answer(room)
         added = put_entry(r, out + n_bytes, room - n_bytes, entry, plus)
@@ -274,6 +274,7 @@ cdef int op_readdir(Request r) except -1:
 cdef size_t put_entry(Request r, uint8_t *out, size_t room, object entry, bint plus) except? 0:
     """Lay one entry into zeroed room. Its length, or 0 when it does not fit.
 
+    Attributes that compiled code may answer with are not asked of the entry, which may not have made them yet.
     In READDIRPLUS an entry with nodeid 0 brings a name only. "." and ".." must be such: the kernel does not count them as
     looked up.
     """
@@ -284,10 +285,11 @@ cdef size_t put_entry(Request r, uint8_t *out, size_t room, object entry, bint p
     cdef fw.fw_dirent *dirent = <fw.fw_dirent *>(out + n_entry)
     if n > room:
         return 0
-    if plus and name != b"." and name != b"..":
-        attr = entry.attr
-        if attr is not None:
-            fill_entry(r.rules, attr, <fw.fw_entry_out *>out, True)
+    if plus and entry.has_attr and name != b"." and name != b"..":
+        if not r.lane.chan.put_known(r.lane.chan, entry.ino, <fw.fw_entry_out *>out):
+            attr = entry.attr
+            if attr is not None:
+                fill_entry(r.rules, attr, <fw.fw_entry_out *>out, True)
     dirent.ino = entry.ino
     dirent.off = entry.cookie
     dirent.namelen = <uint32_t>n_name
@@ -298,13 +300,13 @@ cdef size_t put_entry(Request r, uint8_t *out, size_t room, object entry, bint p
 
 cdef int op_releasedir(Request r) except -1:
     cdef const fw.fw_release_in *in_ = <const fw.fw_release_in *>r.take(sizeof(fw.fw_release_in))
-    r.h.releasedir(r.caller, in_.fh >> 1)
+    r.h.releasedir(r.caller, handle_of(r, in_.fh))
     return 0
 
 
 cdef int op_fsyncdir(Request r) except -1:
     cdef const fw.fw_fsync_in *in_ = <const fw.fw_fsync_in *>r.take(sizeof(fw.fw_fsync_in))
-    r.h.fsyncdir(r.caller, in_.fh >> 1, in_.fsync_flags & fw.FW_FSYNC_DATA != 0)
+    r.h.fsyncdir(r.caller, handle_of(r, in_.fh), in_.fsync_flags & fw.FW_FSYNC_DATA != 0)
     return 0
 
 

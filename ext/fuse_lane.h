@@ -101,7 +101,8 @@ struct fc_chan {
     _Atomic uint64_t *answered; /* FW_N_OPCODES: requests answered without Python, by opcode */
     pthread_mutex_t known_lock;
     struct im_map known; /* inode -> names and entries that the kernel was given of it and has not forgotten */
-    int (*count_known)(struct fc_chan *chan, uint64_t ino, int64_t n);
+    int (*count_known)(struct fc_chan *chan, uint64_t ino, int64_t n); /* fc_known(), for modules that do not have it */
+    int (*put_known)(struct fc_chan *chan, uint64_t ino, struct fw_entry_out *out); /* fc_put_known() */
     struct fc_lane lanes[FC_MAX_LANES];
 };
 
@@ -207,7 +208,7 @@ static inline int fc_known(struct fc_chan *chan, uint64_t ino, int64_t n)
     return chan->count_known(chan, ino, n);
 }
 
-/* Handles that compiled code gives out: bit 63, a number, bit 0 for "read-only". */
+/* Handles that compiled code gives out: bit 63, a number, bit 0 for "read-only". Of a directory the number is its row's version. */
 #define FC_COMPILED_FH (UINT64_C(1) << 63)
 
 /* Make the kernel ask for the attributes of an inode at their next use. Takes no lock there: allowed while serving. */

@@ -56,6 +56,7 @@ cdef extern from "fuse_lane.h" nogil:
         uint64_t fleeting_from
         int follows
         const fc_slots *slots
+        int (*put_known)(fc_chan *chan, uint64_t ino, fw_entry_out *out) noexcept
         fc_lane *lanes
 
     struct fc_lane:

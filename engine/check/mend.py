@@ -113,8 +113,17 @@ class Mender:
         return transact(self._store, build)
 
     def set_entry_type(self, parent: int, name: bytes, version: int, ino: int, kind: int) -> bool:
-        """Let an entry say the type that its inode has."""
-        return self._put_seen(records.dentry_key(parent, name), version, records.dentry_value(ino, kind))
+        """Let an entry say the type that its inode has. Mounts know by the directory's row whether their listings still hold."""
+
+        def build(txn: Txn) -> bool:
+            if _seen(txn, records.dentry_key(parent, name), version) is None:
+                return False
+            txn.put(records.dentry_key(parent, name), records.dentry_value(ino, kind))
+            if txn.get(records.inode_key(parent)) is not None:
+                txn.max(records.inode_key(parent), records.CTIME_AT, bytes(8))
+            return True
+
+        return transact(self._store, build)
 
     def drop_stray(self, ino: int) -> bool:
         """Delete the rows of an inode that does not exist."""

@@ -7,6 +7,8 @@ with one name knows its directory by `parent`.
 
 import errno
 import stat
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from cairnfs.const import MAX_SYMLINK_BYTES, ROOT_INO
@@ -108,6 +110,11 @@ class Names:
             Listed(name, dentry.ino, dentry.type, None if row is None else decode_attr(dentry.ino, row))
             for (name, dentry), row in zip(found, inodes, strict=True)
         ]
+
+    def fetch(self, inos: Sequence[Inode]) -> Sequence[Callable[[], Attr] | None]:
+        """Read inodes from one snapshot, to be decoded by those who want to see them; None for one that does not exist."""
+        rows = self._store.read([inode_key(ino) for ino in inos])
+        return [None if row is None else partial(decode_attr, ino, row) for ino, row in zip(inos, rows, strict=True)]
 
     def path_of(self, ino: Inode) -> bytes | None:
         """The path from the root, None when the inode has or had several names, or none. Reads whole directories."""

@@ -51,7 +51,8 @@ class Vfs:
         """`arena`: that of the volume, if it has one; else a small one of its own. `carried`: what a successor takes over."""
         self.options = options
         clock = SystemClock() if clock is None else clock
-        self._state = state = VfsState(meta, data, options, clock, Arena(OWN_ARENA_BYTES) if arena is None else arena, carried)
+        own = Arena(OWN_ARENA_BYTES) if arena is None else arena
+        self._state = state = VfsState(meta, data, options, clock, own, carried, is_shared=arena is not None)
         self._removed = RemovedDirs()
         self._names = Namespace(state, self._removed)
         self._attrs = Attributes(state, self._removed)

@@ -5,25 +5,26 @@ which this handle first gave it out (1 is ".", 2 is ".."); `Trail` remembers whi
 to a cookie lists anew from that name. On ground covered before, names keep their cookies, names that vanished are left
 out and names that appeared are not shown until the directory is rewound (POSIX leaves both open).
 Cookie 0 rewinds: the trail is forgotten.
+
+Whoever lists a directory from beginning to end leaves its listing to compiled code, which then answers by itself (`listings`).
 """
 
 import errno
-import stat
 import threading
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import repeat
 
-from cairnfs.const import ROOT_INO
 from cairnfs.errors import FsError
-from cairnfs.types import DirEntry, Inode, Opened
+from cairnfs.ext.listing import Listing
+from cairnfs.types import Attr, DirEntry, Inode, Opened
 from cairnfs.vfs.carried import DIRECTORY
-from cairnfs.vfs.handles import HandleTable
+from cairnfs.vfs.handles import FIRST_COMPILED, HandleTable
+from cairnfs.vfs.listings import DOTDOT_COOKIE, FIRST_COOKIE, CompiledHandles, Shown, keep_if_unchanged, parent_of
 from cairnfs.vfs.namespace import RemovedDirs
 from cairnfs.vfs.openfile import stale
 from cairnfs.vfs.state import VfsState
-
-DOT_COOKIE, DOTDOT_COOKIE, FIRST_COOKIE = 1, 2, 3
 
 SEGMENT_ENTRIES = 1024
 MAX_SEGMENTS = 1024  # a million names, compressed to about 5 MB; beyond, only the first name of each old segment is kept
@@ -74,13 +75,17 @@ class Trail:
     def __init__(self) -> None:
         self._segments: list[Segment] = []
         self._n_thinned = 0
+        self._n_names = 0
+        self.last: bytes | None = None
 
     def __len__(self) -> int:
-        return (len(self._segments) - 1) * SEGMENT_ENTRIES + self._segments[-1].n_names if self._segments else 0
+        return self._n_names
 
     def append(self, name: bytes) -> int:
         """Remember the next entry; returns its number."""
-        number = len(self)
+        number = self._n_names
+        self._n_names += 1
+        self.last = name
         if number % SEGMENT_ENTRIES:
             self._segments[-1].append(name)
             return number
@@ -96,9 +101,6 @@ class Trail:
         """The name of an entry; that of an earlier one where the trail has been thinned, so that nothing is skipped."""
         names = self._segments[number // SEGMENT_ENTRIES].names()
         return names[min(number % SEGMENT_ENTRIES, len(names) - 1)]
-
-    def last(self) -> bytes | None:
-        return self.name(len(self) - 1) if self._segments else None
 
     def number(self, name: bytes) -> int | None:
         """The number of a name, None when it was not there. In a thinned segment every name has the number of the first."""
@@ -118,12 +120,13 @@ def _first(segment: Segment) -> bytes:
 
 
 class DirHandle:
-    """One open directory. `lock` guards the trail."""
+    """One open directory. `lock` guards the trail, and the listing that is gathered for compiled code."""
 
     def __init__(self, ino: Inode) -> None:
         self.ino = ino
         self.lock = threading.Lock()
         self.trail = Trail()
+        self.listing: Listing | None = None
         self.page_entries = FIRST_PAGE_ENTRIES
 
     def noted(self) -> tuple[Inode, int]:
@@ -137,6 +140,8 @@ class Directories:
         self._state = state
         self._names = state.meta.names
         self._removed = removed
+        self._shown = Shown(state)
+        self._compiled = CompiledHandles(state, self._shown)
         self.handles: HandleTable[DirHandle] = HandleTable(
             state.numbers, None if state.carried is None else state.carried.handles
         )
@@ -159,45 +164,64 @@ class Directories:
         return [handle.ino for fh in self.handles.numbers() if (handle := self.handles.find(fh)) is not None]
 
     def releasedir(self, fh: int) -> None:
-        self.handles.pop(fh)
-        self.handles.closed(fh)
+        if fh < FIRST_COMPILED:
+            self.handles.pop(fh)
+            self.handles.closed(fh)
 
     def fsyncdir(self, fh: int) -> None:
-        self.handles.get(fh)
+        if fh < FIRST_COMPILED:
+            self.handles.get(fh)
         self._state.meta.store.sync()
 
     def readdir(self, fh: int, cookie: int, plus: bool) -> Iterator[DirEntry]:
         """Entries after `cookie`; the caller takes as many as it has room for. Attributes are fetched while iterating,
         so they are never older than the request (the kernel trusts them over what it learned before it).
         """
-        handle = self.handles.get(fh)
         if cookie < 0:
             raise FsError(errno.EINVAL)
-        return self._entries(handle, cookie, plus)
+        if fh >= FIRST_COMPILED:
+            return self._compiled.entries(fh, cookie, plus)
+        return self._entries(self.handles.get(fh), cookie, plus)
 
     def _entries(self, handle: DirHandle, cookie: int, plus: bool) -> Iterator[DirEntry]:
-        if cookie < DOTDOT_COOKIE:
-            yield from self._dots(handle, cookie, plus)
+        attr = self._shown.present(handle.ino) if cookie < DOTDOT_COOKIE else None
         with handle.lock:
             if cookie == 0:
                 handle.trail = Trail()
+                handle.listing = self._begin_listing(attr)
             if cookie >= FIRST_COOKIE and not len(handle.trail):
                 self._walk_again(handle, cookie)
             after = self._name_before(handle.trail, cookie)
             limit = handle.page_entries
+        if attr is not None:  # removed while open there is nothing in it, not even these
+            yield from self._shown.dots(attr, cookie, plus)
         n_given = 0
         while True:
-            found = self._names.list(handle.ino, after, limit, plus)
-            for name, ino, kind, attr in found:
-                number = _number(handle, name)
+            found = self._names.list(handle.ino, after, limit, False)
+            attrs = self._shown.later([listed.ino for listed in found]) if plus else repeat(None)
+            for (name, ino, kind, _), later in zip(found, attrs, strict=False):
+                number = _number(handle, name, ino, kind)
                 if number is None:
                     continue
                 n_given += 1
                 handle.page_entries = min(max(n_given + 1, FIRST_PAGE_ENTRIES), MAX_PAGE_ENTRIES)
-                yield DirEntry(name, ino, kind, FIRST_COOKIE + number, None if attr is None else self._state.shown(attr))
+                yield DirEntry(name, ino, kind, FIRST_COOKIE + number, later)
             if len(found) < limit:
+                self._end_listing(handle)
                 return
-            after = found[-1][0]
+            after = found[-1].name
+
+    def _begin_listing(self, attr: Attr | None) -> Listing | None:
+        if attr is None or not self._state.is_shared:
+            return None
+        return Listing(self._state.arena, attr.ino, attr.version, parent_of(attr))
+
+    def _end_listing(self, handle: DirHandle) -> None:
+        with handle.lock:
+            listing, handle.listing = handle.listing, None
+            is_whole = listing is not None and listing.n_entries == len(handle.trail)
+        if listing is not None and is_whole:
+            keep_if_unchanged(listing, self._shown.present(handle.ino))
 
     def _walk_again(self, handle: DirHandle, cookie: int) -> None:
         """The entries up to a cookie were given out by a process that died: the same ones, unless the directory has changed."""
@@ -215,22 +239,14 @@ class Directories:
             return None
         return trail.name(min(cookie - FIRST_COOKIE, len(trail) - 1))
 
-    def _dots(self, handle: DirHandle, cookie: int, plus: bool) -> Iterator[DirEntry]:
-        try:
-            attr = self._names.get(handle.ino)
-        except FsError:
-            return  # removed while open: there is nothing in it, not even these
-        if cookie < DOT_COOKIE:
-            yield DirEntry(b".", attr.ino, stat.S_IFDIR, DOT_COOKIE, attr if plus else None)
-        parent = attr
-        if attr.ino != ROOT_INO and plus:
-            parent = self._names.get(Inode(attr.parent))
-        ino = attr.ino if attr.ino == ROOT_INO else Inode(attr.parent)
-        yield DirEntry(b"..", ino, stat.S_IFDIR, DOTDOT_COOKIE, parent if plus else None)
 
-
-def _number(handle: DirHandle, name: bytes) -> int | None:
+def _number(handle: DirHandle, name: bytes, ino: int, kind: int) -> int | None:
     """The entry's number: a new one beyond all ground covered, else the one it has, None when it appeared since."""
     with handle.lock:
-        last = handle.trail.last()
-        return handle.trail.append(name) if last is None or name > last else handle.trail.number(name)
+        trail = handle.trail
+        if trail.last is not None and name <= trail.last:
+            return trail.number(name)
+        number = trail.append(name)
+        if handle.listing is not None:
+            handle.listing.add(number, name, ino, kind)
+        return number

@@ -24,9 +24,19 @@ class VfsState:
     """One per Vfs. `numbers` gives handle numbers to files and directories alike, so one never passes for the other."""
 
     def __init__(
-        self, meta: Meta, data: Data, options: EngineOptions, clock: Clock, arena: Arena, carried: Carried | None = None
+        self,
+        meta: Meta,
+        data: Data,
+        options: EngineOptions,
+        clock: Clock,
+        arena: Arena,
+        carried: Carried | None = None,
+        *,
+        is_shared: bool,
     ) -> None:
+        """`is_shared`: compiled code answers from the arena."""
         self.arena = arena
+        self.is_shared = is_shared
         self.carried = carried
         self.left: frozenset[int] = frozenset()  # requests that a predecessor of this process had in work when it died
         self.meta = meta

@@ -1,4 +1,4 @@
-"""Compiled code and a Vfs over one arena, without a mount: requests come over a socket, and are served as those of a kernel are."""
+"""Compiled code and a Vfs over one arena, without a mount: requests come over a socket and are served like those of a kernel."""
 
 import errno
 import os

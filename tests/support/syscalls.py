@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import struct
 from pathlib import Path
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -58,3 +59,42 @@ def syncfs(fd: int) -> None:
 
 def unsupported(error: OSError) -> bool:
     return error.errno in (errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+SYS_GETDENTS64 = {"x86_64": 217, "aarch64": 61}[os.uname().machine]
+
+
+class DirStream:
+    """A directory read by getdents64(2), so that a test says how much is read at a time, and from where."""
+
+    def __init__(self, path: Path) -> None:
+        self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def read(self, n_bytes: int = 4096) -> list[tuple[str, int, int]]:
+        """Name, inode and cookie of the next entries, none at the end."""
+        buffer = ctypes.create_string_buffer(n_bytes)
+        n = check(LIBC.syscall(SYS_GETDENTS64, self.fd, buffer, n_bytes))
+        left, found = buffer.raw[:n], []
+        while left:
+            ino, cookie, length = struct.unpack_from("=QQH", left)
+            found.append((os.fsdecode(left[19:length].split(b"\0", 1)[0]), ino, cookie))
+            left = left[length:]
+        return found
+
+    def rest(self, n_bytes: int = 4096) -> list[tuple[str, int, int]]:
+        found = []
+        while entries := self.read(n_bytes):
+            found += entries
+        return found
+
+    def seek(self, cookie: int) -> None:
+        os.lseek(self.fd, cookie, os.SEEK_SET)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def __enter__(self) -> "DirStream":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -381,3 +381,12 @@ def test_a_collection_leaves_a_sound_volume_alone(small: Small) -> None:
     assert (report.garbage_packs, report.unknown_objects, report.live_packs) == (0, 0, 2)
     assert report.to_json()["ok"]
     assert small.check(verify_data=True).ok
+
+
+def test_mending_an_entry_changes_the_row_of_its_directory(small: Small) -> None:
+    """Mounts know by it that a listing they have kept is outdated."""
+    small.damage(name_row(small.deep, b"file", small.file, stat.S_IFCHR))
+    before = small.meta.names.get(small.deep)
+    assert small.check(repair=True).ok
+    after = small.meta.names.get(small.deep)
+    assert after.version > before.version and after.ctime_ns == before.ctime_ns

@@ -153,7 +153,7 @@ def test_a_trail_finds_names_and_numbers() -> None:
         assert trail.number(names[number]) == number
         assert trail.number(b"%06d" % (2 * number + 1)) is None
     assert trail.number(b"") is None
-    assert (trail.last(), len(trail)) == (names[-1], 5000)
+    assert (trail.last, len(trail)) == (names[-1], 5000)
 
 
 def test_a_thinned_trail_goes_back_rather_than_skip(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:

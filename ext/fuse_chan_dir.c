@@ -1,0 +1,151 @@
+/* Directories answered from kept listings (listing_impl.h), under the fence of fuse_chan_hot.c.
+ *
+ * The handle is FC_COMPILED_FH | version << 1: which listing its reader sees. So it needs no table, nobody counts it, and whoever
+ * has to serve it instead knows from handle, inode and cookie where its reader is. A reader goes on in the listing it has
+ * begun, whatever has become of the directory; from the beginning it gets the present one, as POSIX wants of a rewind.
+ * Only the present listing may come with attributes: the kernel takes an inode of READDIRPLUS for what the name stands for now.
+ */
+#include "fuse_chan_hot.h"
+#include "listing_impl.h"
+
+#include <string.h>
+#include <sys/stat.h>
+
+enum { MAX_DIR_REPLY = 128 << 10, DIRECTORY = S_IFDIR >> 12 }; /* the former as in fuse_files.pyx */
+
+/* A reply in work. */
+struct listing {
+    struct fc_chan *chan;
+    uint8_t *out;
+    size_t room, n_bytes;
+    int plus;       /* entries have room for attributes, */
+    int with_attrs; /* and get them */
+};
+
+/* One more entry, as a name only when `attr` is NULL. 0 = it does not fit. */
+static int put(struct listing *reply, const struct ls_entry *entry, const struct ar_attr *attr)
+{
+    size_t n_plus = reply->plus ? sizeof(struct fw_entry_out) : 0;
+    size_t n_bytes = n_plus + ((sizeof(struct fw_dirent) + entry->n_name + 7) & ~(size_t)7);
+    uint8_t *out = reply->out + reply->n_bytes;
+    if (n_bytes > reply->room - reply->n_bytes)
+        return 0;
+    memset(out, 0, n_bytes);
+    if (attr != NULL) {
+        if (fc_known(reply->chan, attr->ino, 1) < 0)
+            return 0;
+        fc_fill_entry(reply->chan, attr, (struct fw_entry_out *)out);
+    }
+    struct fw_dirent *dirent = (struct fw_dirent *)(out + n_plus);
+    dirent->ino = entry->ino;
+    dirent->off = entry->cookie;
+    dirent->namelen = entry->n_name;
+    dirent->type = entry->type;
+    memcpy(dirent + 1, entry->name, entry->n_name);
+    reply->n_bytes += n_bytes;
+    return 1;
+}
+
+/* The kernel did not take the reply, so it does not know its inodes. */
+static void take_back(struct listing *reply)
+{
+    for (size_t at = 0; reply->plus && at < reply->n_bytes;) {
+        const struct fw_entry_out *entry = (const struct fw_entry_out *)(reply->out + at);
+        const struct fw_dirent *dirent = (const struct fw_dirent *)(entry + 1);
+        if (entry->nodeid)
+            fc_known(reply->chan, entry->nodeid, -1);
+        at += sizeof *entry + ((sizeof *dirent + dirent->namelen + 7) & ~(size_t)7);
+    }
+}
+
+/* "." and "..": not counted as looked up, so without attributes. */
+static int put_dots(struct listing *reply, const struct ls_page *page, uint64_t cookie)
+{
+    struct ls_entry dot = {.ino = page->head.dir, .name = (const uint8_t *)"..", .cookie = 1, .n_name = 1, .type = DIRECTORY};
+    struct ls_entry dotdot = {.ino = page->head.parent, .name = dot.name, .cookie = 2, .n_name = 2, .type = DIRECTORY};
+    if (cookie < dot.cookie && !put(reply, &dot, NULL))
+        return 0;
+    return cookie >= dotdot.cookie || put(reply, &dotdot, NULL);
+}
+
+/* Entries from where `page` is, as long as they fit and are known. How many; 0 at the end of the listing as well: *at_end. */
+static uint32_t put_entries(struct listing *reply, struct ls_page *page, uint64_t moved, int *at_end)
+{
+    struct ar_arena *arena = reply->chan->arena;
+    struct ls_entry entry;
+    struct ar_attr attr;
+    uint32_t n = 0;
+    for (;;) {
+        while (ls_take(page, &entry)) {
+            if (reply->with_attrs && !fc_find(reply->chan, entry.ino, &attr))
+                return n;
+            entry.cookie |= moved;
+            if (!put(reply, &entry, reply->with_attrs ? &attr : NULL))
+                return n;
+            n++;
+        }
+        *at_end = page->head.is_last;
+        if (*at_end || !ls_open(arena, page->head.dir, page->head.version, page->index, page))
+            return n;
+    }
+}
+
+int fc_open_dir(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
+{
+    struct fc_chan *chan = lane->chan;
+    struct ar_attr attr;
+    struct ls_page page;
+    if (fc_take(cursor, sizeof(struct fw_open_in)) == NULL || !fc_find(chan, header->nodeid, &attr) || !S_ISDIR(attr.mode))
+        return 0;
+    if (!ls_open(chan->arena, header->nodeid, attr.version, 0, &page))
+        return 0;
+    struct fw_open_out out = {.fh = FC_COMPILED_FH | attr.version << 1};
+    fc_reply_body(lane, &out, sizeof out);
+    return 1;
+}
+
+int fc_read_dir(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
+{
+    struct fc_chan *chan = lane->chan;
+    const struct fw_read_in *in = fc_take(cursor, sizeof *in);
+    struct ar_attr attr;
+    struct ls_page page;
+    if (in == NULL || !(in->fh & FC_COMPILED_FH))
+        return 0;
+    if (in->offset >= LS_FIRST_COOKIE && !(in->offset >> LS_HASH_SHIFT)) {
+        fc_reply_error(lane, 0); /* the end */
+        return 1;
+    }
+    struct listing reply = {.chan = chan, .room = in->size < MAX_DIR_REPLY ? in->size : MAX_DIR_REPLY};
+    uint64_t own = (in->fh & ~FC_COMPILED_FH) >> 1;
+    int known = fc_find(chan, header->nodeid, &attr);
+    int begins_anew = in->offset < LS_FIRST_COOKIE || (in->offset & LS_MOVED);
+    if (begins_anew && !known)
+        return 0;
+    uint64_t version = begins_anew ? attr.version : own;
+    reply.out = fc_room_behind(lane, reply.room);
+    if (reply.out == NULL || !ls_resume(chan->arena, header->nodeid, version, in->offset, &page))
+        return 0;
+    reply.plus = header->opcode == FW_READDIRPLUS;
+    reply.with_attrs = reply.plus && known && attr.version == version;
+    int at_end = 0;
+    if (!put_dots(&reply, &page, in->offset))
+        return 0;
+    if (put_entries(&reply, &page, version == own ? 0 : LS_MOVED, &at_end) == 0 && !at_end)
+        return 0;
+    if (reply.n_bytes == 0)
+        fc_reply_error(lane, 0);
+    else if (fc_reply_body(lane, reply.out, reply.n_bytes) != 0)
+        take_back(&reply);
+    return 1;
+}
+
+int fc_release_dir(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
+{
+    const struct fw_release_in *in = fc_take(cursor, sizeof *in);
+    (void)header;
+    if (in == NULL || !(in->fh & FC_COMPILED_FH))
+        return 0;
+    fc_reply_error(lane, 0);
+    return 1;
+}
