@@ -103,7 +103,7 @@ _Static_assert(sizeof(struct ar_name) == 32, "an entry is 32 bytes");
 
 struct ar_shown {
     uint64_t ino;
-    uint64_t value; /* version << 1 | whether the pages show it */
+    uint64_t value; /* version, and two bits of arena_shown.c */
 };
 
 struct ar_open {
@@ -236,6 +236,8 @@ void ar_advance(struct ar_arena *arena, uint64_t position);
 /* ---- arena_shown.c: which content the kernel's pages show; engine/vfs/pages.py says what the operations mean ---- */
 
 int ar_shown_opened(struct ar_arena *arena, uint64_t ino, uint64_t version);
+/* The kernel uses a handle that it was given for `version` without keeping pages. Only bits in `mask` are compared. */
+void ar_shown_dropped(struct ar_arena *arena, uint64_t ino, uint64_t version, uint64_t mask);
 int64_t ar_shown_newest(const struct ar_arena *arena, uint64_t ino);
 void ar_shown_committed(struct ar_arena *arena, uint64_t ino, uint64_t version);
 void ar_shown_drop(struct ar_arena *arena, uint64_t ino);

@@ -239,6 +239,9 @@ cdef class Arena:
     def shown_opened(self, uint64_t ino, uint64_t version):
         return ar_shown_opened(&self.arena, ino, version) != 0
 
+    def shown_dropped(self, uint64_t ino, uint64_t version):
+        ar_shown_dropped(&self.arena, ino, version, <uint64_t>-1)
+
     def shown_newest(self, uint64_t ino):
         return ar_shown_newest(&self.arena, ino)
 

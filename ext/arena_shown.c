@@ -1,10 +1,20 @@
 /* What the kernel's pages show. */
 #include "arena_impl.h"
 
-/* ---- shown: value = version << 1 | whether the pages show it ----
+/* ---- shown: value = version << 2 | what is known of the pages ----
+ *
+ * An open that does not keep pages makes the kernel drop them only when it takes the reply; until then another open that was told to
+ * keep them would read what is about to go. So such an open is AWAITED, until the kernel uses its handle.
  *
  * An inode may stand in either of two buckets, which share a lock: of a table that is nine tenths full, one in a hundred has been lost.
  */
+
+enum {
+    SHOWN = 1,   /* they show it */
+    AWAITED = 2, /* they do once the kernel uses a handle that it was given for this version */
+    STATES = SHOWN | AWAITED,
+    VERSION_AT = 2,
+};
 
 static struct ar_bucket *shown_bucket(const struct ar_arena *arena, uint64_t ino, int second)
 {
@@ -69,15 +79,35 @@ int ar_shown_opened(struct ar_arena *arena, uint64_t ino, uint64_t version)
     pthread_mutex_t *lock = ar_lock_of(arena, ar_ino_hash(ino));
     ar_lock(arena, lock);
     struct ar_shown *entry = shown_entry(arena, ino, &bucket);
-    int keep = entry != NULL && entry->value == (version << 1 | 1);
+    int keep = entry != NULL && entry->value == (version << VERSION_AT | SHOWN);
     if (entry == NULL)
-        add_shown(arena, ino, version << 1 | 1);
-    else if (version < entry->value >> 1)
-        set_shown(bucket, entry, ino, entry->value & ~UINT64_C(1));
+        add_shown(arena, ino, version << VERSION_AT | AWAITED);
+    else if (version < entry->value >> VERSION_AT)
+        set_shown(bucket, entry, ino, entry->value & ~(uint64_t)STATES);
     else if (!keep)
-        set_shown(bucket, entry, ino, version << 1 | 1);
+        set_shown(bucket, entry, ino, version << VERSION_AT | AWAITED);
     ar_unlock(lock);
     return keep;
+}
+
+static int is_awaited(const struct ar_shown *entry, uint64_t version, uint64_t mask)
+{
+    uint64_t value = ar_load(&entry->value);
+    return (value & STATES) == AWAITED && ((value >> VERSION_AT ^ version) & mask) == 0;
+}
+
+void ar_shown_dropped(struct ar_arena *arena, uint64_t ino, uint64_t version, uint64_t mask)
+{
+    struct ar_bucket *bucket;
+    struct ar_shown *entry = shown_entry(arena, ino, &bucket); /* most find that there is nothing to do, without a lock */
+    if (entry == NULL || !is_awaited(entry, version, mask))
+        return;
+    pthread_mutex_t *lock = ar_lock_of(arena, ar_ino_hash(ino));
+    ar_lock(arena, lock);
+    entry = shown_entry(arena, ino, &bucket);
+    if (entry != NULL && is_awaited(entry, version, mask))
+        set_shown(bucket, entry, ino, entry->value ^ STATES);
+    ar_unlock(lock);
 }
 
 int64_t ar_shown_newest(const struct ar_arena *arena, uint64_t ino)
@@ -92,7 +122,7 @@ int64_t ar_shown_newest(const struct ar_arena *arena, uint64_t ino)
             newest = -1;
             for (int i = 0; i < AR_WAYS; i++)
                 if (ar_load(&entries[i].ino) == ino)
-                    newest = (int64_t)(ar_load(&entries[i].value) >> 1);
+                    newest = (int64_t)(ar_load(&entries[i].value) >> VERSION_AT);
             ok = ar_read_ok(bucket, seq);
         }
         if (!ok)
@@ -108,9 +138,9 @@ void ar_shown_committed(struct ar_arena *arena, uint64_t ino, uint64_t version)
     ar_lock(arena, lock);
     struct ar_shown *entry = shown_entry(arena, ino, &bucket);
     if (entry != NULL) {
-        uint64_t newest = entry->value >> 1;
-        uint64_t shown = newest == version || newest + 1 == version ? entry->value & 1 : 0;
-        set_shown(bucket, entry, ino, (newest > version ? newest : version) << 1 | shown);
+        uint64_t newest = entry->value >> VERSION_AT;
+        uint64_t state = newest == version ? entry->value & STATES : newest + 1 == version ? entry->value & SHOWN : 0;
+        set_shown(bucket, entry, ino, (newest > version ? newest : version) << VERSION_AT | state);
     }
     ar_unlock(lock);
 }
@@ -122,7 +152,7 @@ void ar_shown_drop(struct ar_arena *arena, uint64_t ino)
     ar_lock(arena, lock);
     struct ar_shown *entry = shown_entry(arena, ino, &bucket);
     if (entry != NULL)
-        set_shown(bucket, entry, ino, entry->value & ~UINT64_C(1));
+        set_shown(bucket, entry, ino, entry->value & ~(uint64_t)STATES);
     ar_unlock(lock);
 }
 
@@ -147,7 +177,7 @@ void ar_shown_drop_all(struct ar_arena *arena)
         ar_lock(arena, lock);
         ar_begin(bucket);
         for (int way = 0; way < AR_WAYS; way++)
-            entries[way].value &= ~UINT64_C(1);
+            entries[way].value &= ~(uint64_t)STATES;
         ar_end(bucket);
         ar_unlock(lock);
     }

@@ -189,6 +189,20 @@ static int admit(void *context)
     return ar_attr_find(opening->chan->arena, attr->ino, attr) && attr->layout != AR_OTHER && attr->nlink > 0;
 }
 
+static uint64_t new_handle(struct fc_chan *chan, uint64_t data_version)
+{
+    uint64_t number = atomic_fetch_add(&chan->arena->h->n_handles, 1) + 1;
+    uint64_t version = (data_version & FC_FH_VERSION_MASK) << FC_FH_VERSION_AT;
+    return FC_COMPILED_FH | version | (number << 1 & ((UINT64_C(1) << FC_FH_VERSION_AT) - 1)) | 1;
+}
+
+/* The kernel uses a handle: so it has done what it was told when it got it. */
+static void used(struct fc_chan *chan, uint64_t ino, uint64_t fh)
+{
+    if ((fh & FC_COMPILED_FH) && (fh & FC_DROPS_FH))
+        ar_shown_dropped(chan->arena, ino, fh >> FC_FH_VERSION_AT, FC_FH_VERSION_MASK);
+}
+
 static int open_file(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
 {
     struct fc_chan *chan = lane->chan;
@@ -199,10 +213,11 @@ static int open_file(struct fc_lane *lane, const struct fw_in_header *header, st
     /* Locks are Python's, with the handles they were taken through. */
     if (fc_is_marked(chan, header->nodeid, FC_MARK_LOCKED) || !ar_open(chan->arena, header->nodeid, admit, &opening))
         return 0;
-    uint64_t number = atomic_fetch_add(&chan->arena->h->n_handles, 1) + 1;
-    struct fw_open_out out = {.fh = FC_COMPILED_FH | number << 1 | 1, .open_flags = FW_FOPEN_NOFLUSH};
+    struct fw_open_out out = {.fh = new_handle(chan, opening.attr.data_version), .open_flags = FW_FOPEN_NOFLUSH};
     if (ar_shown_opened(chan->arena, header->nodeid, opening.attr.data_version))
         out.open_flags |= FW_FOPEN_KEEP_CACHE;
+    else
+        out.fh |= FC_DROPS_FH;
     if (fc_reply_body(lane, &out, sizeof out) == 0 || ar_close(chan->arena, header->nodeid, 0) >= 0)
         return 1;
     /* Nobody took the handle, and Python has begun to count on it: serve the RELEASE that the kernel will not send. */
@@ -221,6 +236,7 @@ static int release(struct fc_lane *lane, const struct fw_in_header *header, stru
     const struct fw_release_in *in = fc_take(cursor, sizeof *in);
     if (in == NULL || !(in->fh & FC_COMPILED_FH) || (in->release_flags & FW_RELEASE_FLOCK_UNLOCK))
         return 0;
+    used(lane->chan, header->nodeid, in->fh);
     struct iovec none[1];
     fc_keep_answer(lane, 0, none, 1);
     if (ar_close(lane->chan->arena, header->nodeid, 0) < 0) {
@@ -239,6 +255,7 @@ static int read_file(struct fc_lane *lane, const struct fw_in_header *header, st
     const struct fw_read_in *in = fc_take(cursor, sizeof *in);
     if (in == NULL || !fc_find(chan, header->nodeid, &attr) || attr.layout == AR_OTHER)
         return 0;
+    used(chan, header->nodeid, in->fh);
     if (in->offset >= attr.size || in->size == 0) {
         fc_reply_error(lane, 0);
         return 1;

@@ -208,8 +208,11 @@ static inline int fc_known(struct fc_chan *chan, uint64_t ino, int64_t n)
     return chan->count_known(chan, ino, n);
 }
 
-/* Handles that compiled code gives out: bit 63, a number, bit 0 for "read-only". Of a directory the number is its row's version. */
+/* Handles that compiled code gives out: bit 63, bit 62 for "the kernel drops its pages", then (bits 61 to 41) low bits of the content's
+ * version, a number, bit 0 for "read-only". Of a directory: bit 63, the version of its row, bit 0. */
 #define FC_COMPILED_FH (UINT64_C(1) << 63)
+#define FC_DROPS_FH (UINT64_C(1) << 62)
+enum { FC_FH_VERSION_AT = 41, FC_FH_VERSION_MASK = 0x1FFFFF };
 
 /* Make the kernel ask for the attributes of an inode at their next use. Takes no lock there: allowed while serving. */
 static inline int fc_forget_attr(struct fc_chan *chan, uint64_t nodeid)

@@ -54,7 +54,8 @@ class FileIo:
                 elif not self._still_there(file):
                     files.release(file)
                     continue
-                return attr, self._opened(file, attr, flags)
+                self._state.pages.made(attr)
+                return attr, self._handed_out(Handle(file, flags, self._state.data.reader.cursor()), False)
             try:
                 attr = self._names.lookup(parent, name)
                 opened = self.open(attr.ino, flags)
@@ -80,9 +81,20 @@ class FileIo:
             raise
 
     def _opened(self, file: OpenFile, attr: Attr, flags: int) -> Opened:
-        keep_cache = self._state.pages.opened(attr)
         handle = Handle(file, flags, self._state.data.reader.cursor())
+        keep_cache = self._state.pages.opened(attr)
+        if not keep_cache:
+            handle.drops = attr.data_version
+        return self._handed_out(handle, keep_cache)
+
+    def _handed_out(self, handle: Handle, keep_cache: bool) -> Opened:
         return Opened(self._state.handles.add(handle), keep_cache)
+
+    def _used(self, handle: Handle) -> None:
+        """The kernel uses a handle for the first time since it was told to drop pages."""
+        version, handle.drops = handle.drops, None
+        if version is not None:
+            self._state.pages.dropped(handle.file.ino, version)
 
     def _still_there(self, file: OpenFile) -> bool:
         try:
@@ -99,6 +111,8 @@ class FileIo:
             if found is not None:
                 return found
         handle = self._state.handle(fh)
+        if handle.drops is not None:
+            self._used(handle)
         if not handle.can_read:
             raise FsError(errno.EBADF)
         if offset < 0 or size < 0:
@@ -159,6 +173,8 @@ class FileIo:
 
     def write(self, c: Caller, fh: int, offset: int, data: Buffer, kill_suidgid: bool, *, mapped: bool = False) -> int:
         handle = self._state.handles.get(fh)
+        if handle.drops is not None:
+            self._used(handle)
         if not handle.can_write:
             raise FsError(errno.EBADF)
         self._state.writable()
@@ -219,6 +235,7 @@ class FileIo:
         handle = handles.pop(fh) if fh < FIRST_COMPILED else handles.discard(fh)
         try:
             if handle is not None:
+                self._used(handle)
                 self._close(handle, flock_owner)
         finally:
             handles.closed(fh)

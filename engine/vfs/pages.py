@@ -3,9 +3,10 @@
 Per inode, in terms of `data_version` (see `types.Attr`): the newest that this process has committed or opened, and whether
 the pages that a front let the kernel keep correspond to it. Commits of this process go through the kernel's own pages
 (writes, truncations and hole punching change them first), so the pages follow them as long as nothing foreign came
-between; anything else drops them, and the next open starts with empty pages. The table is in the arena, since compiled code
-opens files as well. Entries are hints, bounded in number (a quarter of a small arena, 1.8 million in 32 MiB): losing one costs
-re-reading, never a stale page. Thread-safe.
+between; anything else drops them, and the next open starts with empty pages. The kernel empties them when it takes the answer to
+an open: until it uses the handle nobody knows that it has, and another open must not keep them.
+The table is in the arena, since compiled code opens files as well. Entries are hints, bounded in number (a quarter of a small
+arena, 1.8 million in 32 MiB): losing one costs re-reading, never a stale page. Thread-safe.
 """
 
 from cairnfs.ext.arena import Arena
@@ -23,6 +24,15 @@ class PageVersions:
     def opened(self, attr: Attr) -> bool:
         """An open with fresh attributes: True when the kernel's pages are this very content."""
         return self._arena.shown_opened(attr.ino, attr.data_version)
+
+    def made(self, attr: Attr) -> None:
+        """This process has just made the inode: no pages are all its content."""
+        self._arena.shown_opened(attr.ino, attr.data_version)
+        self._arena.shown_dropped(attr.ino, attr.data_version)
+
+    def dropped(self, ino: Inode, version: int) -> None:
+        """The kernel uses a handle that was opened with `version` without keeping pages: by now it has dropped them."""
+        self._arena.shown_dropped(ino, version)
 
     def newest(self, ino: Inode) -> int:
         """The newest version known here: a row with a smaller one was read before a commit that callers know of."""

@@ -122,8 +122,9 @@ def _first(segment: Segment) -> bytes:
 class DirHandle:
     """One open directory. `lock` guards the trail, and the listing that is gathered for compiled code."""
 
-    def __init__(self, ino: Inode) -> None:
+    def __init__(self, ino: Inode, *, resumed: bool = False) -> None:
         self.ino = ino
+        self.resumed = resumed  # given out by a process that died; what it listed through it is not known
         self.lock = threading.Lock()
         self.trail = Trail()
         self.listing: Listing | None = None
@@ -189,7 +190,7 @@ class Directories:
             if cookie == 0:
                 handle.trail = Trail()
                 handle.listing = self._begin_listing(attr)
-            if cookie >= FIRST_COOKIE and not len(handle.trail):
+            if handle.resumed and cookie >= FIRST_COOKIE and not len(handle.trail):
                 self._walk_again(handle, cookie)
             after = self._name_before(handle.trail, cookie)
             limit = handle.page_entries

@@ -28,7 +28,7 @@ def resume(state: VfsState, dirs: Directories, meta: Meta, carried: Carried, lef
         if held.request in state.left:
             carried.handles.remove(held.fh)  # the kernel was not told of it, and asks again
         elif held.flags & DIRECTORY:
-            dirs.handles.restore(held.fh, DirHandle(held.ino))
+            dirs.handles.restore(held.fh, DirHandle(held.ino, resumed=True))
         else:
             _restore(state, held)
     for ino in meta.sessions.sustained():

@@ -366,3 +366,33 @@ while time.monotonic() < end:
     run_all(script, paths)
     for mount in (one, two):
         assert totals(mount).compiled["LOOKUP"] > 0
+
+
+def test_no_open_keeps_pages_that_another_open_is_about_to_drop(mounts: MountFactory, tmp_path: Path) -> None:
+    """Readers on one mount, all at once, of what is written on another: none may get less than was promised before it opened."""
+    one = quiet_mount(mounts)
+    two = another(mounts, one)
+    for i in range(4):
+        (one.path / f"n{i}").write_bytes(bytes(800))
+    until((two.path / "n3").exists)
+    promised = tmp_path / "promised"
+    promised.write_bytes(bytes(32))
+    script = """
+import mmap, os, random, struct, sys, time
+top, act, end = sys.argv[1], sys.argv[2], time.monotonic() + 5
+with open(sys.argv[3], "r+b") as file:
+    promised = memoryview(mmap.mmap(file.fileno(), 32)).cast("Q")
+while time.monotonic() < end:
+    i = random.randrange(4)
+    least = promised[i]
+    fd = os.open(f"{top}/n{i}", os.O_WRONLY if act == "write" else os.O_RDONLY)
+    if act == "write":
+        os.pwrite(fd, struct.pack("=Q", least + 1) * 100, 0)
+        os.close(fd)
+        promised[i] = least + 1
+    else:
+        found = struct.unpack_from("=Q", os.read(fd, 1000))[0]
+        os.close(fd)
+        assert found >= least, f"{found} of {least}"
+"""
+    run_all(script, [(one.path, "write", promised), *[(two.path, "read", promised)] * 4])

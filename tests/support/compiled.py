@@ -1,4 +1,4 @@
-"""Compiled code and a Vfs over one arena, without a mount: requests come over a socket and are served like those of a kernel."""
+"""Compiled code and a Vfs over one arena, without a mount: requests come over a socket, and are served as a kernel's are."""
 
 import errno
 import os
@@ -16,6 +16,7 @@ from support.fuse_peer import ATTR, ENTRY_OUT, OPEN_OUT, FusePeer
 ARENA_BYTES = 8 << 20
 COMPILED_FH = 1 << 63
 LK_FLOCK = 1
+FOPEN_KEEP_CACHE = 2
 
 
 class Kernel:
@@ -56,7 +57,7 @@ class Node:
         return self.engine.volume.store.partitions(SUSTAINED_PREFIX, None, 10)
 
     def assert_nothing_is_open(self, inos: Iterable[int]) -> None:
-        assert self.arena.handles() == {}
+        assert self.arena.open_inodes() == []
         assert [ino for ino in inos if self.arena.marks(ino)] == []
         files = self.vfs._state.files
         assert (len(files), files._compiled, files._barred, files._barred_there) == (0, {}, {}, {})
@@ -86,6 +87,13 @@ class Asking:
             assert reply.error == errno.ESTALE
             return 0
         return int(OPEN_OUT.unpack(reply.body)[0])
+
+    def opened(self, ino: int) -> tuple[int, bool]:
+        """The handle, and whether pages are kept."""
+        reply = self.peer.call("OPEN", struct.pack("=II", os.O_RDONLY, 0), ino)
+        assert reply.error == 0
+        fh, flags, _ = OPEN_OUT.unpack(reply.body)
+        return fh, bool(flags & FOPEN_KEEP_CACHE)
 
     def open_compiled(self, ino: int) -> int:
         fh = self.open(ino)

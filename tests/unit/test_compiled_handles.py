@@ -43,7 +43,7 @@ def test_a_handle_is_opened_read_and_closed_without_python(node: Node, kernel: A
     assert kernel.lookup(b"f") == ino
     fh = kernel.open_compiled(ino)
     assert kernel.read(ino, fh) == b"content"
-    assert node.arena.handles() == {ino: 1}
+    assert (node.arena.open_inodes(), node.arena.counts[4]) == ([ino], 1)
     kernel.release(ino, fh)
     assert kernel.answered == {"LOOKUP": 1, "OPEN": 1, "READ": 1, "RELEASE": 1}
     node.assert_nothing_is_open([ino])
@@ -406,3 +406,19 @@ def test_many_dirty_files_are_silent_and_recover(tmp_path: Path) -> None:
         kernel.release(ino, kernel.open_compiled(ino))
     node.assert_nothing_is_open(range(2, 2000))
     node.engine.close()
+
+
+# What the kernel's pages show
+
+
+def test_pages_are_kept_once_the_kernel_has_used_what_an_open_gave_it(node: Node, kernel: Asking) -> None:
+    ino = node.warm("f", b"content")
+    node.arena.shown_drop(ino)
+    first = kernel.opened(ino)
+    assert first[0] & COMPILED_FH and not first[1], "dropped"
+    assert not kernel.opened(ino)[1], "the first answer may still be under way"
+    kernel.read(ino, first[0])
+    assert kernel.opened(ino)[1]
+    node.arena.shown_drop(ino)
+    kernel.read(ino, first[0])
+    assert not kernel.opened(ino)[1], "an old handle tells nothing of what came since"
