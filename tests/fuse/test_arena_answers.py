@@ -221,6 +221,7 @@ def test_attributes_are_those_that_python_would_give(mounts: MountFactory) -> No
     (top / "sparse").touch()
     os.truncate(top / "sparse", 1 << 40)
     os.listdir(top)
+    time.sleep(0.5)  # the follower has seen all of that, too
     compiled: list[object] = []
     found = served(mount, lambda: compiled.append(everything(top)))
     assert found.compiled["LOOKUP"] >= 13 and not found.python["LOOKUP"]
