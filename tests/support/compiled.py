@@ -57,7 +57,7 @@ class Node:
         return self.engine.volume.store.partitions(SUSTAINED_PREFIX, None, 10)
 
     def assert_nothing_is_open(self, inos: Iterable[int]) -> None:
-        assert self.arena.open_inodes() == []
+        assert self.arena.handles() == {}
         assert [ino for ino in inos if self.arena.marks(ino)] == []
         files = self.vfs._state.files
         assert (len(files), files._compiled, files._barred, files._barred_there) == (0, {}, {}, {})

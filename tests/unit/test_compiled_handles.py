@@ -43,7 +43,7 @@ def test_a_handle_is_opened_read_and_closed_without_python(node: Node, kernel: A
     assert kernel.lookup(b"f") == ino
     fh = kernel.open_compiled(ino)
     assert kernel.read(ino, fh) == b"content"
-    assert (node.arena.open_inodes(), node.arena.counts[4]) == ([ino], 1)
+    assert (node.arena.handles(), node.arena.counts[4]) == ({ino: 1}, 1)
     kernel.release(ino, fh)
     assert kernel.answered == {"LOOKUP": 1, "OPEN": 1, "READ": 1, "RELEASE": 1}
     node.assert_nothing_is_open([ino])
