@@ -17,8 +17,12 @@ build: setup
 demo: setup
 	@$(PY) -m cairnfs.bench.demo
 
+# The second run is of mounts with a worker.
 test: setup
 	@$(PY) -m pytest $(ARGS)
+ifeq ($(ARGS),)
+	@CAIRN_TEST_WORKERS=1 $(PY) -m pytest tests/fuse -k "not pyfuse3"
+endif
 
 lint: setup
 	@$(PY) -m ruff check .

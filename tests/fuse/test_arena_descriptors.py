@@ -412,7 +412,7 @@ def test_a_mount_that_is_told_to_end_frees_what_descriptors_kept(mounts: MountFa
     fd = open_compiled(mount, path)
     if removed:
         path.unlink()
-    (pid,) = mount.pids
+    pid = mount.pids[0]
     os.kill(pid, signal.SIGTERM)
     os.kill(pid, signal.SIGTERM)  # do not wait for the descriptor
     until(lambda: not mount.pids, "the mount does not end", 20)
