@@ -56,8 +56,8 @@ def _rate(*names: str) -> Callable[[Step], str]:
     return lambda step: f"{step.rate(*names):,.0f}"
 
 
-def _mib_rate(name: str) -> Callable[[Step], str]:
-    return lambda step: f"{step.rate(name) / MIB:,.1f}"
+def _mib_rate(*names: str) -> Callable[[Step], str]:
+    return lambda step: f"{step.rate(*names) / MIB:,.1f}"
 
 
 def _mean_ms(step: Step) -> str:
@@ -66,7 +66,8 @@ def _mean_ms(step: Step) -> str:
 
 
 def _cache_hits(step: Step) -> str:
-    hits, misses = step.added("cairnfs_cache_hits_total"), step.added("cairnfs_cache_misses_total")
+    misses = step.added("cairnfs_cache_misses_total")
+    hits = step.added("cairnfs_cache_hits_total") + step.added('cairnfs_fuse_answers_total{opcode="READ"}')
     return f"{100 * hits / (hits + misses):.0f}" if hits + misses else "-"
 
 
@@ -75,9 +76,9 @@ def _kind(kind: str, of: str) -> str:
 
 
 COLUMNS: tuple[tuple[str, Callable[[Step], str]], ...] = (
-    ("ops/s", _rate("cairnfs_operation_seconds_count")),
+    ("ops/s", _rate("cairnfs_operation_seconds_count", "cairnfs_fuse_answers_total")),
     ("mean ms", _mean_ms),
-    ("read MiB/s", _mib_rate("cairnfs_read_bytes_total")),
+    ("read MiB/s", _mib_rate("cairnfs_read_bytes_total", "cairnfs_fuse_answered_bytes_total")),
     ("write MiB/s", _mib_rate("cairnfs_written_bytes_total")),
     ("meta reads/s", _rate(_kind("read", "meta_store"), _kind("scan", "meta_store"))),
     ("commits/s", _rate(_kind("commit", "meta_store"))),

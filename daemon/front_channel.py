@@ -99,6 +99,11 @@ class ChannelFront:
         channel = self._channel
         return {} if channel is None else channel.answered()
 
+    def answered_bytes(self) -> int:
+        """Bytes of files in these answers."""
+        channel = self._channel
+        return 0 if channel is None else channel.answered_bytes
+
     def invalidate_all(self) -> None:
         """Make the kernel forget names, then attributes, then pages; only the last may wait, for reads in work."""
         with self._lock:

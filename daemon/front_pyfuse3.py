@@ -102,6 +102,10 @@ class Pyfuse3Front:
         """Of these, requests answered without Python: none."""
         return {}
 
+    def answered_bytes(self) -> int:
+        """Bytes of files in these answers."""
+        return 0
+
     def invalidate_all(self) -> None:
         """pyfuse3 cannot make the kernel drop all names at once: names and attributes stay for their timeout."""
         log.warning("%s: what the kernel keeps is dropped after its timeout only: pyfuse3 cannot say more", self._mountpoint)

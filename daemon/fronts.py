@@ -47,6 +47,10 @@ class Front(Protocol):
         """Of these, requests that were answered without Python."""
         ...
 
+    def answered_bytes(self) -> int:
+        """Bytes of files in these answers."""
+        ...
+
 
 def make_front(
     name: str,

@@ -159,9 +159,17 @@ class Follower(threading.Thread):
         mark = self._store.mark()
         position = self._store.position()
         found = position != self._position and self._read_log()
-        if self._arena is not None:
-            self._arena.saw(max(position, self._position), mark)
+        self._see(max(position, self._position), mark)
         return found
+
+    def _see(self, position: Position, mark: bytes | None) -> None:
+        """Everything up to a position is known. A commit since `mark` was taken may have moved the fence on: leave that."""
+        if self._arena is None:
+            return
+        if self._store.mark() == mark:
+            self._arena.saw(position, mark)
+        elif position > self._arena.applied:
+            self._arena.saw(position, None)
 
     def _read_log(self) -> bool:
         """Make the VFS forget what others changed since the position, and note it for the kernel. True when there was any."""

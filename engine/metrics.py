@@ -169,6 +169,7 @@ class Metrics:
         self.fuse_answers = self._counted(
             "cairnfs_fuse_answers_total", "requests", "Of these, answered by compiled code from shared memory.", "opcode", OPCODES
         )
+        self.fuse_answered_bytes = self._told("cairnfs_fuse_answered_bytes_total", "bytes", "Bytes of files in these answers.")
         self.operation_s = self._histograms(
             "cairnfs_operation_seconds", "File system operations and how long they took.", "op", OPERATIONS
         )
@@ -274,6 +275,12 @@ class Metrics:
     def _gauge(self, name: str, unit: str, text: str) -> Gauge:
         gauge = Gauge()
         self.families.append(Family(name, "gauge", unit, text, "", lambda: [("", gauge.value)]))
+        return gauge
+
+    def _told(self, name: str, unit: str, text: str) -> Gauge:
+        """A counter that is kept elsewhere."""
+        gauge = Gauge()
+        self.families.append(Family(name, "counter", unit, text, "", lambda: [("", gauge.value)]))
         return gauge
 
     def _counted(self, name: str, unit: str, text: str, label: str, values: tuple[str, ...]) -> Counted:

@@ -84,6 +84,10 @@ class Channel(Notifier):
         """Of these, requests that were answered without Python."""
 
     @property
+    def answered_bytes(self) -> int:
+        """Bytes of files in these answers."""
+
+    @property
     def n_threads(self) -> int:
         """Threads that serve or wait for requests."""
 

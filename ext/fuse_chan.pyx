@@ -54,6 +54,7 @@ cdef extern from "fuse_chan_impl.h" nogil:
     int fc_negotiate(fc_chan *chan, const uint8_t *message, size_t n_bytes, const fc_limits *limits, fw.fw_init_out *out)
     uint64_t fc_count(fc_chan *chan, int opcode)
     uint64_t fc_count_answered(fc_chan *chan, int opcode)
+    uint64_t fc_answered_bytes(fc_chan *chan)
     size_t fc_n_known(fc_chan *chan)
     size_t fc_copy_known(fc_chan *chan, uint64_t *out, size_t room)
 
@@ -359,6 +360,11 @@ cdef class Channel(Notifier):
     def answered(self):
         """Of these, requests that were answered without Python."""
         return self.by_name(fc_count_answered)
+
+    @property
+    def answered_bytes(self):
+        """Bytes of files in these answers."""
+        return fc_answered_bytes(self.chan)
 
     cdef dict by_name(self, uint64_t (*count)(fc_chan *chan, int opcode) noexcept nogil):
         cdef dict found = {}

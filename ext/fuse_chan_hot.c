@@ -266,6 +266,7 @@ static int read_file(struct fc_lane *lane, const struct fw_in_header *header, st
     if (out == NULL || !ar_slice_copy(chan->arena, attr.pack, attr.stored_off, attr.off + in->offset, n_bytes, out))
         return 0;
     fc_reply_body(lane, out, n_bytes);
+    atomic_fetch_add_explicit(chan->answered_bytes, n_bytes, memory_order_relaxed);
     return 1;
 }
 

@@ -36,6 +36,7 @@ int fc_chan_init(struct fc_chan *chan, int dev_fd)
     struct fc_shared *shared = chan->slots == NULL ? NULL : fc_shared_of(chan->slots);
     chan->marks = shared == NULL ? chan->own_marks : shared->marks;
     chan->counts = shared == NULL ? chan->own_counts : shared->counts;
+    chan->answered_bytes = shared == NULL ? &chan->own_answered_bytes : &shared->answered_bytes;
     chan->answered = shared == NULL ? chan->own_answered : shared->answered;
     pthread_mutex_init(&chan->known_lock, NULL);
     if (fstat(dev_fd, &st) < 0)

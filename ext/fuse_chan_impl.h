@@ -77,6 +77,7 @@ int fc_negotiate(struct fc_chan *chan, const uint8_t *message, size_t n_bytes, c
 
 uint64_t fc_count(struct fc_chan *chan, int opcode);
 uint64_t fc_count_answered(struct fc_chan *chan, int opcode);
+uint64_t fc_answered_bytes(struct fc_chan *chan);
 
 /* Answer a request from the arena (fuse_chan_hot.c). 1 = done, 0 = Python must serve what is in the lane's buffer now. */
 int fc_answer_hot(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor);

@@ -38,6 +38,11 @@ uint64_t fc_count_answered(struct fc_chan *chan, int opcode)
     return atomic_load(&chan->answered[opcode]);
 }
 
+uint64_t fc_answered_bytes(struct fc_chan *chan)
+{
+    return atomic_load(chan->answered_bytes);
+}
+
 uint64_t fc_count(struct fc_chan *chan, int opcode)
 {
     return atomic_load(&chan->counts[opcode]);

@@ -91,6 +91,8 @@ struct fc_chan {
     _Atomic uint64_t early[FC_N_EARLY];
     _Atomic uint8_t *marks;            /* FC_N_MARKS of them, by hash of the inode number: FC_MARK_* */
     _Atomic uint8_t own_marks[FC_N_MARKS]; /* these three are used when there are no slots to share them */
+    _Atomic uint64_t *answered_bytes; /* of files, in answers to READ without Python */
+    _Atomic uint64_t own_answered_bytes;
     _Atomic uint64_t own_counts[FW_N_OPCODES], own_answered[FW_N_OPCODES];
     const struct fc_slots *slots;      /* NULL: requests end with this process */
     struct ar_arena *arena;            /* what may be answered without Python; NULL: nothing */

@@ -3,7 +3,8 @@
  * A region of shared memory, made before the processes that use it: a page of its own, then one slot a lane.
  *
  *   page    0 u32 agreed (0: INIT is not answered yet), 4 u32 minor, 8 u64 caps, 16 u64 read_bytes, 64 .. marks (enum fc_mark),
- *           4160 .. requests read by opcode (64 times u64), 4672 .. answered without Python
+ *           4160 .. requests read by opcode (64 times u64), 4672 .. answered without Python, 5184 u64 bytes of files in
+ *           these answers
  *   slot    0 u64 answered, 8 u64 interrupted, 16 i32 error, 20 u32 n_reply, 24 .. reply; from byte FC_SLOT_PAGE on the request
  *
  * States of a slot, by what is in it, and what a successor does with it:
@@ -38,6 +39,7 @@ struct fc_shared {
     _Atomic uint8_t marks[4096];
     _Atomic uint64_t counts[64]; /* requests read, by opcode */
     _Atomic uint64_t answered[64];
+    _Atomic uint64_t answered_bytes;
 };
 _Static_assert(sizeof(struct fc_shared) <= FC_SHARED_BYTES, "the first page");
 _Static_assert(sizeof(struct fc_slot) <= FC_SLOT_PAGE, "a slot's page");

@@ -1,7 +1,7 @@
 """Handles of files that are read without having been opened, as the kernel does where a front refuses OPEN.
 
-A handle is made by the first read of an inode and closed when it is the least recently used of too many, or the kernel has
-forgotten the inode. Readers in work at that moment go on with what they know of it. Thread-safe.
+A handle is made by the first read of an inode and closed when it is the least recently used of too many, or Python is told that
+the kernel has forgotten the inode. Readers in work at that moment go on with what they know of it. Thread-safe.
 """
 
 import threading
