@@ -1,6 +1,7 @@
 /* Agreeing with the kernel on version, limits and features, once per mount. */
 #include "fuse_chan_impl.h"
 
+#include <poll.h>
 #include <string.h>
 
 #include "fuse_cursor.h"
@@ -69,4 +70,19 @@ int fc_negotiate(struct fc_chan *chan, const uint8_t *message, size_t n_bytes, c
     out->max_pages = (uint16_t)max_pages;
     out->time_gran = 1;
     return 1;
+}
+
+ssize_t fc_read_one(struct fc_chan *chan, void *buf, size_t n_bytes, int timeout_ms)
+{
+    struct pollfd readable[2] = {{.fd = chan->dev_fd, .events = POLLIN}, {.fd = chan->stop_fd, .events = POLLIN}};
+    ssize_t n = read(chan->dev_fd, buf, n_bytes);
+    if (n < 0 && errno == EAGAIN) {
+        int ready = poll(readable, 2, timeout_ms);
+        if (ready < 0)
+            return -errno;
+        if (readable[1].revents)
+            return 0;
+        n = ready == 0 ? (errno = EAGAIN, -1) : read(chan->dev_fd, buf, n_bytes);
+    }
+    return n < 0 ? -errno : n;
 }
