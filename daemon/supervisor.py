@@ -21,7 +21,6 @@ import logging
 import os
 import signal
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from typing import Any, NoReturn
 from cairnfs.daemon.front_channel import agree
 from cairnfs.daemon.inherited import Inherited, make_inherited
 from cairnfs.daemon.mount_options import MountRequest
-from cairnfs.daemon.mountpoint import check_mountpoint, clear_stale, find_mount, is_mounted, mount_fuse, unmount
+from cairnfs.daemon.mountpoint import check_mountpoint, clear_stale, is_mounted, mount_fuse, unmount
 from cairnfs.daemon.running import Registration
 from cairnfs.daemon.session import STOP_SIGNALS, held_signals, work
 from cairnfs.errors import CairnError, MountError
@@ -41,11 +40,11 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.1
 FIRST_POLL_S = 0.005  # until the mount answers: somebody waits for that
-MAX_FAILURES = 5  # workers that die within FAILURE_S of each other's start before the mount is given up
-FAILURE_S = 5.0
+MAX_FAILURES = 10  # workers in a row that die before they answer anything: then the mount is given up
 HALF_DEAD_S = 0.02
 DUMP_S = 0.5  # for a worker to write its stacks
 PR_SET_PDEATHSIG = 1
+INTERRUPTED = 130  # exit code
 
 
 def supervise(request: MountRequest, on_ready: Callable[[], None]) -> int:
@@ -108,14 +107,14 @@ class _Supervisor:
         self._on_ready = on_ready
         self._registration = registration
         self._inherited = make_inherited(request, fd)
-        self._mounted = find_mount(request.mountpoint)
         self._pid = 0
         self._ready = False
         self._stopping = False
         self._pulse, self._alive_s = 0, time.monotonic()
         self._failure: str | None = None
         self._lingering: set[int] = set()  # killed workers that are not gone yet
-        self._started_s: deque[float] = deque(maxlen=MAX_FAILURES)
+        self._answers = False  # the present worker
+        self._n_failures = 0  # workers in a row that died before they answered
 
     def run(self) -> int:
         if not agree(self._inherited, self._request.fuse):
@@ -131,33 +130,28 @@ class _Supervisor:
             if status is None:
                 self._look_for_life()
                 continue
-            if status >= 0:
+            if status >= 0 and not self._has_crashed(status):
                 return self._end(status)
-            if self._is_over() or not self._start():
+            if not self._start():
                 return self._give_up()
 
     def _start(self) -> bool:
-        """Fork a worker. False when too many have died too soon."""
-        now_s = time.monotonic()
-        if (
-            len(self._started_s) == MAX_FAILURES
-            and now_s - self._started_s[0] < FAILURE_S * MAX_FAILURES
-            and self._hopeless(now_s)
-        ):
-            return False
+        """Fork a worker, the first one or a successor. False when too many have died before they answered anything."""
         carried = self._inherited.carried
-        if self._started_s:
+        if self._pid:
+            self._n_failures = 0 if self._answers else self._n_failures + 1
+            if self._n_failures == MAX_FAILURES:
+                return False
+            log.warning("%s: the process that served was killed: another one takes over", self._request.mountpoint)
             carried.generation += 1
-        self._started_s.append(now_s)
+        self._answers = False
         supervisor = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
             _live(self._request, self._inherited, supervisor)
+        if self._stopping:
+            _kill(self._pid, signal.SIGTERM)  # it is there to store what the one before had not stored yet
         return True
-
-    def _hopeless(self, now_s: float) -> bool:
-        starts = [*self._started_s, now_s]
-        return all(later - earlier < FAILURE_S for earlier, later in zip(starts, starts[1:], strict=False)) and not self._ready
 
     def _status(self) -> int | None:
         """None while the worker runs, its exit code, or a negative number when it was killed (perhaps half: see _half_dead)."""
@@ -170,6 +164,10 @@ class _Supervisor:
             return -1
         self._lingering -= {pid for pid in self._lingering if os.waitpid(pid, os.WNOHANG)[0]}
         return None
+
+    def _has_crashed(self, exit_code: int) -> bool:
+        """Did a worker end by itself while there was something to serve?"""
+        return exit_code > 0 and self._ready and not self._stopping and is_mounted(self._request.mountpoint)
 
     def _look_for_life(self) -> None:
         """Kill a worker that has shown no sign of life for too long, after it was asked to write its stacks to the log."""
@@ -189,23 +187,19 @@ class _Supervisor:
         for said in self._inherited.outcomes.heard():
             if "failure" in said:
                 self._failure = str(said["failure"])
-            if "ready" in said and not self._ready:
+            if "ready" in said:
+                self._answers = True
+            if self._answers and not self._ready:
                 self._ready = True
                 self._on_ready()
-
-    def _is_over(self) -> bool:
-        """Nothing is left to be served."""
-        mounted = find_mount(self._request.mountpoint)
-        if not self._stopping and mounted is not None and mounted == self._mounted:
-            log.warning("%s: the process that served was killed: another one takes over", self._request.mountpoint)
-            return False
-        return self._stopping and mounted is None
 
     def _end(self, exit_code: int) -> int:
         self._listen()
         if self._failure is not None:
             self._registration.fail(self._failure)
         if not self._ready:
+            if exit_code == INTERRUPTED:
+                raise KeyboardInterrupt
             raise MountError(self._failure or "the process that was to serve the mount has ended; its log says why")
         return exit_code
 
@@ -231,7 +225,7 @@ def _live(request: MountRequest, inherited: Inherited, supervisor: int) -> NoRet
             os.kill(os.getpid(), signal.SIGTERM)
         exit_code = work(request, inherited)
     except KeyboardInterrupt:
-        exit_code = 130
+        exit_code = INTERRUPTED
     except BaseException as error:
         log.exception("%s: the process that serves the mount has failed", request.mountpoint)
         inherited.outcomes.say(failure=str(error))

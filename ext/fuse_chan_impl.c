@@ -457,6 +457,8 @@ int fc_resume(struct fc_lane *lane)
         fc_reply_error(lane, EIO);
     else if (atomic_load(&slot->answered) == header->unique)
         answer_again(lane);
+    else if (header->opcode != FW_SETLKW && slot->n_tries++ >= FC_MAX_TRIES)
+        fc_reply_error(lane, EIO);
     else if (!answer_here(lane, header)) {
         register_request(lane, header->unique);
         if (atomic_load(&slot->interrupted) == header->unique)

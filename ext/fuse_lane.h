@@ -155,8 +155,10 @@ static inline void fc_keep_answer(struct fc_lane *lane, int error, const struct 
 /* The present request is over, also for a successor. */
 static inline void fc_retire(struct fc_lane *lane)
 {
-    if (lane->slot != NULL)
-        __atomic_store_n(&((struct fw_in_header *)lane->buf)->len, 0, __ATOMIC_RELEASE);
+    if (lane->slot == NULL)
+        return;
+    lane->slot->n_tries = 0;
+    __atomic_store_n(&((struct fw_in_header *)lane->buf)->len, 0, __ATOMIC_RELEASE);
 }
 
 static inline int fc_reply(struct fc_lane *lane, int error, struct iovec *iov, int n_iov)

@@ -5,7 +5,7 @@
  *   page    0 u32 agreed (0: INIT is not answered yet), 4 u32 minor, 8 u64 caps, 16 u64 read_bytes, 64 .. marks (enum fc_mark),
  *           4160 .. requests read by opcode (64 times u64), 4672 .. answered without Python, 5184 u64 bytes of files in
  *           these answers
- *   slot    0 u64 answered, 8 u64 interrupted, 16 i32 error, 20 u32 n_reply, 24 .. reply; from byte FC_SLOT_PAGE on the request
+ *   slot    0 u64 answered, 8 u64 interrupted, 16 i32 error, 20 u32 n_reply, 24 u32 n_tries, 32 .. reply; from byte FC_SLOT_PAGE on the request
  *
  * States of a slot, by what is in it, and what a successor does with it:
  *   header.len == 0                          nothing
@@ -20,6 +20,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* A request that so many processes have died of gets EIO. Waiting for a lock does not count: it may last through any number of deaths. */
+enum { FC_MAX_TRIES = 20 };
+
 enum { FC_SLOT_PAGE = 4096, FC_SLOT_REPLY = 512, FC_SHARED_BYTES = 8192 };
 
 struct fc_slot {
@@ -27,6 +30,8 @@ struct fc_slot {
     _Atomic uint64_t interrupted; /* the last request of this slot that an INTERRUPT named */
     int32_t error;
     uint32_t n_reply;
+    uint32_t n_tries; /* of processes that died with the request */
+    uint32_t spare;
     uint8_t reply[FC_SLOT_REPLY];
 };
 

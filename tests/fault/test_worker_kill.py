@@ -99,6 +99,8 @@ def test_a_load_goes_on_while_its_worker_is_killed_again_and_again(mounts: Mount
     for _ in range(n_kills):
         time.sleep(chance.uniform(0.2, 0.8))
         os.kill(worker(mount), signal.SIGKILL)
+        if chance.random() < 0.7:  # else the next one may be killed while it takes over
+            stats(mount)
     time.sleep(0.5)
     rounds = finish(loads)
     assert all(rounds.values()), rounds

@@ -96,6 +96,29 @@ def test_what_was_made_and_is_gone_again_is_said_to_be_gone() -> None:
         assert peer.receive() == (errno.ENOENT, unique, b"")
 
 
+def test_a_request_that_every_process_dies_of_fails() -> None:
+    slots, handler = Slots(8, REQUEST_BYTES), MemoryHandler()
+    handler.before["mkdir"] = die
+    peer = FusePeer(handler, min_threads=1, max_threads=4, slots=slots)
+    peer.send("INIT", struct.pack("=IIIII44x", 7, 45, 131072, 0xFFFFFFFF, 0xFFFFFFFF))
+    unique = peer.send("MKDIR", MKDIR + b"poison\0")
+    for _ in range(21):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                theirs = peer._theirs.fileno()
+                Channel(theirs, handler, set_attr=SetAttr, lock=Lock, min_threads=1, max_threads=4, slots=slots).serve()
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        assert len(slots.waiting()) == 1
+    assert peer.receive().error == 0, "INIT"
+    with peer:
+        assert peer.receive() == (errno.EIO, unique, b"")
+        handler.before.clear()
+        assert peer.call("MKDIR", MKDIR + b"fine\0").error == 0
+
+
 def test_commits_carry_the_number_of_the_request() -> None:
     seen = []
     handler = MemoryHandler()
