@@ -61,7 +61,7 @@ def serve(request: MountRequest, on_ready: Callable[[], None]) -> int:
 def work(request: MountRequest, inherited: Inherited) -> int:
     """The life of a worker: serve what was mounted by the supervisor; returns the exit code. Raises as `serve` does."""
     with held_signals():
-        watcher = StopWatcher(request.mountpoint)
+        watcher = StopWatcher(request.mountpoint, inherited)
         watcher.start()
         Pulse(inherited.carried).start()
         mount = MountProcess(request, lambda: inherited.outcomes.say(ready=True), watcher, inherited)
@@ -231,11 +231,19 @@ class MountProcess:
 
 
 class StopWatcher(threading.Thread):
-    """Takes the signals that ask the mount to end."""
+    """Takes the signals that ask the mount to end.
 
-    def __init__(self, mountpoint: Path) -> None:
+    In a worker only those count that its supervisor sends, while that lives: whoever signals all processes of a service means one
+    request, and the supervisor passes it on. A worker that takes over goes on until there is a front to stop, because it is the
+    only one that can store what its predecessor had not stored.
+    """
+
+    def __init__(self, mountpoint: Path, inherited: Inherited | None = None) -> None:
         super().__init__(name="signals", daemon=True)
         self._mountpoint = mountpoint
+        self._supervisor = 0 if inherited is None else inherited.supervisor.pid
+        self._patient = inherited is not None and inherited.carried.generation > 0
+        self._attached = threading.Event()
         self._lock = threading.Lock()
         self._front: Front | None = None
         self._stopping = False
@@ -243,14 +251,31 @@ class StopWatcher(threading.Thread):
     def attach(self, front: Front) -> None:
         """From now on a signal stops this front. KeyboardInterrupt when one has come already."""
         with self._lock:
-            if self._stopping:
+            if self._stopping and not self._patient:
                 raise KeyboardInterrupt
             self._front = front
+            self._attached.set()
+
+    def _next(self, timeout_s: float | None = None) -> int:
+        """The next signal that counts; 0 when none comes within `timeout_s`."""
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            if deadline_s is None:
+                found = signal.sigwaitinfo(STOP_SIGNALS)
+            elif (seen := signal.sigtimedwait(STOP_SIGNALS, max(deadline_s - time.monotonic(), 0))) is None:
+                return 0
+            else:
+                found = seen
+            if self._supervisor in (0, found.si_pid) or os.getppid() != self._supervisor:
+                return found.si_signo
 
     def run(self) -> None:
-        number = signal.sigwait(STOP_SIGNALS)
+        number = self._next()
         with self._lock:
             self._stopping = True
+            front = self._front
+        if front is None and self._patient:
+            self._attached.wait()
             front = self._front
         if front is None:
             signal.pthread_kill(threading.main_thread().ident or 0, ABANDON_SIGNAL)
@@ -258,10 +283,10 @@ class StopWatcher(threading.Thread):
         log.info("%s: %s: unmounting", self._mountpoint, signal.Signals(number).name)
         if not self._unmount_when_idle():
             front.stop()
-        signal.sigwait(STOP_SIGNALS)
+        self._next()
         log.info("%s: asked again: aborting calls that wait", self._mountpoint)
         front.stop()
-        signal.sigwait(STOP_SIGNALS)
+        self._next()
         log.critical("%s: asked a third time: ending now; what is not stored is lost", self._mountpoint)
         os._exit(1)
 
@@ -276,5 +301,5 @@ class StopWatcher(threading.Thread):
                 if error.errno != errno.EBUSY or time.monotonic() >= deadline:
                     log.info("%s: detaching from those who still use it: %s", self._mountpoint, error)
                     return False
-            if signal.sigtimedwait(STOP_SIGNALS, BUSY_RETRY_S) is not None:
+            if self._next(BUSY_RETRY_S):
                 return False

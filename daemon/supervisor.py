@@ -150,7 +150,7 @@ class _Supervisor:
         if self._pid == 0:
             _live(self._request, self._inherited, supervisor)
         if self._stopping:
-            _kill(self._pid, signal.SIGTERM)  # it is there to store what the one before had not stored yet
+            _kill(self._pid, signal.SIGTERM)  # once it has taken over: to store what the one before had not stored
         return True
 
     def _status(self) -> int | None:

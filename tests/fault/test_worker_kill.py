@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -108,6 +109,31 @@ def test_a_load_goes_on_while_its_worker_is_killed_again_and_again(mounts: Mount
         assert int((shared / name).read_bytes()) == rounds["counter1"] + rounds["counter2"]
     mount.stop()
     mount.volume.assert_clean("--verify-data")
+
+
+@pytest.mark.parametrize("how", ["umount", "signal", "signals to all"])
+def test_a_worker_that_is_killed_while_it_ends_is_followed_by_one_that_stores_the_rest(mounts: MountFactory, how: str) -> None:
+    mount = mounts.new(None, "--workers", "1")
+    mount.expected_log.append(KILLED)
+    data = content(3, 40 << 20)
+    file = (mount.path / "file").open("wb", buffering=0)
+    assert file.write(data) == len(data)
+    serving = worker(mount)
+    for pid in [serving, supervisor(mount)] if how == "signals to all" else [supervisor(mount)] if how == "signal" else []:
+        os.kill(pid, signal.SIGTERM)
+    if how == "umount":
+        subprocess.run(["umount", "-l", mount.path], check=True)
+    threading.Timer(0.02, os.kill, (serving, signal.SIGKILL)).start()
+    with contextlib.suppress(OSError):
+        file.close()
+    deadline = time.monotonic() + 60
+    while mount.pids:
+        assert time.monotonic() < deadline, "the mount does not end"
+        time.sleep(0.05)
+    mount.mounted = False
+    mount.expected_log.append("detaching from those who still use it")
+    mount.start()
+    assert (mount.path / "file").read_bytes() == data
 
 
 def test_a_worker_that_is_stopped_is_replaced(mounts: MountFactory) -> None:
