@@ -17,11 +17,11 @@ build: setup
 demo: setup
 	@$(PY) -m cairnfs.bench.demo
 
-# The second run is of mounts with a worker.
+# The second run is of mounts by a single process.
 test: setup
 	@$(PY) -m pytest $(ARGS)
 ifeq ($(ARGS),)
-	@CAIRN_TEST_WORKERS=1 $(PY) -m pytest tests/fuse -k "not pyfuse3"
+	@CAIRN_TEST_WORKERS=0 $(PY) -m pytest tests/fuse -k "not pyfuse3"
 endif
 
 lint: setup

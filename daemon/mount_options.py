@@ -6,7 +6,7 @@ The table SETTINGS is the one list of settings: the command line makes its optio
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,7 +106,12 @@ def _path(text: str) -> Path:
 SETTINGS = (
     Setting("front", "mount", "front", _front, "FRONT", "What talks to the kernel: channel (compiled) or pyfuse3."),
     Setting(
-        "workers", "mount", "workers", _workers, "N", "1: a process serves that is replaced when it dies; 0: this one serves."
+        "workers",
+        "mount",
+        "workers",
+        _workers,
+        "N",
+        "1: a process serves that is replaced when it dies (channel); 0: the first one serves.",
     ),
     Setting(
         "worker-timeout",
@@ -118,7 +123,14 @@ SETTINGS = (
     ),
     Setting("log", "mount", "log_path", _path, "FILE", "Log file. [default: stderr; with -d a standard file]"),
     Setting("metrics", "mount", "metrics", _address, "HOST:PORT", "Serve metrics to Prometheus. [default: off]"),
-    Setting("buffer-size", "engine", "buffer_bytes", _mebibytes, "SIZE", "Memory for writing and readahead, in MiB."),
+    Setting(
+        "buffer-size",
+        "engine",
+        "buffer_bytes",
+        _mebibytes,
+        "SIZE",
+        "Memory for writing and readahead, in MiB; with a worker, as much again keeps what is not stored.",
+    ),
     Setting("cache-memory", "engine", "cache_bytes", _mebibytes, "SIZE", "Memory for data read or written lately, in MiB."),
     Setting("max-uploads", "engine", "max_uploads", _positive, "N", "Uploads at a time."),
     Setting("max-downloads", "engine", "max_downloads", _positive, "N", "Downloads at a time."),
@@ -145,7 +157,7 @@ class MountRequest:
     front: str = "channel"
     log_path: Path | None = None
     metrics: Address | None = None
-    workers: int = 0
+    workers: int = 1  # only the compiled channel has any
     worker_timeout_s: float = 30.0
 
 
@@ -219,6 +231,8 @@ def make_request(
         **values["fuse"],
     )
     request = MountRequest(url, mountpoint, EngineOptions(read_only=read_only, **values["engine"]), fuse, **values["mount"])
-    if request.workers and request.front != "channel":
+    if request.front == "channel":
+        return request
+    if values["mount"].get("workers"):
         raise UsageError(f"workers: front {request.front} serves by itself; use --front channel, or --workers 0")
-    return request
+    return replace(request, workers=0)
