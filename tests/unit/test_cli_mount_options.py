@@ -160,11 +160,11 @@ def test_passwords_in_urls_are_not_shown() -> None:
 
 def test_only_the_channel_has_a_worker() -> None:
     assert request().workers == 1
-    assert request({"workers": "0"}).workers == 0
-    assert request({"front": "pyfuse3"}).workers == 0
+    assert request(workers="0").workers == 0
+    assert request(front="pyfuse3").workers == 0
     with pytest.raises(UsageError, match="serves by itself"):
-        request({"front": "pyfuse3", "workers": "1"})
+        request(front="pyfuse3", workers="1")
     with pytest.raises(UsageError, match="0 or 1"):
-        request({"workers": "4"})
+        request(workers="4")
     with pytest.raises(UsageError, match="shorter than 2 seconds"):
-        request({"worker-timeout": "1"})
+        request(worker_timeout="1")
