@@ -103,6 +103,7 @@ class Journal:
         with self._lock:
             self._head = _U64.unpack_from(self._view, 0)[0]
             self._tail = _U64.unpack_from(self._view, 8)[0]
+            self._head = max(self._head, self._tail)
             self._of.clear()
             found = []
             for position, state, n_bytes, ino, offset, _ in self._records():
@@ -126,13 +127,15 @@ class Journal:
             position += RECORD_BYTES + (n_bytes + 7) // 8 * 8
 
     def _move_tail(self) -> None:
-        tail = self._head
+        """To the oldest record that lives. An empty ring begins at its beginning again, so that little of it is ever touched."""
         for position, state, *_ in self._records():
             if state == LIVE:
-                tail = position
-                break
-        self._tail = tail
-        _U64.pack_into(self._view, 8, tail)
+                self._tail = position
+                _U64.pack_into(self._view, 8, self._tail)
+                return
+        self._head = self._tail = -(-self._head // self.ring_bytes) * self.ring_bytes
+        _U64.pack_into(self._view, 8, self._tail)  # the tail first: what is not before the head is nothing
+        _U64.pack_into(self._view, 0, self._head)
 
     def _note_append(self, request: int) -> None:
         _U64.pack_into(self._view, RING_AT + self.ring_bytes + 8 * (self._n_appends % N_APPENDS), request)

@@ -1,0 +1,55 @@
+"""A cairnfs volume mounted for the length of a measurement, and what its processes and counters say."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+CAIRNFS = [sys.executable, "-m", "cairnfs.daemon.cli"]
+
+
+@contextmanager
+def mounted(root: Path, bucket: Path, *options: str) -> Iterator[Path]:
+    """A fresh volume with its metadata below `root` and its objects in `bucket`."""
+    url, mountpoint = f"sqlite3://{root}/meta.db", root / "mnt"
+    mountpoint.mkdir()
+    subprocess.run([*CAIRNFS, "format", url, "bench", "--bucket", bucket], check=True, capture_output=True)
+    subprocess.run([*CAIRNFS, "mount", url, mountpoint, "-d", "--log", root / "log", *options], check=True, capture_output=True)
+    try:
+        yield mountpoint
+    finally:
+        subprocess.run([*CAIRNFS, "umount", mountpoint], check=True, capture_output=True)
+
+
+def counters(mountpoint: Path) -> dict[str, float]:
+    """Every counter of the mount by its name and label."""
+    lines = (mountpoint / ".stats").read_text().splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def requests(before: dict[str, float], after: dict[str, float], opcode: str) -> tuple[int, int]:
+    """Requests of an opcode between two readings, and how many of them compiled code answered."""
+    names = (f'cairnfs_fuse_{what}_total{{opcode="{opcode}"}}' for what in ("requests", "answers"))
+    asked, answered = (int(after[name] - before[name]) for name in names)
+    return asked, answered
+
+
+def memory_bytes(mountpoint: Path) -> dict[str, int]:
+    """Resident memory of the mount's processes: what is their own, and what they share (the arena, the journal)."""
+    own, shared = 0, 0
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if str(mountpoint).encode() not in words or b"mount" not in words:
+                continue
+            fields = dict(line.split(":", 1) for line in (entry / "status").read_text().splitlines())
+        except (OSError, ValueError):
+            continue
+        own += _kib(fields, "RssAnon")
+        shared = max(shared, _kib(fields, "RssShmem"))
+    return {"own": own << 10, "shared": shared << 10}
+
+
+def _kib(fields: dict[str, str], name: str) -> int:
+    return int(fields.get(name, "0 kB").split()[0])
