@@ -1,8 +1,8 @@
-"""Many small files read twice in random order through one read-write mount: `python -m cairnfs.bench.epochs --files 1000000`.
+"""Many small files read in random order, again and again, through one read-write mount: `python -m cairnfs.bench.epochs`.
 
-Answers: does the second epoch read anything from the daemon (READ requests), how fast is each, and what memory a million cached files
-take. `--bucket` may name a folder in memory, so that making the files does not take most of the time. Reading the counters is itself one
-OPEN and three READ of each step.
+Answers: does the second epoch read anything from the daemon (READ requests), how fast is each, and what memory the cached files
+take. `--bucket` may name a folder in memory, so that making the files does not take most of the time. Reading the counters is
+itself one OPEN and three READ of each step.
 """
 
 import argparse
