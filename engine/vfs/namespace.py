@@ -4,6 +4,8 @@ import errno
 import stat
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from cairnfs.const import MAX_NAME_BYTES, MAX_SYMLINK_BYTES, ROOT_INO
 from cairnfs.errors import FsError
@@ -12,6 +14,7 @@ from cairnfs.vfs.openfile import CLEAN
 from cairnfs.vfs.state import VfsState, check_name
 
 MAX_REMOVED_DIRS = 1024
+LONGEST_REMOVAL_S = 60.0
 
 
 class RemovedDirs:
@@ -22,7 +25,22 @@ class RemovedDirs:
 
     def __init__(self) -> None:
         self._attrs: OrderedDict[Inode, Attr] = OrderedDict()
+        self._removals: set[object] = set()  # under way: their commit may be done, and the attributes not be here yet
         self._lock = threading.Lock()
+        self._removed = threading.Condition(self._lock)
+
+    @contextmanager
+    def removing(self) -> Iterator[None]:
+        """Around an operation that may remove a directory, up to its `add`."""
+        removal = object()
+        with self._lock:
+            self._removals.add(removal)
+        try:
+            yield
+        finally:
+            with self._removed:
+                self._removals.discard(removal)
+                self._removed.notify_all()
 
     def add(self, attr: Attr) -> None:
         with self._lock:
@@ -31,7 +49,11 @@ class RemovedDirs:
                 self._attrs.popitem(last=False)
 
     def get(self, ino: Inode) -> Attr | None:
-        attr = self._attrs.get(ino)
+        """Attributes of a directory that is gone, None when it was not removed here. Waits for removals under way."""
+        with self._removed:
+            before = set(self._removals)
+            self._removed.wait_for(lambda: ino in self._attrs or self._removals.isdisjoint(before), LONGEST_REMOVAL_S)
+            attr = self._attrs.get(ino)
         return None if attr is None else attr.copy()
 
     def drop(self, ino: Inode) -> None:
@@ -98,18 +120,19 @@ class Namespace:
         if name == b"..":
             raise FsError(errno.ENOTEMPTY)
         check_name(name)
-        self._removed.add(self._names.rmdir(parent, name).attr)
+        with self._removed.removing():
+            self._removed.add(self._names.rmdir(parent, name).attr)
 
     def rename(self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int) -> None:
         self._state.writable()
         check_name(name)
         check_name(new_name)
-        with self._state.files.removal() as removal:
+        with self._removed.removing(), self._state.files.removal() as removal:
             replaced = self._names.rename(parent, name, new_parent, new_name, flags, removal.is_open).replaced
             if replaced is not None:
                 removal.done(replaced)
-        if replaced is not None and replaced.attr.is_dir:
-            self._removed.add(replaced.attr)
+                if replaced.attr.is_dir:
+                    self._removed.add(replaced.attr)
 
     def _dot(self, ino: Inode, name: bytes) -> Attr:
         attr = self._names.get(ino)

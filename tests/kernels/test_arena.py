@@ -270,6 +270,7 @@ def test_what_pages_show_is_kept_of_a_hundred_thousand_inodes() -> None:
     arena, inos = Arena(32 * MIB), list(range(1, 100_001))
     assert not any(arena.shown_opened(ino, 1) for ino in inos)
     for ino in inos:
+        arena.shown_dropped(ino, 1)
         arena.shown_committed(ino, 2)
     random.Random(1).shuffle(inos)
     assert all(arena.shown_opened(ino, 2) for ino in inos)
