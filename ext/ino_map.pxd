@@ -1,7 +1,7 @@
-"""The table's C face for other kernels; call it with the GIL."""
+"""What ino_map_impl.h declares."""
 
 from libc.stddef cimport size_t
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport uint64_t
 
 
 cdef extern from "ino_map_impl.h" nogil:
@@ -18,6 +18,3 @@ cdef extern from "ino_map_impl.h" nogil:
 
 cdef class InoMap:
     cdef im_map map
-
-    cdef int count(self, uint64_t ino, int64_t n) except -1
-    cdef size_t copy_inos(self, uint64_t *out) noexcept

@@ -1,18 +1,18 @@
 """A compact table from inode numbers to 64-bit values, for what must be remembered of a million inodes.
 
-The loops are in ino_map_impl.c. Every method runs under the GIL to its end, so each is one step for other threads.
+The loops are in ino_map_impl.c, which the channel calls by itself; this face of it is for tests. Every method runs
+under the GIL to its end, so each is one step for other threads.
 """
 
 cimport cython
 from libc.stddef cimport size_t
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport uint64_t
 
 cdef extern from "ino_map_impl.h" nogil:
     im_slot *im_find(const im_map *map, uint64_t ino)
     int im_put(im_map *map, uint64_t ino, uint64_t value)
     int im_remove(im_map *map, uint64_t ino)
     void im_mask_all(im_map *map, uint64_t mask)
-    void im_inos(const im_map *map, uint64_t *out)
     void im_free(im_map *map)
     int im_check(const im_map *map)
 
@@ -62,18 +62,3 @@ cdef class InoMap:
         cdef int broken = im_check(&self.map)
         if broken:
             raise ValueError(f"invariant {broken} does not hold")
-
-    cdef int count(self, uint64_t ino, int64_t n) except -1:
-        """Add to a value that starts at 0, and forget it when it is 0 again or would be less."""
-        cdef im_slot *slot = im_find(&self.map, ino)
-        cdef int64_t value = n if slot == NULL else <int64_t>slot.value + n
-        if value <= 0:
-            im_remove(&self.map, ino)
-        elif ino != 0 and im_put(&self.map, ino, <uint64_t>value) < 0:
-            raise MemoryError
-        return 0
-
-    cdef size_t copy_inos(self, uint64_t *out) noexcept:
-        """Every inode number; `out` has room for map.n."""
-        im_inos(&self.map, out)
-        return self.map.n

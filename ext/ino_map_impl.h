@@ -12,7 +12,7 @@
  * Which one makes room: the hand follows neither age nor use. A loop over more inodes than fit would find nothing at
  * all in a table that keeps the latest; here it finds the share that fits.
  *
- * Concurrency: none here; the caller's lock (the GIL) covers every call.
+ * Concurrency: none here; the caller's lock covers every call (the channel's known_lock, in tests the GIL).
  */
 #ifndef CAIRN_INO_MAP_IMPL_H
 #define CAIRN_INO_MAP_IMPL_H
