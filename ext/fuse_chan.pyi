@@ -40,6 +40,7 @@ class Channel(Notifier):
         debug: bool = False,
         arena: Arena | None = None,
         slots: Slots | None = None,
+        uring_queues: int = 0,
         serving: object | None = None,
         done: Iterable[int] = (),
     ) -> Channel:
@@ -57,6 +58,7 @@ class Channel(Notifier):
         With `slots` requests in work are kept where a successor of this process finds them, and those that a predecessor has
         left are served first. While one is served its number is in `serving.request`, an attribute of the thread's own. Of
         the requests `done` the effects are there already.
+        `uring_queues`, one for each possible CPU: requests come through io_uring if that can be; not with `slots`.
         """
 
     def agree(self) -> bool:
@@ -98,6 +100,14 @@ class Channel(Notifier):
     @property
     def minor(self) -> int:
         """Minor version of the protocol agreed on, 0 before."""
+
+    @property
+    def over_uring(self) -> bool:
+        """Do requests come through io_uring? True from when `serve` has agreed on it with the kernel."""
+
+    @property
+    def uring_error(self) -> int:
+        """The errno for which they do not although it was asked for, else 0."""
 
     @property
     def follows(self) -> bool:

@@ -21,6 +21,9 @@ from cairnfs.ext.fuse_req cimport FC_UNWANTED, Handler, Payload, Request, Rules,
 from cairnfs.ext.fuse_resumed cimport serve_done
 from cairnfs.ext.fuse_slots cimport Slots, fc_shared, fc_shared_of, fc_slot_request
 from cairnfs.ext.fuse_table cimport operations, served_by
+from cairnfs.ext.fuse_uring cimport (
+    FU_FIRST_LANES, fu_error, fu_lane_open, fu_lane_start, fu_n_lanes, fu_prepare, fu_retry, fu_runs, fu_settle, fu_wants_lane
+)
 
 import logging
 import os
@@ -62,6 +65,7 @@ log = logging.getLogger("cairnfs.fuse")
 
 cdef enum:
     EPOCH_MINOR = 44  # of the protocol: the first that can drop all names at once
+    NO_QUEUE = -1
     CHECK_MS = 1000  # how often the serving thread looks for signals and dead threads when nothing wakes it
     REPLIED = -1
 
@@ -77,6 +81,8 @@ cdef class Channel(Notifier):
     cdef bint used
     cdef bint needs_epoch
     cdef bint debug
+    cdef unsigned int uring_queues
+    cdef int uring_errno
     cdef Arena arena  # keeps it alive
     cdef Slots slots  # likewise
     cdef object serving
@@ -104,6 +110,7 @@ cdef class Channel(Notifier):
         bint debug=False,
         Arena arena=None,
         Slots slots=None,
+        unsigned int uring_queues=0,
         object serving=None,
         done=(),
     ):
@@ -122,6 +129,7 @@ cdef class Channel(Notifier):
         self.needs_epoch = needs_epoch
         self.rules.fleeting_from = fleeting_from
         self.debug = debug
+        self.uring_queues = uring_queues
         self.chan = <fc_chan *>calloc(1, sizeof(fc_chan))
         if self.chan == NULL:
             raise MemoryError
@@ -154,6 +162,7 @@ cdef class Channel(Notifier):
     def __dealloc__(self):
         if self.chan != NULL:
             fc_chan_free(self.chan)
+            free(self.chan.uring)
             free(self.chan)
 
     # Serving
@@ -217,6 +226,8 @@ cdef class Channel(Notifier):
         cdef iovec[2] iov
         cdef Py_ssize_t n
         cdef int agreed = 0
+        if self.uring_queues and self.slots is None:
+            self.uring_errno = -fu_prepare(self.chan, self.uring_queues)
         while not agreed:
             with nogil:
                 n = fc_read_one(self.chan, message.base, fw.FW_MIN_READ_BYTES, CHECK_MS)
@@ -237,26 +248,51 @@ cdef class Channel(Notifier):
                 raise OSError(-n, f"cannot answer the kernel: {os.strerror(-n)}")
         return True
 
+    cdef int start_queues(self) except -1:
+        """Give every queue its first lanes; where that is not possible the kernel goes on with the descriptor."""
+        cdef int settled = -1
+        cdef unsigned int i
+        for i in range(self.uring_queues * FU_FIRST_LANES):
+            self.add_lane(i % self.uring_queues)
+        while settled < 0:
+            settled = fu_settle(self.chan)
+            if settled < 0:
+                with nogil:
+                    fc_wait_wanted(self.chan, CHECK_MS)
+                PyErr_CheckSignals()
+        return 0
+
     cdef int keep_lanes(self) except -1:
         """Open lanes as they are wanted until the channel is over."""
         cdef int n_left = fc_n_left(self.chan)
+        cdef int queue
         while self.chan.n_lanes < n_left and self.add_lane():
             pass
+        if self.chan.caps & fw.FW_CAP_OVER_IO_URING:
+            self.start_queues()
         while not fc_chan_over(self.chan):
             while fc_wants_lane(self.chan):
                 if not self.add_lane():
                     break
+            while (queue := fu_wants_lane(self.chan)) != NO_QUEUE:
+                if not self.add_lane(queue):
+                    break
             with nogil:
-                fc_wait_wanted(self.chan, CHECK_MS)
+                if not fc_wait_wanted(self.chan, CHECK_MS):
+                    fu_retry(self.chan)
             PyErr_CheckSignals()
             self.threads = [thread for thread in self.threads if thread.is_alive()]
         return 0
 
-    cdef bint add_lane(self) except -1:
+    cdef bint add_lane(self, int queue=NO_QUEUE) except -1:
         cdef int error = 0
-        cdef fc_lane *lane = fc_lane_open(self.chan, &error)
+        cdef fc_lane *lane
+        if queue == NO_QUEUE:
+            lane = fc_lane_open(self.chan, &error)
+        else:
+            lane = fu_lane_open(self.chan, queue, &error)
         if lane == NULL:
-            if not self.threads:
+            if not self.threads and queue == NO_QUEUE:
                 raise OSError(error, f"cannot open /dev/fuse: {os.strerror(error)}")
             log.warning("cannot start another thread: %s", os.strerror(error))
             return False
@@ -283,6 +319,13 @@ cdef class Channel(Notifier):
             if lane.slot != NULL:
                 r.payload.base = fc_slot_request(lane.slot)
             lane.buf = r.payload.base
+            if lane.entry != NULL:
+                with nogil:
+                    result = fu_lane_start(lane)
+                if result:
+                    if fu_runs(self.chan) and not fc_chan_over(self.chan):
+                        log.warning("cannot start another thread: %s", os.strerror(-result))
+                    return
             with nogil:
                 while fc_resume(lane) == FC_REQUEST or fc_next(lane) == FC_REQUEST:
                     with gil:
@@ -379,7 +422,7 @@ cdef class Channel(Notifier):
     @property
     def n_threads(self):
         """Threads that serve or wait for requests."""
-        return self.chan.n_lanes
+        return self.chan.n_lanes + fu_n_lanes(self.chan)
 
     @property
     def n_idle(self):
@@ -390,6 +433,16 @@ cdef class Channel(Notifier):
     def minor(self):
         """Minor version of the protocol agreed on, 0 before."""
         return self.chan.minor
+
+    @property
+    def over_uring(self):
+        """Do requests come through io_uring? True from when `serve` has agreed on it with the kernel."""
+        return (self.chan.caps & fw.FW_CAP_OVER_IO_URING) != 0 and fu_runs(self.chan) != 0
+
+    @property
+    def uring_error(self):
+        """The errno for which they do not although it was asked for, else 0."""
+        return self.uring_errno or (0 if self.chan.uring == NULL else fu_error(self.chan))
 
     @property
     def follows(self):

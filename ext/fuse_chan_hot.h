@@ -16,6 +16,8 @@ int fc_reply_body(struct fc_lane *lane, void *body, size_t n_bytes);
 /* Room for a reply behind the request, which stays as it is: Python may have to serve it yet. NULL when there is not enough. */
 static inline uint8_t *fc_room_behind(struct fc_lane *lane, size_t n_bytes)
 {
+    if (lane->entry != NULL)
+        return fu_room(lane, n_bytes);
     size_t begin = (lane->n_bytes + 63) & ~(size_t)63;
     size_t room = lane->chan->read_bytes;
     return begin > room || n_bytes > room - begin ? NULL : lane->buf + begin;

@@ -79,6 +79,7 @@ void fc_chan_free(struct fc_chan *chan)
     if (chan->want_fd > 0)
         close(chan->want_fd);
     chan->stop_fd = chan->want_fd = 0;
+    fu_close(chan);
     im_free(&chan->known);
 }
 
@@ -94,11 +95,16 @@ int fc_chan_over(struct fc_chan *chan)
     return atomic_load(&chan->ended);
 }
 
-static void hang_up(struct fc_chan *chan, int error)
+void fc_hang_up(struct fc_chan *chan, int error)
 {
     int none = 0;
     atomic_compare_exchange_strong(&chan->error, &none, error);
     fc_chan_stop(chan);
+}
+
+void fc_chan_want(struct fc_chan *chan)
+{
+    signal_event(chan->want_fd);
 }
 
 int fc_wait_wanted(struct fc_chan *chan, int timeout_ms)
@@ -156,7 +162,7 @@ static void close_descriptors(struct fc_lane *lane)
     lane->fd = lane->epoll_fd = -1;
 }
 
-static struct fc_lane *free_slot(struct fc_chan *chan)
+struct fc_lane *fc_free_lane(struct fc_chan *chan)
 {
     int n = chan->slots == NULL ? FC_MAX_LANES : chan->slots->n_slots;
     for (int i = 0; i < n; i++)
@@ -165,9 +171,19 @@ static struct fc_lane *free_slot(struct fc_chan *chan)
     return NULL;
 }
 
+void fc_lane_take(struct fc_lane *lane)
+{
+    int slot = (int)(lane - lane->chan->lanes);
+    lane->replied = 1;
+    lane->resumed = 0;
+    if (slot >= atomic_load(&lane->chan->n_slots))
+        atomic_store(&lane->chan->n_slots, slot + 1);
+    atomic_store(&lane->in_use, 1);
+}
+
 struct fc_lane *fc_lane_open(struct fc_chan *chan, int *error)
 {
-    struct fc_lane *lane = free_slot(chan);
+    struct fc_lane *lane = fc_free_lane(chan);
     if (lane == NULL) {
         *error = EAGAIN;
         return NULL;
@@ -180,18 +196,15 @@ struct fc_lane *fc_lane_open(struct fc_chan *chan, int *error)
         close_descriptors(lane);
         return NULL;
     }
-    lane->idle = lane->counted = lane->replied = 1;
+    lane->idle = lane->counted = 1;
     atomic_fetch_add(&chan->n_idle, 1);
     atomic_fetch_add(&chan->n_lanes, 1);
     int slot = (int)(lane - chan->lanes);
     lane->slot = chan->slots == NULL ? NULL : fc_slot_at(chan->slots, slot);
-    lane->resumed = 0;
     /* A read that has to make a page of the buffer first would fail, and the request with it, when the process is killed just then. */
     if (lane->slot != NULL)
         madvise(lane->slot, chan->slots->slot_bytes, MADV_POPULATE_WRITE);
-    if (slot >= atomic_load(&chan->n_slots))
-        atomic_store(&chan->n_slots, slot + 1);
-    atomic_store(&lane->in_use, 1);
+    fc_lane_take(lane);
     return lane;
 }
 
@@ -199,6 +212,8 @@ void fc_lane_close(struct fc_lane *lane)
 {
     struct fc_chan *chan = lane->chan;
     close_descriptors(lane);
+    if (lane->entry != NULL)
+        fu_lane_close(lane);
     lane->buf = NULL;
     atomic_fetch_sub(&chan->n_idle, lane->idle);
     atomic_fetch_sub(&chan->n_lanes, lane->counted);
@@ -297,7 +312,7 @@ static int sleep_until_ready(struct fc_lane *lane)
     struct epoll_event event;
     int n = epoll_wait(lane->epoll_fd, &event, 1, lane->chan->linger_ms);
     if (n < 0 && errno != EINTR) {
-        hang_up(lane->chan, errno);
+        fc_hang_up(lane->chan, errno);
         return 0;
     }
     return !fc_chan_over(lane->chan) && (n != 0 || !leave_if_surplus(lane));
@@ -307,6 +322,8 @@ static int sleep_until_ready(struct fc_lane *lane)
 static int receive(struct fc_lane *lane)
 {
     struct fc_chan *chan = lane->chan;
+    if (lane->entry != NULL)
+        return fu_receive(lane);
     int n_looks = lane->idle ? LOOKS : 0; /* whoever was woken for nothing sleeps on */
     become_idle(lane);
     while (!fc_chan_over(chan)) {
@@ -323,7 +340,7 @@ static int receive(struct fc_lane *lane)
             else if (!sleep_until_ready(lane))
                 return 0;
         } else if (error != EINTR && error != ENOENT) { /* ENOENT: the request was interrupted while being read */
-            hang_up(chan, error == ENODEV || error == ECONNABORTED ? 0 : error);
+            fc_hang_up(chan, error == ENODEV || error == ECONNABORTED ? 0 : error);
         }
     }
     return 0;
@@ -419,6 +436,7 @@ int fc_next(struct fc_lane *lane)
             continue;
         }
         register_request(lane, header->unique);
+        fu_let_go(lane);
         return FC_REQUEST;
     }
     return FC_END;
@@ -468,22 +486,4 @@ int fc_resume(struct fc_lane *lane)
     }
     fc_retire(lane);
     return FC_END;
-}
-
-int fc_park(struct fc_lane *lane)
-{
-    struct fc_chan *chan = lane->chan;
-    int most = chan->slots == NULL ? FC_MAX_PARKED : chan->slots->n_slots - chan->max_lanes;
-    if (atomic_fetch_add(&chan->n_parked, 1) >= most) {
-        atomic_fetch_sub(&chan->n_parked, 1);
-        return 0;
-    }
-    if (fc_wants_lane(chan))
-        signal_event(chan->want_fd);
-    return 1;
-}
-
-void fc_unpark(struct fc_lane *lane)
-{
-    atomic_fetch_sub(&lane->chan->n_parked, 1);
 }

@@ -43,6 +43,16 @@ struct fc_lane *fc_lane_open(struct fc_chan *chan, int *error);
 
 void fc_lane_close(struct fc_lane *lane);
 
+/* End the channel because of an errno, 0 for an unmount. */
+void fc_hang_up(struct fc_chan *chan, int error);
+
+/* Wake the serving thread. */
+void fc_chan_want(struct fc_chan *chan);
+
+/* A lane that nobody uses, or NULL; and its being used from now on. Only the serving thread calls them. */
+struct fc_lane *fc_free_lane(struct fc_chan *chan);
+void fc_lane_take(struct fc_lane *lane);
+
 /* The next request for Python in lane->buf: FC_REQUEST, or FC_END when the lane should end. */
 int fc_next(struct fc_lane *lane);
 
@@ -74,6 +84,17 @@ struct fc_limits {
  */
 int fc_negotiate(struct fc_chan *chan, const uint8_t *message, size_t n_bytes, const struct fc_limits *limits,
                  struct fw_init_out *out);
+
+/* Of a lane with an entry of an io_uring queue (fuse_chan_uring.c): the next request into lane->buf, 0 = the lane should end; a reply,
+ * and room for one; waiting for a lock; its end; and the end of the channel. */
+int fu_receive(struct fc_lane *lane);
+int fu_reply(struct fc_lane *lane, int error, struct iovec *iov, int n_iov);
+uint8_t *fu_room(struct fc_lane *lane, size_t n_bytes);
+void fu_let_go(struct fc_lane *lane); /* Python is about to serve */
+int fu_park(struct fc_lane *lane);
+void fu_unpark(struct fc_lane *lane);
+void fu_lane_close(struct fc_lane *lane);
+void fu_close(struct fc_chan *chan);
 
 uint64_t fc_count(struct fc_chan *chan, int opcode);
 uint64_t fc_count_answered(struct fc_chan *chan, int opcode);

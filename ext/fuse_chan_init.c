@@ -48,7 +48,10 @@ int fc_negotiate(struct fc_chan *chan, const uint8_t *message, size_t n_bytes, c
     if (in->major < FW_MAJOR || in->minor < FW_MIN_MINOR)
         return -EPROTONOSUPPORT;
 
-    uint64_t caps = offered(in, &cursor) & WANTED;
+    uint64_t given = offered(in, &cursor);
+    uint64_t caps = given & WANTED;
+    if (chan->uring != NULL && limits->max_write >= LONGEST_OTHER)
+        caps |= given & FW_CAP_OVER_IO_URING;
     if (chan->no_open)
         caps &= ~(FW_CAP_POSIX_LOCKS | FW_CAP_FLOCK_LOCKS);
     uint32_t max_pages = caps & FW_CAP_MAX_PAGES ? limits->max_write / PAGE_BYTES : DEFAULT_MAX_PAGES;

@@ -48,6 +48,8 @@ enum {
 };
 
 struct fc_chan;
+struct fu_lane;
+struct fu_transport;
 
 struct fc_lane {
     struct fc_chan *chan;
@@ -59,6 +61,8 @@ struct fc_lane {
     int replied;                  /* the present request has its reply, or gets none */
     int resumed;                  /* the present request was read by a process that has died */
     struct fc_slot *slot;         /* where the request lies for a successor, NULL: nowhere */
+    struct fu_lane *entry;        /* of an io_uring queue, that brings the requests; NULL: they are read from fd */
+    int (*put_reply)(struct fc_lane *lane, int error, struct iovec *iov, int n_iov); /* fu_reply() with an entry, else NULL */
     uint8_t *buf;                 /* chan->read_bytes long; owned by the caller */
     size_t n_bytes;               /* of the present request; its header is checked */
     uint64_t reply_to;            /* `unique` of the present request */
@@ -95,6 +99,7 @@ struct fc_chan {
     _Atomic uint64_t own_answered_bytes;
     _Atomic uint64_t own_counts[FW_N_OPCODES], own_answered[FW_N_OPCODES];
     const struct fc_slots *slots;      /* NULL: requests end with this process */
+    struct fu_transport *uring;        /* fuse_uring.h; NULL: not asked for. Freed with the channel */
     struct ar_arena *arena;            /* what may be answered without Python; NULL: nothing */
     struct fc_span attr_valid, entry_valid, dir_entry_valid; /* of what is answered from it */
     int keeps_negative;                /* the kernel may keep names known to be absent: Python tells it */
@@ -166,7 +171,8 @@ static inline int fc_reply(struct fc_lane *lane, int error, struct iovec *iov, i
     if (lane->replied)
         return 0;
     fc_keep_answer(lane, error, iov, n_iov);
-    int result = fc_write(lane->fd, lane->reply_to, -error, iov, n_iov);
+    int result = lane->put_reply != NULL ? lane->put_reply(lane, -error, iov, n_iov)
+                                         : fc_write(lane->fd, lane->reply_to, -error, iov, n_iov);
     if (result == -ENOENT || result == -ENODEV || result == -ECONNABORTED || result == -EPIPE)
         result = FC_UNWANTED;
     lane->replied = result >= 0;

@@ -27,6 +27,8 @@ cdef extern from "fuse_lane.h" nogil:
         FC_MARK_SUID
 
     struct fc_lane
+    struct fu_lane
+    struct fu_transport
 
     ctypedef struct Span "struct fc_span":
         uint64_t s
@@ -56,6 +58,7 @@ cdef extern from "fuse_lane.h" nogil:
         uint64_t fleeting_from
         int follows
         const fc_slots *slots
+        fu_transport *uring
         int (*put_known)(fc_chan *chan, uint64_t ino, fw_entry_out *out) noexcept
         fc_lane *lanes
 
@@ -65,6 +68,7 @@ cdef extern from "fuse_lane.h" nogil:
         int replied
         int resumed
         fc_slot *slot
+        fu_lane *entry
         uint8_t *buf
         size_t n_bytes
         uint64_t reply_to

@@ -67,6 +67,7 @@ cdef extern from "fuse_wire.h" nogil:
         FW_NOTIFY_INVAL_INODE
         FW_NOTIFY_INVAL_ENTRY
         FW_NOTIFY_STORE
+        FW_NOTIFY_RETRIEVE
         FW_NOTIFY_DELETE
         FW_NOTIFY_INC_EPOCH
         FW_SET_MODE
@@ -94,6 +95,7 @@ cdef extern from "fuse_wire.h" nogil:
         FW_EXPIRE_ONLY
 
     uint64_t FW_CAP_ASYNC_READ
+    uint64_t FW_CAP_OVER_IO_URING
     uint64_t FW_CAP_POSIX_LOCKS
     uint64_t FW_CAP_ATOMIC_O_TRUNC
     uint64_t FW_CAP_EXPORT_SUPPORT

@@ -71,6 +71,7 @@ enum fw_notify_code {
     FW_NOTIFY_INVAL_INODE = 2,
     FW_NOTIFY_INVAL_ENTRY = 3,
     FW_NOTIFY_STORE = 4,
+    FW_NOTIFY_RETRIEVE = 5,
     FW_NOTIFY_DELETE = 6,
     FW_NOTIFY_INC_EPOCH = 8, /* 7.44: every dentry of the mount must be looked up again */
 };
@@ -97,6 +98,7 @@ enum fw_notify_code {
 #define FW_CAP_INIT_EXT (1ULL << 30)
 #define FW_CAP_HAS_EXPIRE_ONLY (1ULL << 35)
 #define FW_CAP_DIRECT_IO_ALLOW_MMAP (1ULL << 36)
+#define FW_CAP_OVER_IO_URING (1ULL << 41) /* 7.42; offered while the module's parameter enable_uring is on */
 
 enum { /* fw_setattr_in.valid */
     FW_SET_MODE = 1 << 0,

@@ -7,10 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+
+from support.uring import switched
 
 CAIRNFS = [sys.executable, "-m", "cairnfs.daemon.cli"]
 WORKERS = os.environ.get("CAIRN_TEST_WORKERS", "")  # that every mount of the channel gets
+URING = os.environ.get("CAIRN_TEST_URING", "") == "1"  # every mount of the channel gets its requests through io_uring
 BAD_LOG = re.compile(r"traceback|\berror\b|\bwarning\b|\bcritical\b", re.IGNORECASE)
 
 
@@ -77,7 +81,10 @@ class Mount:
         args = ["mount", self.volume.url, str(self.path), "-d", "--front", self.front, "--log", str(self.log), *self.options]
         if WORKERS and self.front == "channel" and "--workers" not in self.options:
             args += ["--workers", WORKERS]
-        cairnfs(*args)
+        if URING and self.front == "channel" and "--workers" not in args:
+            args += ["--workers", "0"]
+        with switched(on=True) if URING else nullcontext():
+            cairnfs(*args)
         self.mounted = True
         return self
 

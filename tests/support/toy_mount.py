@@ -15,6 +15,8 @@ from cairnfs.ext.fuse_chan import Channel
 from cairnfs.options import FuseOptions
 from cairnfs.types import Lock, SetAttr
 from support.memory_handler import MemoryHandler
+from support.mounts import URING
+from support.uring import N_CPUS, switched
 
 PATIENCE_S = 20.0
 
@@ -32,12 +34,22 @@ class ToyMount:
         self.path = path
         self.handler = MemoryHandler()
         self.options = options or FuseOptions()
-        self._channel_options = channel
+        self._channel_options = {"uring_queues": N_CPUS, **channel} if URING else channel
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, name="toy-mount")
 
     def __enter__(self) -> "ToyMount":
         self.path.mkdir(exist_ok=True)
+        if not URING:
+            return self._begin()
+        with switched(on=True):
+            self._begin()
+            eventually(lambda: self.channel.minor > 0)
+            os.stat(self.path)
+        self.handler.calls.clear()
+        return self
+
+    def _begin(self) -> "ToyMount":
         self.fd = mount_fuse(self.path, self.options)
         self.channel = Channel(self.fd, self.handler, set_attr=SetAttr, lock=Lock, **self._channel_options)
         self._thread.start()
