@@ -16,8 +16,15 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """One option per entry of SETTINGS."""
     for setting in reversed(SETTINGS):
         shown = "" if "[default:" in setting.help else f" [default: {default_of(setting)}]"
-        command = click.option(f"--{setting.name}", metavar=setting.metavar, help=setting.help + shown)(command)
+        names = f"--{setting.name}" if setting.metavar else f"--{setting.name}/--no-{setting.name}"
+        more: dict[str, Any] = {"metavar": setting.metavar} if setting.metavar else {"default": None}
+        command = click.option(names, help=setting.help + shown, **more)(command)
     return command
+
+
+def text_of(value: str | bool) -> str:
+    """A setting as `-o` would say it."""
+    return value if isinstance(value, str) else "yes" if value else "no"
 
 
 @click.command("mount")
@@ -38,13 +45,13 @@ def mount_command(
     words: tuple[str, ...],
     read_only: bool,
     debug: bool,
-    **settings: str | None,
+    **settings: str | bool | None,
 ) -> int:
     """Mount the volume at META_URL on MOUNTPOINT.
 
     Any setting may be given in -o as well: -o ro,cache-memory=1G. As root, other users have access (allow_other).
     """
-    given = {name.replace("_", "-"): text for name, text in settings.items() if text is not None}
+    given = {name.replace("_", "-"): text_of(value) for name, value in settings.items() if value is not None}
     sorted_words = sort_words(word for argument in words for word in split_words(argument))
     request = make_request(meta_url, mountpoint.absolute(), given, sorted_words, read_only=read_only, as_root=os.geteuid() == 0)
     level = logging.DEBUG if debug or request.fuse.debug else ctx.obj

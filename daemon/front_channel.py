@@ -13,6 +13,7 @@ from typing import Any
 from cairnfs.daemon.apart import Apart
 from cairnfs.daemon.inherited import Inherited
 from cairnfs.daemon.mountpoint import Mounted, abort, clear_stale, find_mount, mount_fuse, unmount
+from cairnfs.daemon.transport import Transport, choose, descriptor
 from cairnfs.errors import MountError
 from cairnfs.ext.arena import Arena
 from cairnfs.ext.fuse_chan import Channel
@@ -53,6 +54,7 @@ class ChannelFront:
         self._channel: Channel | None = None
         self._apart: Apart | None = None
         self._mounted: Mounted | None = None
+        self._transport = descriptor("nothing is mounted yet")
 
     def run(self) -> None:
         """Mount, and serve until unmounted or stopped. MountError when it cannot be mounted; OSError when the device fails."""
@@ -103,6 +105,14 @@ class ChannelFront:
         """Bytes of files in these answers."""
         channel = self._channel
         return 0 if channel is None else channel.answered_bytes
+
+    def transport(self) -> Transport:
+        """How requests come; known once the mount answers."""
+        channel = self._channel
+        if self._transport.reason is not None or channel is None or channel.over_uring:
+            return self._transport
+        error = channel.uring_error
+        return descriptor(f"io_uring: {os.strerror(error)}" if error else "the kernel does not offer it")
 
     def invalidate_all(self) -> None:
         """Make the kernel forget names, then attributes, then pages; only the last may wait, for reads in work."""
@@ -173,8 +183,9 @@ class ChannelFront:
             log.warning("%s: the kernel did not take an invalidation: %s", self._mountpoint, error)
 
     def _open(self, fd: int) -> Channel:
+        self._transport, n_queues = choose(self._options, self._inherited is not None)
         if self._inherited is None:
-            return _channel(fd, self._vfs, self._options, arena=self._arena)
+            return _channel(fd, self._vfs, self._options, arena=self._arena, uring_queues=n_queues)
         slots = self._inherited.slots
         return _channel(fd, self._vfs, self._options, arena=self._arena, slots=slots, serving=serving, done=self._done)
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from cairnfs.const import MAX_NAME_BYTES
 from cairnfs.daemon.mountpoint import Mounted, abort, find_mount, mount_fuse, unmount
+from cairnfs.daemon.transport import Transport, descriptor
 from cairnfs.errors import MountError
 from cairnfs.options import FuseOptions
 from cairnfs.types import Attr, Caller, DirEntry, Inode, Opened, SetAttr, StatFs
@@ -105,6 +106,10 @@ class Pyfuse3Front:
     def answered_bytes(self) -> int:
         """Bytes of files in these answers."""
         return 0
+
+    def transport(self) -> Transport:
+        """How requests come: libfuse reads them."""
+        return descriptor("the front pyfuse3 has no io_uring")
 
     def invalidate_all(self) -> None:
         """pyfuse3 cannot make the kernel drop all names at once: names and attributes stay for their timeout."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cairnfs.daemon.inherited import Inherited
+from cairnfs.daemon.transport import Transport
 from cairnfs.errors import UsageError
 from cairnfs.ext.arena import Arena
 from cairnfs.options import FuseOptions
@@ -49,6 +50,10 @@ class Front(Protocol):
 
     def answered_bytes(self) -> int:
         """Bytes of files in these answers."""
+        ...
+
+    def transport(self) -> Transport:
+        """How requests reach this front."""
         ...
 
 

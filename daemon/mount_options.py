@@ -38,7 +38,10 @@ KERNEL_WORDS = frozenset(
 
 
 class Setting(NamedTuple):
-    """One setting with a value: which field of which options object, how its text is read, and its help."""
+    """One setting with a value: which field of which options object, how its text is read, and its help.
+
+    One without a `metavar` is yes or no, and a pair of options without a value on the command line.
+    """
 
     name: str
     target: str
@@ -50,6 +53,12 @@ class Setting(NamedTuple):
 
 def _mebibytes(text: str) -> int:
     return parse_size(text, bare_unit_bytes=MIB)
+
+
+def _switch(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise UsageError(f"'{text}' is neither yes nor no")
+    return text == "yes"
 
 
 def _positive(text: str) -> int:
@@ -142,6 +151,7 @@ SETTINGS = (
     Setting("dir-entry-cache", "fuse", "dir_entry_timeout_s", parse_duration, "TIME", "... and names of directories."),
     Setting("threads", "fuse", "max_threads", _positive, "N", "Most threads that serve requests."),
     Setting("max-background", "fuse", "max_background", _positive, "N", "Background requests the kernel may queue."),
+    Setting("io-uring", "fuse", "io_uring", _switch, "", "Use io_uring where the kernel has it on; with --workers 0."),
 )
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 
@@ -165,6 +175,8 @@ def default_of(setting: Setting) -> str:
     """The default of a setting as its help shows it."""
     owner = {"engine": EngineOptions, "fuse": FuseOptions, "mount": MountRequest}[setting.target]
     default: Any = next(field.default for field in fields(owner) if field.name == setting.field)
+    if isinstance(default, bool):
+        return "yes" if default else "no"
     if default is None:
         return "1d; 1 with pyfuse3"
     if setting.parse is _mebibytes:

@@ -18,6 +18,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from cairnfs.daemon.fronts import Front, make_front
 from cairnfs.daemon.heartbeat import registered_session, shared_session
@@ -27,6 +28,7 @@ from cairnfs.daemon.mount_options import MountRequest
 from cairnfs.daemon.mountpoint import check_mountpoint, clear_stale, is_mounted, unmount
 from cairnfs.daemon.running import Registration
 from cairnfs.daemon.shown import mount_config
+from cairnfs.daemon.transport import Transport, descriptor
 from cairnfs.errors import MountError
 from cairnfs.ext.arena import Arena
 from cairnfs.meta.stores.base import LogTrimmed
@@ -147,6 +149,7 @@ class MountProcess:
         self._on_ready = on_ready
         self._watcher = watcher
         self._ended = threading.Event()
+        self._front: Front | None = None
         self.answered = inherited is not None and inherited.carried.answered
 
     def run(self) -> None:
@@ -164,18 +167,35 @@ class MountProcess:
         ):
             if carried is not None:
                 volume.metrics.worker_restarts.source = lambda: carried.generation
-            config = partial(mount_config, volume, request, os.getpid() if inherited is None else inherited.supervisor.pid)
-            vfs = MountedVfs(volume.meta, volume.data, request.engine, volume.clock, volume.metrics, config, arena, carried)
+            vfs = MountedVfs(
+                volume.meta,
+                volume.data,
+                request.engine,
+                volume.clock,
+                volume.metrics,
+                partial(self._config, volume),
+                arena,
+                carried,
+            )
             try:
                 self._serve(volume, vfs)
             finally:
                 vfs.close()
 
+    def _config(self, volume: Volume) -> dict[str, Any]:
+        pid = os.getpid() if self._inherited is None else self._inherited.supervisor.pid
+        return mount_config(volume, self._request, pid, self._transport())
+
+    def _transport(self) -> Transport:
+        return descriptor("nothing is mounted yet") if self._front is None else self._front.transport()
+
     def _serve(self, volume: Volume, vfs: Vfs) -> None:
         options = replace(self._request.fuse, volume_name=volume.format.name)
         carried = None if self._inherited is None else self._inherited.carried
         done = self._take_over(volume, vfs)
-        front = make_front(self._request.front, vfs, self._request.mountpoint, options, volume.arena, self._inherited, done)
+        self._front = front = make_front(
+            self._request.front, vfs, self._request.mountpoint, options, volume.arena, self._inherited, done
+        )
         volume.metrics.fuse_requests.source = front.counts
         volume.metrics.fuse_answers.source = front.answered
         volume.metrics.fuse_answered_bytes.source = front.answered_bytes
@@ -226,7 +246,8 @@ class MountProcess:
         self.answered = True
         if self._inherited is not None:
             self._inherited.carried.answered = True
-        log.info("%s: mounted %s, front %s, version %s", request.mountpoint, request.url, request.front, VERSION)
+        mounted_by = f"front {request.front}, transport {self._transport().name}"
+        log.info("%s: mounted %s, %s, version %s", request.mountpoint, request.url, mounted_by, VERSION)
         self._on_ready()
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cairnfs.daemon.mount_options import MountRequest
+from cairnfs.daemon.transport import Transport
 from cairnfs.meta.sessions import SessionInfo, is_dead
 from cairnfs.meta.volume import VolumeFormat
 from cairnfs.types import StatFs
@@ -73,13 +74,15 @@ def usage_as_json(usage: StatFs) -> dict[str, int]:
     return {"used_bytes": usage.used_bytes, "used_inodes": usage.used_inodes}
 
 
-def mount_config(volume: Volume, request: MountRequest, pid: int) -> dict[str, Any]:
+def mount_config(volume: Volume, request: MountRequest, pid: int, transport: Transport) -> dict[str, Any]:
     """What `.config` of a mount shows: nothing secret, since every user of the machine may read it. `pid`: whom to signal."""
     return {
         "version": VERSION,
         "pid": pid,
         "serving_pid": os.getpid(),
         "front": request.front,
+        "transport": transport.name,
+        "transport_reason": transport.reason,
         "mountpoint": str(request.mountpoint),
         "meta_url": without_password(request.url),
         "format": format_as_json(volume.format),

@@ -40,3 +40,4 @@ class FuseOptions:
     allow_other: bool = False
     mount_options: tuple[str, ...] = ()  # further -o words for the kernel: noatime, nosuid, nodev, noexec, ...
     debug: bool = False
+    io_uring: bool = True  # where the kernel has it switched on and nothing has to outlive this process

@@ -168,3 +168,10 @@ def test_only_the_channel_has_a_worker() -> None:
         request(workers="4")
     with pytest.raises(UsageError, match="shorter than 2 seconds"):
         request(worker_timeout="1")
+
+
+def test_io_uring_is_a_pair_of_options_or_a_word() -> None:
+    assert request().fuse.io_uring and request("io-uring=yes").fuse.io_uring
+    assert not request("io_uring=no").fuse.io_uring and not request(io_uring="no").fuse.io_uring
+    with pytest.raises(UsageError, match="io-uring: 'maybe' is neither yes nor no"):
+        request("io-uring=maybe")
