@@ -4,6 +4,7 @@ The table SETTINGS is the one list of settings: the command line makes its optio
 `-o NAME=VALUE` as well, which is how fstab gives them.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -16,11 +17,14 @@ from cairnfs.options import EngineOptions, FuseOptions
 from cairnfs.units import parse_count, parse_duration, parse_size
 
 FRONTS = ("channel", "pyfuse3")
+CONSISTENCIES = ("close-to-open", "push")
 
 ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^\s:\[\]]*)):(?P<port>\d{1,5})", re.ASCII)
 ANY_HOST = "0.0.0.0"  # an address without a host, such as :9567
 LAST_PORT = 65535
 
+MAX_WORKERS = 64
+DEFAULT_WORKERS = min(len(os.sched_getaffinity(0)), 8)
 SHORTEST_WORKER_TIMEOUT_S = 2.0  # a busy machine may well keep a process waiting for a second
 SHORTEST_HEARTBEAT_S = 0.1
 STALE_S = 60  # without a heartbeat for so long, a session on another host is taken for dead
@@ -79,10 +83,16 @@ def _front(text: str) -> str:
     return text
 
 
+def _consistency(text: str) -> str:
+    if text not in CONSISTENCIES:
+        raise UsageError(f"'{text}' is not a mode: choose one of {', '.join(CONSISTENCIES)}")
+    return text
+
+
 def _workers(text: str) -> int:
-    if text not in ("0", "1"):
-        raise UsageError(f"'{text}' is not a number of workers that this version can start: 0 or 1")
-    return int(text)
+    if (count := parse_count(text)) > MAX_WORKERS:
+        raise UsageError(f"'{text}' is more than {MAX_WORKERS}")
+    return count
 
 
 def _worker_timeout(text: str) -> float:
@@ -120,7 +130,7 @@ SETTINGS = (
         "workers",
         _workers,
         "N",
-        "1: a process serves that is replaced when it dies (channel); 0: the first one serves.",
+        "Processes: one serves, the others fetch for it; 0: the first one serves by itself. [default: cores, at most 8]",
     ),
     Setting(
         "worker-timeout",
@@ -129,6 +139,14 @@ SETTINGS = (
         _worker_timeout,
         "TIME",
         "How long a worker may show no sign of life before it is replaced.",
+    ),
+    Setting(
+        "consistency",
+        "mount",
+        "consistency",
+        _consistency,
+        "MODE",
+        "close-to-open: an open sees all that was closed before, on any node; push: what has arrived.",
     ),
     Setting("log", "mount", "log_path", _path, "FILE", "Log file. [default: stderr; with -d a standard file]"),
     Setting("metrics", "mount", "metrics", _address, "HOST:PORT", "Serve metrics to Prometheus. [default: off]"),
@@ -167,7 +185,8 @@ class MountRequest:
     front: str = "channel"
     log_path: Path | None = None
     metrics: Address | None = None
-    workers: int = 1  # only the compiled channel has any
+    consistency: str = "close-to-open"  # of stores on another machine; on this one every open sees everything anyway
+    workers: int = DEFAULT_WORKERS  # only the compiled channel has any
     worker_timeout_s: float = 30.0
 
 

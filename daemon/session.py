@@ -158,25 +158,21 @@ class MountProcess:
         inherited = self._inherited
         carried = None if inherited is None else inherited.carried
         arena = Arena(arena_bytes(request)) if carried is None else carried.arena
+        cells, others = (None, []) if carried is None else (carried.cells[0], carried.cells[1:])
         with (
-            open_volume(request.url, request.engine, arena=arena, cells=None if carried is None else carried.cells) as volume,
+            open_volume(request.url, request.engine, arena=arena, cells=cells, others=others) as volume,
             exported_metrics(volume, request),
             registered_session(volume, request.mountpoint)
             if inherited is None
             else shared_session(volume, request.mountpoint, inherited.carried, inherited.supervisor),
         ):
-            if carried is not None:
-                volume.metrics.worker_restarts.source = lambda: carried.generation
-            vfs = MountedVfs(
-                volume.meta,
-                volume.data,
-                request.engine,
-                volume.clock,
-                volume.metrics,
-                partial(self._config, volume),
-                arena,
-                carried,
-            )
+            if inherited is not None:
+                volume.metrics.worker_restarts.source = lambda: inherited.carried.restarts
+                volume.metrics.fuse_fetched.source = lambda: inherited.slots.n_fetched
+            for hazard in volume.store.hazards():
+                log.warning("%s: %s", request.mountpoint, hazard)
+            config = partial(self._config, volume)
+            vfs = MountedVfs(volume.meta, volume.data, request.engine, volume.clock, volume.metrics, config, arena, carried)
             try:
                 self._serve(volume, vfs)
             finally:
@@ -200,9 +196,9 @@ class MountProcess:
         volume.metrics.fuse_answers.source = front.answered
         volume.metrics.fuse_answered_bytes.source = front.answered_bytes
         self._watcher.attach(front)
-        follower = Follower(
-            volume.store, vfs, front, volume.arena, carried.told if carried is not None and carried.told else None
-        )
+        told = carried.told if carried is not None and carried.told else None
+        is_pushed = self._request.consistency == "push"
+        follower = Follower(volume.store, vfs, front, volume.arena, told, is_pushed, volume.meta.core.recall)
         if carried is not None:
             follower.on_told = carried.tell
             follower.on_told(follower.position)

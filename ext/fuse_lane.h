@@ -89,6 +89,7 @@ struct fc_chan {
     _Atomic int n_lanes;
     _Atomic int n_slots;  /* of lanes[], that were ever in use */
     _Atomic int n_parked; /* lanes inside a call that waits for a lock */
+    _Atomic int n_in_python; /* the other lanes with a request that Python serves */
     _Atomic uint64_t n_malformed;
     _Atomic uint64_t *counts; /* FW_N_OPCODES: requests read, by opcode; [0]: opcodes beyond the table */
     _Atomic uint32_t n_early;
@@ -109,6 +110,8 @@ struct fc_chan {
     pthread_mutex_t known_lock;
     struct im_map known; /* inode -> names and entries that the kernel was given of it and has not forgotten */
     int (*count_known)(struct fc_chan *chan, uint64_t ino, int64_t n); /* fc_known(), for modules that do not have it */
+    int (*wants_fence)(struct fc_chan *chan, uint64_t ino); /* fc_wants_fence(), and fc_open_fenced() */
+    int (*open_fenced)(struct fc_lane *lane);
     int (*put_known)(struct fc_chan *chan, uint64_t ino, struct fw_entry_out *out); /* fc_put_known() */
     struct fc_lane lanes[FC_MAX_LANES];
 };
