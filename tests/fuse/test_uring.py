@@ -44,6 +44,7 @@ for thread in threads:
 LOAD = """
 import os, sys
 os.chdir(sys.argv[1])
+open(sys.argv[2], "x").close()
 for n in range(10**9):
     try:
         path = f"f{n % 50}"
@@ -229,9 +230,9 @@ class Running:
 
 
 def under_load(path: Path, end: Callable[[], None]) -> None:
-    callers = [started(LOAD, path) for _ in range(4)]
+    callers = [started(LOAD, path, f"caller{n}") for n in range(4)]
     try:
-        eventually(lambda: (path / "f7").exists())
+        eventually(lambda: len(list(path.glob("caller*"))) == len(callers) and (path / "f7").exists())
         end()
     finally:
         for caller in callers:
