@@ -35,6 +35,13 @@ static void set_seen(struct ar_header *h, uint64_t position, const uint8_t *mark
     atomic_fetch_add_explicit(&h->seen_seq, 1, memory_order_release);
 }
 
+void ar_repair_seen(struct ar_header *h)
+{
+    atomic_store(&h->seen_seq, atomic_load(&h->seen_seq) | 1);
+    __atomic_store_n(&h->seen_valid, 0, __ATOMIC_SEQ_CST); /* before readers look again at what is perhaps half written */
+    atomic_fetch_add(&h->seen_seq, 1);
+}
+
 void ar_committing(struct ar_arena *arena)
 {
     atomic_fetch_add(&arena->h->n_committing, 1);
