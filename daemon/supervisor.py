@@ -9,13 +9,14 @@
       waits
       worker killed or crashed: fork the next  -->  requests, writes and handles go on (engine/vfs/resume.py)
       worker ended by itself: the mount is over, and so is this process
-      SIGTERM, SIGINT, SIGHUP: passed on
+      SIGTERM, SIGINT, SIGHUP: passed on; SIGUSR1 as well
       killed: the worker gets SIGTERM, stores everything and unmounts
 
 It has one thread and opens nothing but the mount: whatever a fork copies is what was reserved.
 """
 
 import ctypes
+import faulthandler
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from cairnfs.daemon.front_channel import agree
@@ -119,6 +121,9 @@ class _Supervisor:
     def run(self) -> int:
         if not agree(self._inherited, self._request.fuse):
             return 1
+        faulthandler.unregister(signal.SIGUSR1)
+        signal.signal(signal.SIGUSR1, self._ask_for_stacks)
+        faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)  # its own stacks first, even if it hangs
         self._start()
         while True:
             number = signal.sigtimedwait(STOP_SIGNALS | {signal.SIGCHLD}, POLL_S if self._ready else FIRST_POLL_S)
@@ -134,6 +139,11 @@ class _Supervisor:
                 return self._end(status)
             if not self._start():
                 return self._give_up()
+
+    def _ask_for_stacks(self, number: int, frame: FrameType | None) -> None:
+        """SIGUSR1: workers write theirs, too."""
+        if self._pid:  # not in a worker that has just begun
+            _kill(self._pid, signal.SIGUSR1)
 
     def _start(self) -> bool:
         """Fork a worker, the first one or a successor. False when too many have died before they answered anything."""
