@@ -19,6 +19,7 @@ from cairnfs.errors import FsError, StoreError
 from cairnfs.ext.arena import ADOPTED, BARRED, DIRTY
 from cairnfs.meta.records import SUSTAINED_PREFIX
 from cairnfs.meta.stores.base import Committed, Condition, Effect, Store
+from cairnfs.metrics import Histogram
 from cairnfs.types import Inode, SetAttr
 from support.compiled import COMPILED_FH, Asking, Node
 from support.engine import ME, ROOT, Engine, new_volume
@@ -47,6 +48,18 @@ def test_a_handle_is_opened_read_and_closed_without_python(node: Node, kernel: A
     kernel.release(ino, fh)
     assert kernel.answered == {"LOOKUP": 1, "OPEN": 1, "READ": 1, "RELEASE": 1}
     node.assert_nothing_is_open([ino])
+
+
+def test_answers_are_timed_in_buckets_as_those_of_every_histogram(node: Node, kernel: Asking) -> None:
+    ino = node.warm("f", b"content")
+    kernel.lookup(b"f")
+    kernel.release(ino, kernel.open_compiled(ino))
+    assert kernel.answered == {"LOOKUP": 1, "OPEN": 1, "RELEASE": 1}
+    for buckets, sum_ns in kernel.peer.channel.answers().values():
+        cells = [0] * Histogram.N_CELLS
+        Histogram(cells, 0).observe_ns(sum_ns)  # of one answer
+        assert [*buckets, sum_ns] == cells
+        assert 0 < sum_ns < 60 * 10**9
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["unknown", "known-to-python"])
