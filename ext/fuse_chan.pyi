@@ -83,7 +83,7 @@ class Channel(Notifier):
     def answers(self) -> dict[str, tuple[tuple[int, ...], int]]:
         """Of these, requests that were answered without Python: how many took how long, and the sum of that in nanoseconds.
 
-        From the end of the read that brought a request to the end of the write of its reply, in 26 buckets: up to 1 us, 2 us, 4 us,
+        From the end of the read that brought a request to the end of the write of its reply. 26 buckets: up to 1 us, 2 us, 4 us,
         ... 16.8 s, and what took longer.
         """
 

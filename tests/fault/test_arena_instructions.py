@@ -26,6 +26,7 @@ SHOWN_LOST = 2**63 - 1
 DIR, PARENT = 900, 1
 OLD, NEW = b"old" * 100, b"new" * 200
 OLD_MARK, NEW_MARK = mark_of(1), mark_of(2)
+OLD_USAGE, NEW_USAGE = (1, 2, 3, 4), (5, 6, 7, 8)
 
 
 def mixed(x: int) -> int:
@@ -62,6 +63,7 @@ def world(tmp_path: Path) -> World:
     arena.watch(shown.watch, MARK_AT)
     shown.show(OLD_MARK)
     arena.saw(1, OLD_MARK)
+    arena.usage_put(1, *OLD_USAGE)
     return World(arena, memory, shown)
 
 
@@ -83,6 +85,7 @@ def hints(world: World) -> dict[str, Any]:
         found[f"slice {ino}"] = arena.slice_get(ino, 0)
     for version in (1, 2):
         found[f"listing {version}"] = read_on(arena, DIR, version, 2)
+    found["usage"] = arena.usage()
     for kind, mark in (("old", OLD_MARK), ("new", NEW_MARK)):
         world.shown.show(mark)
         found[f"fresh {kind}"] = arena.fresh() or None
@@ -205,6 +208,8 @@ WORKS: dict[str, Work] = {
     "refused": lambda a: (a.committing(), a.refused)[1],
     "saw": lambda a: lambda: a.saw(2, NEW_MARK),
     "saw, mark not known": lambda a: lambda: a.saw(2, None),
+    "usage put": lambda a: lambda: a.usage_put(1, *NEW_USAGE),
+    "usage drop": lambda a: a.usage_drop,
     "listing put, newer": lambda a: (keep_listing(a, 1), lambda: keep_listing(a, 2))[1],
 }
 
