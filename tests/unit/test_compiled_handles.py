@@ -24,7 +24,6 @@ from cairnfs.types import Inode, SetAttr, StatFs
 from support.compiled import COMPILED_FH, Asking, Node
 from support.engine import ME, ROOT, Engine, new_volume
 
-
 STATFS_OUT = struct.Struct("=QQQQQIIII24x")
 
 
