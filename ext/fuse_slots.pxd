@@ -37,3 +37,4 @@ cdef class Slots:
     cdef fc_slots slots
 
     cdef size_t n_bytes(self) noexcept
+    cdef int check_worker(self, uint32_t worker) except -1

@@ -24,6 +24,7 @@ _SLOT = struct.Struct("=QQQIIQQQ")
 _STATE = struct.Struct("=I")
 _OWNERS = struct.Struct("=QQ")
 _NUMBER = struct.Struct("=Q")
+_FIRST_PULSE = 16  # of the numbers
 
 
 class HeldHandle(NamedTuple):
@@ -89,12 +90,13 @@ class HandleRecords:
 class Carried:
     """Everything that is handed on, and a page of numbers."""
 
-    def __init__(self, arena: Arena, journal_bytes: int) -> None:
+    def __init__(self, arena: Arena, journal_bytes: int, n_workers: int = 1) -> None:
+        """`n_workers`: one that serves, number 0, and others that count for themselves."""
         self.arena = arena
         self.journal = Journal(journal_bytes)
         self.handles = HandleRecords()
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
-        self.cells = memoryview(mmap.mmap(-1, N_CELLS * 8)).cast("q")  # what is counted
+        self.cells = [memoryview(mmap.mmap(-1, N_CELLS * 8)).cast("q") for _ in range(n_workers)]  # what each counts
 
     # Numbers: each is written by one process at a time, in one step
 
@@ -132,13 +134,21 @@ class Carried:
     def told(self, value: int) -> None:
         self._set(2, value)
 
+    def pulse(self, worker: int) -> int:
+        """Grows while a worker is able to do anything."""
+        return self._get(_FIRST_PULSE + worker)
+
+    def beat(self, worker: int) -> None:
+        """It is."""
+        self._set(_FIRST_PULSE + worker, self.pulse(worker) + 1)
+
     @property
-    def pulse(self) -> int:
-        """Grows while the process that serves is able to do anything."""
+    def restarts(self) -> int:
+        """Workers that died and were replaced."""
         return self._get(4)
 
-    @pulse.setter
-    def pulse(self, value: int) -> None:
+    @restarts.setter
+    def restarts(self, value: int) -> None:
         self._set(4, value)
 
     def tell(self, position: int) -> None:

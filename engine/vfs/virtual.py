@@ -37,6 +37,7 @@ def is_virtual(fh: int) -> bool:
 
 REPLACED = b"# the process that served was killed: lines are missing\n"
 STATS, CONFIG, ACCESS_LOG = b".stats", b".config", b".accesslog"
+NAMES = frozenset((STATS, CONFIG, ACCESS_LOG))  # in the root
 
 
 class _File(NamedTuple):

@@ -4,6 +4,7 @@ CAIRN_WORKER_KILLS sets how often it is killed (default 12); `-s` shows how much
 """
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -24,28 +25,43 @@ from worker_load import content
 pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
 LOAD = Path(__file__).with_name("worker_load.py")
+N_KILLS = int(os.environ.get("CAIRN_WORKER_KILLS", "12"))
 LONGEST_S = 10  # of a single call of a load; only one that hangs takes as long, on however busy a machine
 KILLED = r"the process that served was killed: another one takes over"
 
 
-def worker(mount: Mount) -> int:
-    """The worker's pid: a process of the mount whose parent is one, too."""
+def workers(mount: Mount, n: int = 1) -> list[int]:
+    """The workers' pids: processes of the mount whose parent is one, too. At least `n`."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        pids = mount.pids
+        pids, found = mount.pids, []
         for pid in pids:
             try:
                 parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
                 continue
             if parent in pids and alive(pid):
-                return pid
+                found.append(pid)
+        if len(found) >= n:
+            return found
         time.sleep(0.01)
-    raise AssertionError("the mount has no worker")
+    raise AssertionError(f"the mount has no {n} workers")
+
+
+def worker(mount: Mount) -> int:
+    """The pid of the only worker."""
+    return workers(mount)[0]
+
+
+def serving(mount: Mount) -> int:
+    """The pid of the worker that serves."""
+    pid = json.loads((mount.path / ".config").read_bytes())["serving_pid"]
+    assert isinstance(pid, int)
+    return pid
 
 
 def supervisor(mount: Mount) -> int:
-    return next(pid for pid in mount.pids if pid != worker(mount))
+    return next(pid for pid in mount.pids if pid not in workers(mount))
 
 
 def start(kind: str, folder: Path, seed: int) -> "subprocess.Popen[str]":
@@ -89,19 +105,18 @@ def finish(loads: "dict[str, subprocess.Popen[str]]") -> dict[str, Done]:
 
 
 def report(n_kills: int, seconds: float, done: dict[str, Done], counts: dict[str, float]) -> None:
-    n = sum(
-        value for name, value in counts.items() if name.startswith(("cairnfs_operation_seconds_count", "cairnfs_fuse_answers"))
-    )
-    print(
-        f"\n{n_kills} kills in {seconds:.0f} s, {n:.0f} operations, longest call {max(d.longest_s for d in done.values()):.3f} s"
-    )
+    counted = ("cairnfs_operation_seconds_count", "cairnfs_fuse_answers_total")
+    n = sum(value for name, value in counts.items() if name.startswith(counted))
+    longest_s = max(load.longest_s for load in done.values())
+    print(f"\n{n_kills} kills in {seconds:.0f} s, {n:.0f} operations, longest call {longest_s:.3f} s")
     for name, (n_rounds, longest_s, what) in done.items():
         print(f"  {name:12} {n_rounds:7} rounds, longest call {longest_s:.3f} s ({what})")
 
 
-def test_a_load_goes_on_while_its_worker_is_killed_again_and_again(mounts: MountFactory) -> None:
-    n_kills = int(os.environ.get("CAIRN_WORKER_KILLS", "12"))
-    mount = mounts.new(None, "--workers", "1")
+@pytest.mark.timeout(300 + 3 * N_KILLS)
+@pytest.mark.parametrize(("n_workers", "all_at_once"), [(1, True), (4, False), (4, True)])
+def test_a_load_goes_on_while_workers_are_killed_again_and_again(mounts: MountFactory, n_workers: int, all_at_once: bool) -> None:
+    mount = mounts.new(None, "--workers", str(n_workers))
     mount.expected_log.append(KILLED)
     files = mount.path / "files"
     files.mkdir()
@@ -120,14 +135,16 @@ def test_a_load_goes_on_while_its_worker_is_killed_again_and_again(mounts: Mount
     loads |= {"reader": start("reader", files, 7)}
     chance = random.Random(5)
     began_s = time.monotonic()
-    for _ in range(n_kills):
+    for _ in range(N_KILLS):
         time.sleep(chance.uniform(0.2, 0.8))
-        os.kill(worker(mount), signal.SIGKILL)
+        found = workers(mount)
+        for pid in found if all_at_once else [chance.choice(found)]:
+            os.kill(pid, signal.SIGKILL)
         if chance.random() < 0.7:  # else the next one may be killed while it takes over
             stats(mount)
     time.sleep(0.5)
     done = finish(loads)
-    report(n_kills, time.monotonic() - began_s, done, stats(mount))
+    report(N_KILLS, time.monotonic() - began_s, done, stats(mount))
     assert all(load.n_rounds for load in done.values()), done
     for name in ("counter-lockf", "counter-flock"):
         assert int((shared / name).read_bytes()) == done["counter1"].n_rounds + done["counter2"].n_rounds
@@ -213,4 +230,46 @@ def test_each_death_is_followed_by_a_new_worker_at_once(mounts: MountFactory) ->
         assert now["cairnfs_worker_restarts"] == i + 1
         for name in ('operation_seconds_count{op="create"}', 'fuse_requests_total{opcode="CREATE"}', "uploads_total"):
             assert now[f"cairnfs_{name}"] == before[f"cairnfs_{name}"] == 1, "counts do not go on"
+    mount.stop()
+
+
+def test_workers_that_fetch_come_and_go_unnoticed(mounts: MountFactory) -> None:
+    mount = mounts.new(None, "--workers", "4", "--worker-timeout", "2")
+    mount.expected_log.append(r"worker \d+ shows no sign of life for \d+ s: replaced")
+    files = mount.path / "files"
+    files.mkdir()
+    for i in range(50):
+        (files / f"file{i}").write_bytes(content(i, 30_000))
+    mount.restart()
+    before = workers(mount, 4)
+    one, two, three = [pid for pid in before if pid != serving(mount)]
+    os.kill(one, signal.SIGKILL)
+    os.kill(two, signal.SIGSTOP)
+    loads = {f"reader{i}": start("reader", files, i) for i in range(4)}
+    deadline = time.monotonic() + 30
+    while alive(one) or alive(two) or len(workers(mount)) < 4:
+        assert time.monotonic() < deadline, "workers are not replaced"
+        time.sleep(0.1)
+    assert all(load.n_rounds for load in finish(loads).values())
+    assert {serving(mount), three} < set(workers(mount, 4))
+    assert stats(mount)["cairnfs_worker_restarts"] == 2
+    pids = mount.pids
+    mount.stop()
+    assert not [pid for pid in pids if alive(pid)], "workers outlive their mount"
+
+
+def test_workers_that_fetch_do(mounts: MountFactory) -> None:
+    mount = mounts.new(None, "--workers", "3")
+    files = mount.path / "files"
+    files.mkdir()
+    for i in range(400):
+        (files / f"file{i}").write_bytes(content(i, 3_000))
+    for _ in range(20):
+        mount.restart()
+        workers(mount, 3)
+        finish({f"reader{i}": start("each", files, i) for i in range(6)})
+        if stats(mount)["cairnfs_fuse_fetched_total"] > 0:
+            break
+    else:
+        raise AssertionError("nothing was ever fetched")
     mount.stop()

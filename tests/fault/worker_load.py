@@ -116,6 +116,13 @@ class Load:
             assert file.read() == data
             assert os.stat(file.name).st_size == len(data)
 
+    def each(self) -> None:
+        """All of a tree of files, in random order."""
+        names = os.listdir(self.root)
+        self.random.shuffle(names)
+        for name in names:
+            assert (self.root / name).read_bytes() == content(int(name.removeprefix("file")), 3_000)
+
 
 class Longest:
     """The call of compiled code that takes longest while this is the profiler: each makes a system call or a few."""
@@ -138,7 +145,7 @@ def main(kind: str, root: str, seed: str) -> None:
     step: Callable[[], None] = getattr(load, kind)
     longest = Longest()
     sys.setprofile(longest)
-    while not select.select([sys.stdin], [], [], 0)[0]:
+    while load.n_rounds == 0 or not select.select([sys.stdin], [], [], 0)[0]:
         step()
         load.n_rounds += 1
     sys.setprofile(None)
