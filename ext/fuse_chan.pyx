@@ -239,8 +239,8 @@ cdef class Channel(Notifier):
     cdef int keep_lanes(self) except -1:
         """Open lanes as they are wanted until the channel is over."""
         cdef int n_left = fc_n_left(self.chan)
-        while self.chan.n_lanes < n_left and self.add_lane():
-            pass
+        while self.chan.n_lanes < n_left and not fc_chan_over(self.chan) and self.add_lane():
+            pass  # over: lanes end as fast as they are opened, and nobody waits for what is left
         while not fc_chan_over(self.chan):
             while fc_wants_lane(self.chan):
                 if not self.add_lane():
