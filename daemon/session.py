@@ -166,6 +166,8 @@ class MountProcess:
             if inherited is not None:
                 volume.metrics.worker_restarts.source = lambda: inherited.carried.restarts
                 volume.metrics.fuse_fetched.source = lambda: inherited.slots.n_fetched
+            for hazard in volume.store.hazards():
+                log.warning("%s: %s", request.mountpoint, hazard)
             config = partial(mount_config, volume, request, os.getpid() if inherited is None else inherited.supervisor.pid)
             vfs = MountedVfs(volume.meta, volume.data, request.engine, volume.clock, volume.metrics, config, arena, carried)
             try:
