@@ -57,6 +57,8 @@ cdef extern from "fuse_lane.h" nogil:
         int follows
         const fc_slots *slots
         fc_times *answers
+        int (*wants_fence)(fc_chan *chan, uint64_t ino) noexcept
+        int (*open_fenced)(fc_lane *lane) noexcept
         int (*put_known)(fc_chan *chan, uint64_t ino, fw_entry_out *out) noexcept
         fc_lane *lanes
 
@@ -131,6 +133,7 @@ cdef class Handler:
     cdef object rename
     cdef object link
     cdef object open
+    cdef object fence
     cdef object create
     cdef object read
     cdef object write

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,15 @@ def test_usage_that_was_overtaken_by_a_commit_is_not_kept(arena: Arena, shown: S
     arena.saw(6, mark_of(6))
     arena.usage_put(position, *USAGE)
     assert arena.fresh() and arena.usage() is None, "it is known by now, and was perhaps not when the usage was read"
+
+
+def test_usage_of_a_store_that_cannot_be_watched_is_not_kept() -> None:
+    """Others may have committed since the log was read, and a lease does not tell."""
+    arena = Arena(MIB)
+    arena.lease(time.monotonic() + 60, True)
+    assert arena.fresh()
+    arena.usage_put(arena.applied, *USAGE)
+    assert arena.usage() is None
 
 
 def test_usage_goes_when_limits_change_and_with_a_holder_of_the_lock(arena: Arena) -> None:
