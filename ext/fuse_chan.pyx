@@ -13,17 +13,15 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from posix.uio cimport iovec
 
+from cairnfs.ext cimport fuse_uring as fu
 from cairnfs.ext cimport fuse_wire as fw
 from cairnfs.ext.arena cimport Arena
 from cairnfs.ext.fuse_files cimport abandon
 from cairnfs.ext.fuse_notify cimport Notifier
 from cairnfs.ext.fuse_req cimport FC_UNWANTED, Handler, Payload, Request, Rules, fc_chan, fc_lane, fc_write
 from cairnfs.ext.fuse_resumed cimport serve_done
-from cairnfs.ext.fuse_slots cimport Slots, fc_shared, fc_shared_of, fc_slot_request
+from cairnfs.ext.fuse_slots cimport FC_N_BUCKETS, Slots, fc_shared, fc_shared_of, fc_slot_request, fc_times
 from cairnfs.ext.fuse_table cimport operations, served_by
-from cairnfs.ext.fuse_uring cimport (
-    FU_FIRST_LANES, fu_error, fu_lane_open, fu_lane_start, fu_n_lanes, fu_prepare, fu_retry, fu_runs, fu_settle, fu_wants_lane
-)
 
 import logging
 import os
@@ -56,7 +54,6 @@ cdef extern from "fuse_chan_impl.h" nogil:
     Py_ssize_t fc_read_one(fc_chan *chan, void *buf, size_t n_bytes, int timeout_ms)
     int fc_negotiate(fc_chan *chan, const uint8_t *message, size_t n_bytes, const fc_limits *limits, fw.fw_init_out *out)
     uint64_t fc_count(fc_chan *chan, int opcode)
-    uint64_t fc_count_answered(fc_chan *chan, int opcode)
     uint64_t fc_answered_bytes(fc_chan *chan)
     size_t fc_n_known(fc_chan *chan)
     size_t fc_copy_known(fc_chan *chan, uint64_t *out, size_t room)
@@ -227,7 +224,7 @@ cdef class Channel(Notifier):
         cdef Py_ssize_t n
         cdef int agreed = 0
         if self.uring_queues and self.slots is None:
-            self.uring_errno = -fu_prepare(self.chan, self.uring_queues)
+            self.uring_errno = -fu.fu_prepare(self.chan, self.uring_queues)
         while not agreed:
             with nogil:
                 n = fc_read_one(self.chan, message.base, fw.FW_MIN_READ_BYTES, CHECK_MS)
@@ -252,10 +249,10 @@ cdef class Channel(Notifier):
         """Give every queue its first lanes; where that is not possible the kernel goes on with the descriptor."""
         cdef int settled = -1
         cdef unsigned int i
-        for i in range(self.uring_queues * FU_FIRST_LANES):
+        for i in range(self.uring_queues * fu.FU_FIRST_LANES):
             self.add_lane(i % self.uring_queues)
         while settled < 0:
-            settled = fu_settle(self.chan)
+            settled = fu.fu_settle(self.chan)
             if settled < 0:
                 with nogil:
                     fc_wait_wanted(self.chan, CHECK_MS)
@@ -266,31 +263,27 @@ cdef class Channel(Notifier):
         """Open lanes as they are wanted until the channel is over."""
         cdef int n_left = fc_n_left(self.chan)
         cdef int queue
-        while self.chan.n_lanes < n_left and self.add_lane():
-            pass
+        while self.chan.n_lanes < n_left and not fc_chan_over(self.chan) and self.add_lane():
+            pass  # over: lanes end as fast as they are opened, and nobody waits for what is left
         if self.chan.caps & fw.FW_CAP_OVER_IO_URING:
             self.start_queues()
         while not fc_chan_over(self.chan):
             while fc_wants_lane(self.chan):
                 if not self.add_lane():
                     break
-            while (queue := fu_wants_lane(self.chan)) != NO_QUEUE:
+            while (queue := fu.fu_wants_lane(self.chan)) != NO_QUEUE:
                 if not self.add_lane(queue):
                     break
             with nogil:
                 if not fc_wait_wanted(self.chan, CHECK_MS):
-                    fu_retry(self.chan)
+                    fu.fu_retry(self.chan)
             PyErr_CheckSignals()
             self.threads = [thread for thread in self.threads if thread.is_alive()]
         return 0
 
     cdef bint add_lane(self, int queue=NO_QUEUE) except -1:
         cdef int error = 0
-        cdef fc_lane *lane
-        if queue == NO_QUEUE:
-            lane = fc_lane_open(self.chan, &error)
-        else:
-            lane = fu_lane_open(self.chan, queue, &error)
+        cdef fc_lane *lane = fc_lane_open(self.chan, &error) if queue == NO_QUEUE else fu.fu_lane_open(self.chan, queue, &error)
         if lane == NULL:
             if not self.threads and queue == NO_QUEUE:
                 raise OSError(error, f"cannot open /dev/fuse: {os.strerror(error)}")
@@ -321,9 +314,9 @@ cdef class Channel(Notifier):
             lane.buf = r.payload.base
             if lane.entry != NULL:
                 with nogil:
-                    result = fu_lane_start(lane)
+                    result = fu.fu_lane_start(lane)
                 if result:
-                    if fu_runs(self.chan) and not fc_chan_over(self.chan):
+                    if fu.fu_runs(self.chan) and not fc_chan_over(self.chan):
                         log.warning("cannot start another thread: %s", os.strerror(-result))
                     return
             with nogil:
@@ -400,9 +393,16 @@ cdef class Channel(Notifier):
             found["MALFORMED"] = self.chan.n_malformed
         return found
 
-    def answered(self):
-        """Of these, requests that were answered without Python."""
-        return self.by_name(fc_count_answered)
+    def answers(self):
+        """Of these, requests that were answered without Python: how many took how long, and the sum of that in nanoseconds."""
+        cdef dict found = {}
+        cdef fc_times *times
+        for opcode in range(fw.FW_N_OPCODES):
+            times = &self.chan.answers[opcode]
+            buckets = tuple([times.buckets[i] for i in range(FC_N_BUCKETS)])
+            if any(buckets):
+                found[name_of(opcode)] = (buckets, times.sum_ns)
+        return found
 
     @property
     def answered_bytes(self):
@@ -422,7 +422,7 @@ cdef class Channel(Notifier):
     @property
     def n_threads(self):
         """Threads that serve or wait for requests."""
-        return self.chan.n_lanes + fu_n_lanes(self.chan)
+        return self.chan.n_lanes + fu.fu_n_lanes(self.chan)
 
     @property
     def n_idle(self):
@@ -436,13 +436,13 @@ cdef class Channel(Notifier):
 
     @property
     def over_uring(self):
-        """Do requests come through io_uring? True from when `serve` has agreed on it with the kernel."""
-        return (self.chan.caps & fw.FW_CAP_OVER_IO_URING) != 0 and fu_runs(self.chan) != 0
+        """Do requests come through io_uring?"""
+        return (self.chan.caps & fw.FW_CAP_OVER_IO_URING) != 0 and fu.fu_runs(self.chan) != 0
 
     @property
     def uring_error(self):
         """The errno for which they do not although it was asked for, else 0."""
-        return self.uring_errno or (0 if self.chan.uring == NULL else fu_error(self.chan))
+        return self.uring_errno or (0 if self.chan.uring == NULL else fu.fu_error(self.chan))
 
     @property
     def follows(self):

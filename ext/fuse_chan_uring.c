@@ -344,6 +344,7 @@ static int complete(struct fc_lane *lane, const struct io_uring_cqe *completion)
     }
     lane->entry->in_work = 1;
     lane->reply_to = header->unique;
+    lane->began_ns = fc_now_ns();
     if (header->opcode == FW_NOTIFY_REPLY)
         return 0;
     if (load(lane))
