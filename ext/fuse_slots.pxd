@@ -3,6 +3,8 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from cairnfs.ext.shm cimport SharedMemory
+
 
 cdef extern from "fuse_slot.h" nogil:
     enum:
@@ -30,5 +32,5 @@ cdef extern from "fuse_slot.h" nogil:
 
 cdef class Slots:
     cdef fc_slots slots
-
-    cdef size_t n_bytes(self) noexcept
+    cdef readonly SharedMemory memory
+    cdef readonly size_t request_bytes
