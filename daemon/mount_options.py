@@ -159,6 +159,7 @@ class MountRequest:
     metrics: Address | None = None
     workers: int = 1  # only the compiled channel has any
     worker_timeout_s: float = 30.0
+    take_over: bool = False  # from the process that serves the mountpoint, if there is one
 
 
 def default_of(setting: Setting) -> str:

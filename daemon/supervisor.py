@@ -11,37 +11,39 @@
       worker ended by itself: the mount is over, and so is this process
       SIGTERM, SIGINT, SIGHUP: passed on
       killed: the worker gets SIGTERM, stores everything and unmounts
+      another process takes the mount over (handover): this one ends
 
 It has one thread and opens nothing but the mount: whatever a fork copies is what was reserved.
 """
 
 import ctypes
-import json
 import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
+from cairnfs.daemon.control import Control
 from cairnfs.daemon.front_channel import agree
 from cairnfs.daemon.inherited import Inherited, make_inherited
 from cairnfs.daemon.mount_options import MountRequest
 from cairnfs.daemon.mountpoint import check_mountpoint, clear_stale, is_mounted, mount_fuse, unmount
 from cairnfs.daemon.running import Registration
+from cairnfs.daemon.scout import Scout
 from cairnfs.daemon.session import STOP_SIGNALS, held_signals, work
-from cairnfs.errors import CairnError, MountError
+from cairnfs.daemon.takeover import half_dead, take_over
+from cairnfs.errors import MountError
 from cairnfs.version import VERSION
-from cairnfs.volume import open_volume
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.1
 FIRST_POLL_S = 0.005  # until the mount answers: somebody waits for that
 MAX_FAILURES = 10  # workers in a row that die before they answer anything: then the mount is given up
-HALF_DEAD_S = 0.02
 DUMP_S = 0.5  # for a worker to write its stacks
 PR_SET_PDEATHSIG = 1
 INTERRUPTED = 130  # exit code
@@ -54,59 +56,54 @@ def supervise(request: MountRequest, on_ready: Callable[[], None]) -> int:
     """
     with held_signals():
         clear_stale(request.mountpoint)
-        check_mountpoint(request.mountpoint)
-        registration = Registration(request.mountpoint, {"url": request.url, "version": VERSION})
+        taken = take_over(request) if request.take_over else None
+        if taken is None:
+            check_mountpoint(request.mountpoint)
+            registration = Registration(request.mountpoint, {"url": request.url, "version": VERSION})
+        else:
+            request, registration = taken.request, taken.registration
         try:
-            name = _look_at_volume(request)
+            if taken is not None:
+                with _held(taken.inherited.fd, registration, request.mountpoint):
+                    return _Supervisor(request, on_ready, taken.inherited, registration, taken.control).run()
+            with Scout(request) as volume:
+                name, uuid = volume.name, volume.uuid
             fd = mount_fuse(request.mountpoint, replace(request.fuse, volume_name=name))
-            try:
-                return _Supervisor(request, on_ready, registration, fd).run()
-            finally:
-                os.close(fd)
-                clear_stale(request.mountpoint)
+            with _held(fd, registration, request.mountpoint):
+                inherited = make_inherited(request, fd)
+                control = Control(request, inherited, registration, uuid)
+                return _Supervisor(request, on_ready, inherited, registration, control).run()
         finally:
             registration.close()
 
 
-def _look_at_volume(request: MountRequest) -> str:
-    """The volume's name, found out by a child: a process that has opened a volume must not fork. Raises what that raised."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os._exit(_tell_name(request, writing))
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        said = pipe.read()
-    os.waitpid(pid, 0)
-    answer: dict[str, Any] = json.loads(said) if said else {"message": "a process that looked at the volume died", "exit_code": 1}
-    if "name" in answer:
-        return str(answer["name"])
-    error = CairnError(answer["message"])
-    error.exit_code = answer["exit_code"]
-    raise error
-
-
-def _tell_name(request: MountRequest, writing: int) -> int:
-    answer: dict[str, object]
+@contextmanager
+def _held(fd: int, registration: Registration, mountpoint: Path) -> Iterator[None]:
+    """The mount is this process's while the block runs; what is then left of it is cleared away, unless another one has it."""
     try:
-        with open_volume(request.url, replace(request.engine, background_jobs=False)) as volume:
-            answer = {"name": volume.format.name}
-    except OSError as error:
-        answer = {"message": str(error), "exit_code": error.exit_code if isinstance(error, CairnError) else 1}
-    except BaseException as error:
-        answer = {"message": f"{type(error).__name__}: {error}", "exit_code": 1}
-    os.write(writing, json.dumps(answer).encode())
-    return 0
+        yield
+    finally:
+        os.close(fd)
+        if not registration.given:
+            clear_stale(mountpoint)
 
 
 class _Supervisor:
     """One mount's."""
 
-    def __init__(self, request: MountRequest, on_ready: Callable[[], None], registration: Registration, fd: int) -> None:
+    def __init__(
+        self,
+        request: MountRequest,
+        on_ready: Callable[[], None],
+        inherited: Inherited,
+        registration: Registration,
+        control: Control,
+    ) -> None:
         self._request = request
         self._on_ready = on_ready
+        self._inherited = inherited
         self._registration = registration
-        self._inherited = make_inherited(request, fd)
+        self._control = control
         self._pid = 0
         self._ready = False
         self._stopping = False
@@ -126,6 +123,8 @@ class _Supervisor:
             if number is not None and number.si_signo in STOP_SIGNALS:
                 self._stopping = True
                 _kill(self._pid, number.si_signo)
+            if self._ready and not self._stopping and self._control.poll([self._pid]):
+                return 0
             status = self._status()
             if status is None:
                 self._look_for_life()
@@ -154,12 +153,12 @@ class _Supervisor:
         return True
 
     def _status(self) -> int | None:
-        """None while the worker runs, its exit code, or a negative number when it was killed (perhaps half: see _half_dead)."""
-        half_dead = _half_dead(self._pid)
+        """None while the worker runs, its exit code, or a negative number when it was killed (perhaps half: see half_dead)."""
+        is_half_dead = half_dead(self._pid)
         pid, status = os.waitpid(self._pid, os.WNOHANG)
         if pid:
             return os.waitstatus_to_exitcode(status)
-        if half_dead:
+        if is_half_dead:
             self._lingering.add(self._pid)
             return -1
         self._lingering -= {pid for pid in self._lingering if os.waitpid(pid, os.WNOHANG)[0]}
@@ -167,7 +166,7 @@ class _Supervisor:
 
     def _has_crashed(self, exit_code: int) -> bool:
         """Did a worker end by itself while there was something to serve?"""
-        return exit_code > 0 and self._ready and not self._stopping and is_mounted(self._request.mountpoint)
+        return exit_code > 0 and self._inherited.carried.answered and not self._stopping and is_mounted(self._request.mountpoint)
 
     def _look_for_life(self) -> None:
         """Kill a worker that has shown no sign of life for too long, after it was asked to write its stacks to the log."""
@@ -223,6 +222,8 @@ def _live(request: MountRequest, inherited: Inherited, supervisor: int) -> NoRet
         os.setpgid(0, 0)  # what the terminal sends goes to the supervisor, which passes it on
         if os.getppid() != supervisor:
             os.kill(os.getpid(), signal.SIGTERM)
+        for step in inherited.first:
+            step()
         exit_code = work(request, inherited)
     except KeyboardInterrupt:
         exit_code = INTERRUPTED
@@ -239,16 +240,3 @@ def _kill(pid: int, number: int) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         pass
-
-
-def _half_dead(pid: int) -> bool:
-    """Killed, but not gone: a thread waits in the kernel for a request that only a successor can answer."""
-    for _ in range(2):
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return False
-        if state not in "ZX":
-            return False
-        time.sleep(HALF_DEAD_S)
-    return True
