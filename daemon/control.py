@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class Control:
         self._heard_s = 0.0
         inherited.first.append(self._in_worker)
 
-    def poll(self, workers: Sequence[int]) -> bool:
+    def poll(self, workers: Callable[[], Sequence[int]]) -> bool:
         """Attend to who asks for the mount; True when it was given away. For a mount that answers.
 
         A process that says no or dies with the mount in its hands leaves the workers dead: the caller starts others.
@@ -82,7 +82,7 @@ class Control:
                 said, fds = heard
                 close_all(fds)
                 if said.get("ready") is True:
-                    return self._give(newcomer, workers)
+                    return self._give(newcomer, workers())
                 self._offer(newcomer, said)
                 return False
             if time.monotonic() - self._heard_s < SILENCE_S:

@@ -192,7 +192,7 @@ def _memories(inherited: Inherited) -> dict[str, SharedMemory]:
     return {"slots": inherited.slots.memory, **inherited.carried.memories}
 
 
-def inherited_from(told: dict[str, Any], fds: dict[str, int]) -> Inherited:
+def inherited_from(told: dict[str, Any], fds: dict[str, int], n_workers: int) -> Inherited:
     """What another process's `sizes` and `descriptors` are about. Takes out of `fds` what is the result's from then on.
 
     OSError, ValueError, KeyError, TypeError for what does not fit together.
@@ -204,5 +204,5 @@ def inherited_from(told: dict[str, Any], fds: dict[str, int]) -> Inherited:
     arena = Arena(told["arena"], fds["arena"])
     del fds["arena"]
     slots = Slots(told["n_slots"], told["request_bytes"], memories.pop("slots"))
-    carried = Carried(arena, told["journal_ring"], {name: memories[name] for name in ("journal", "handles", "page", "counts")})
+    carried = Carried(arena, told["journal_ring"], n_workers, memories)
     return Inherited(fds.pop("device"), slots, carried, Outcomes())

@@ -29,20 +29,21 @@ def arena_bytes(request: MountRequest) -> int:
 
 
 class Pulse(threading.Thread):
-    """Shows the supervisor that the worker is able to do anything: it runs, and its interpreter lets threads go on."""
+    """Shows the supervisor that a worker is able to do anything: it runs, and its interpreter lets threads go on."""
 
-    def __init__(self, carried: Carried) -> None:
+    def __init__(self, carried: Carried, worker: int = 0) -> None:
         super().__init__(name="pulse", daemon=True)
         self._carried = carried
+        self._worker = worker
 
     def run(self) -> None:
         while True:
-            self._carried.pulse += 1
+            self._carried.beat(self._worker)
             time.sleep(PULSE_S)
 
 
 class Outcomes:
-    """A pipe on which a worker says, in lines of JSON, that the mount answers (`ready`) or what was not stored (`failure`)."""
+    """A pipe on which a worker says, in lines of JSON, that it does its work (`ready`) or what was not stored (`failure`)."""
 
     def __init__(self) -> None:
         self._reading, self._writing = os.pipe()
@@ -84,5 +85,5 @@ def make_inherited(request: MountRequest, fd: int) -> Inherited:
     """Reserve everything. OSError without memory."""
     n_bytes = max(request.fuse.max_write_bytes, LONGEST_OTHER_BYTES) + PAGE_BYTES
     slots = Slots(min(request.fuse.max_threads, MAX_THREADS) + N_PARKED, n_bytes)
-    carried = Carried(Arena(arena_bytes(request)), request.engine.buffer_bytes)
+    carried = Carried(Arena(arena_bytes(request)), request.engine.buffer_bytes, request.workers)
     return Inherited(fd, slots, carried, Outcomes())

@@ -4,6 +4,7 @@ The table SETTINGS is the one list of settings: the command line makes its optio
 `-o NAME=VALUE` as well, which is how fstab gives them.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -21,6 +22,8 @@ ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^\s:\[\]]*))
 ANY_HOST = "0.0.0.0"  # an address without a host, such as :9567
 LAST_PORT = 65535
 
+MAX_WORKERS = 64
+DEFAULT_WORKERS = min(len(os.sched_getaffinity(0)), 8)
 SHORTEST_WORKER_TIMEOUT_S = 2.0  # a busy machine may well keep a process waiting for a second
 SHORTEST_HEARTBEAT_S = 0.1
 STALE_S = 60  # without a heartbeat for so long, a session on another host is taken for dead
@@ -71,9 +74,9 @@ def _front(text: str) -> str:
 
 
 def _workers(text: str) -> int:
-    if text not in ("0", "1"):
-        raise UsageError(f"'{text}' is not a number of workers that this version can start: 0 or 1")
-    return int(text)
+    if (count := parse_count(text)) > MAX_WORKERS:
+        raise UsageError(f"'{text}' is more than {MAX_WORKERS}")
+    return count
 
 
 def _worker_timeout(text: str) -> float:
@@ -111,7 +114,7 @@ SETTINGS = (
         "workers",
         _workers,
         "N",
-        "1: a process serves that is replaced when it dies (channel); 0: the first one serves.",
+        "Processes: one serves, the others fetch for it; 0: the first one serves by itself. [default: cores, at most 8]",
     ),
     Setting(
         "worker-timeout",
@@ -157,7 +160,7 @@ class MountRequest:
     front: str = "channel"
     log_path: Path | None = None
     metrics: Address | None = None
-    workers: int = 1  # only the compiled channel has any
+    workers: int = DEFAULT_WORKERS  # only the compiled channel has any
     worker_timeout_s: float = 30.0
     take_over: bool = False  # from the process that serves the mountpoint, if there is one
 

@@ -159,15 +159,19 @@ class MountProcess:
         inherited = self._inherited
         carried = None if inherited is None else inherited.carried
         arena = Arena(arena_bytes(request)) if carried is None else carried.arena
+        cells, others = (None, []) if carried is None else (carried.cells[0], carried.cells[1:])
         with (
-            open_volume(request.url, request.engine, arena=arena, cells=None if carried is None else carried.cells) as volume,
+            open_volume(request.url, request.engine, arena=arena, cells=cells, others=others) as volume,
             exported_metrics(volume, request),
             registered_session(volume, request.mountpoint)
             if inherited is None
             else shared_session(volume, request.mountpoint, inherited.carried, inherited.supervisor),
         ):
-            if carried is not None:
-                volume.metrics.worker_restarts.source = lambda: carried.generation
+            if inherited is not None:
+                volume.metrics.worker_restarts.source = lambda: inherited.carried.restarts
+                volume.metrics.fuse_fetched.source = lambda: inherited.slots.n_fetched
+            for hazard in volume.store.hazards():
+                log.warning("%s: %s", request.mountpoint, hazard)
             config = partial(mount_config, volume, request, os.getpid() if inherited is None else inherited.supervisor.pid)
             vfs = MountedVfs(volume.meta, volume.data, request.engine, volume.clock, volume.metrics, config, arena, carried)
             try:

@@ -1,7 +1,7 @@
-"""The supervisor of a mount: keeps what must outlive the process that serves, and replaces that process when it dies.
+"""The supervisor of a mount: keeps what must outlive the processes that work, and replaces those that die.
 
-      supervisor                                   worker
-      ----------                                   ------
+      supervisor                                   worker 0: serves
+      ----------                                   ----------------
       a child opens the volume: is it there?
       mounts, agrees with the kernel on features
       reserves shared memory
@@ -11,23 +11,24 @@
       worker ended by itself: the mount is over, and so is this process
       SIGTERM, SIGINT, SIGHUP: passed on
       killed: the worker gets SIGTERM, stores everything and unmounts
-      another process takes the mount over (handover): this one ends
+      another process takes the mount over (handover.py): this one ends
+
+Once worker 0 serves, others are started, which fetch for it (fetch_worker.py). They are just killed at the end.
 
 It has one thread and opens nothing but the mount: whatever a fork copies is what was reserved.
 """
 
-import ctypes
 import logging
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 from cairnfs.daemon.control import Control
+from cairnfs.daemon.fetch_worker import fetch
 from cairnfs.daemon.front_channel import agree
 from cairnfs.daemon.inherited import Inherited, make_inherited
 from cairnfs.daemon.mount_options import MountRequest
@@ -35,7 +36,8 @@ from cairnfs.daemon.mountpoint import check_mountpoint, clear_stale, is_mounted,
 from cairnfs.daemon.running import Registration
 from cairnfs.daemon.scout import Scout
 from cairnfs.daemon.session import STOP_SIGNALS, held_signals, work
-from cairnfs.daemon.takeover import half_dead, take_over
+from cairnfs.daemon.takeover import take_over
+from cairnfs.daemon.worker import INTERRUPTED, Worker
 from cairnfs.errors import MountError
 from cairnfs.version import VERSION
 
@@ -43,10 +45,8 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.1
 FIRST_POLL_S = 0.005  # until the mount answers: somebody waits for that
-MAX_FAILURES = 10  # workers in a row that die before they answer anything: then the mount is given up
-DUMP_S = 0.5  # for a worker to write its stacks
-PR_SET_PDEATHSIG = 1
-INTERRUPTED = 130  # exit code
+MAX_FAILURES = 10  # processes in a row that die before they answer anything: then the mount is given up
+RESTART_S = 1.0  # from one process of a worker that fetches to the next
 
 
 def supervise(request: MountRequest, on_ready: Callable[[], None]) -> int:
@@ -104,92 +104,106 @@ class _Supervisor:
         self._inherited = inherited
         self._registration = registration
         self._control = control
-        self._pid = 0
+        self._workers = [Worker(number, self._inherited.carried, self._work) for number in range(request.workers)]
+        self._serving, *self._fetching = self._workers
         self._ready = False
         self._stopping = False
-        self._pulse, self._alive_s = 0, time.monotonic()
         self._failure: str | None = None
-        self._lingering: set[int] = set()  # killed workers that are not gone yet
-        self._answers = False  # the present worker
-        self._n_failures = 0  # workers in a row that died before they answered
 
     def run(self) -> int:
         if not agree(self._inherited, self._request.fuse):
             return 1
-        self._start()
+        try:
+            return self._watch()
+        finally:
+            for worker in self._fetching:
+                self._end_fetching(worker)
+
+    def _work(self, number: int) -> int:
+        try:
+            for step in self._inherited.first:
+                step()
+            if number == 0:
+                return work(self._request, self._inherited)
+            fetch(self._request, self._inherited, number)
+        except Exception as error:
+            log.exception("%s: worker %d has failed", self._request.mountpoint, number)
+            if number == 0:
+                self._inherited.outcomes.say(failure=str(error))
+        return 1
+
+    def _watch(self) -> int:
+        self._serving.start()
         while True:
             number = signal.sigtimedwait(STOP_SIGNALS | {signal.SIGCHLD}, POLL_S if self._ready else FIRST_POLL_S)
             self._listen()
             if number is not None and number.si_signo in STOP_SIGNALS:
                 self._stopping = True
-                _kill(self._pid, number.si_signo)
-            if self._ready and not self._stopping and self._control.poll([self._pid]):
-                return 0
-            status = self._status()
+                self._serving.kill(number.si_signo)
+            if self._ready and not self._stopping:
+                if self._control.poll(self._working):
+                    return 0
+                self._look_after_fetching()
+            status = self._serving.status()
             if status is None:
-                self._look_for_life()
+                self._look_for_life(self._serving)
                 continue
             if status >= 0 and not self._has_crashed(status):
                 return self._end(status)
-            if not self._start():
+            if not self._replace_serving():
                 return self._give_up()
 
-    def _start(self) -> bool:
-        """Fork a worker, the first one or a successor. False when too many have died before they answered anything."""
-        carried = self._inherited.carried
-        if self._pid:
-            self._n_failures = 0 if self._answers else self._n_failures + 1
-            if self._n_failures == MAX_FAILURES:
-                return False
-            log.warning("%s: the process that served was killed: another one takes over", self._request.mountpoint)
-            carried.generation += 1
-        self._answers = False
-        supervisor = os.getpid()
-        self._pid = os.fork()
-        if self._pid == 0:
-            _live(self._request, self._inherited, supervisor)
+    def _working(self) -> list[int]:
+        return [worker.pid for worker in self._workers if worker.pid and worker.status() is None]
+
+    def _replace_serving(self) -> bool:
+        """False when too many processes have died before they answered anything."""
+        if not self._serving.answers and self._serving.n_failures + 1 == MAX_FAILURES:
+            return False
+        log.warning("%s: the process that served was killed: another one takes over", self._request.mountpoint)
+        self._inherited.carried.generation += 1
+        self._serving.start()
         if self._stopping:
-            _kill(self._pid, signal.SIGTERM)  # once it has taken over: to store what the one before had not stored
+            self._serving.kill(signal.SIGTERM)  # once it has taken over: to store what the one before had not stored
         return True
 
-    def _status(self) -> int | None:
-        """None while the worker runs, its exit code, or a negative number when it was killed (perhaps half: see half_dead)."""
-        is_half_dead = half_dead(self._pid)
-        pid, status = os.waitpid(self._pid, os.WNOHANG)
-        if pid:
-            return os.waitstatus_to_exitcode(status)
-        if is_half_dead:
-            self._lingering.add(self._pid)
-            return -1
-        self._lingering -= {pid for pid in self._lingering if os.waitpid(pid, os.WNOHANG)[0]}
-        return None
+    def _look_after_fetching(self) -> None:
+        """Start workers that fetch, and replace those that have died."""
+        for worker in self._fetching:
+            if worker.pid and worker.status() is None:
+                self._look_for_life(worker)
+                continue
+            if worker.pid:
+                self._inherited.slots.end_jobs_of(worker.number)
+            if worker.n_failures < MAX_FAILURES and time.monotonic() - worker.started_s > RESTART_S:
+                worker.start()
+
+    def _end_fetching(self, worker: Worker) -> None:
+        if worker.pid:
+            worker.kill(signal.SIGKILL)
+            with suppress(ChildProcessError):
+                os.waitpid(worker.pid, 0)
 
     def _has_crashed(self, exit_code: int) -> bool:
         """Did a worker end by itself while there was something to serve?"""
         return exit_code > 0 and self._inherited.carried.answered and not self._stopping and is_mounted(self._request.mountpoint)
 
-    def _look_for_life(self) -> None:
+    def _look_for_life(self, worker: Worker) -> None:
         """Kill a worker that has shown no sign of life for too long, after it was asked to write its stacks to the log."""
-        now_s = time.monotonic()
-        pulse = self._inherited.carried.pulse
-        if pulse != self._pulse or not self._ready:
-            self._pulse, self._alive_s = pulse, now_s
-        elif now_s - self._alive_s > self._request.worker_timeout_s:
-            silent_s = now_s - self._alive_s
-            log.error("%s: worker %d shows no sign of life for %.0f s: replaced", self._request.mountpoint, self._pid, silent_s)
-            _kill(self._pid, signal.SIGUSR1)
-            time.sleep(DUMP_S)
-            _kill(self._pid, signal.SIGKILL)
-            self._alive_s = time.monotonic()
+        silent_s = worker.silent_s() if self._ready else 0
+        if silent_s > self._request.worker_timeout_s:
+            log.error("%s: worker %d shows no sign of life for %.0f s: replaced", self._request.mountpoint, worker.pid, silent_s)
+            worker.dump_and_kill()
 
     def _listen(self) -> None:
         for said in self._inherited.outcomes.heard():
             if "failure" in said:
                 self._failure = str(said["failure"])
             if "ready" in said:
-                self._answers = True
-            if self._answers and not self._ready:
+                self._workers[said.get("worker", 0)].answers = True
+            if self._serving.answers and not self._ready:
                 self._ready = True
+                self._inherited.slots.n_fetchers = len(self._fetching)
                 self._on_ready()
 
     def _end(self, exit_code: int) -> int:
@@ -212,31 +226,3 @@ class _Supervisor:
                 log.warning("%s", error)
         self._failure = self._failure or message
         return self._end(1)
-
-
-def _live(request: MountRequest, inherited: Inherited, supervisor: int) -> NoReturn:
-    """The life of a worker."""
-    exit_code = 1
-    try:
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        os.setpgid(0, 0)  # what the terminal sends goes to the supervisor, which passes it on
-        if os.getppid() != supervisor:
-            os.kill(os.getpid(), signal.SIGTERM)
-        for step in inherited.first:
-            step()
-        exit_code = work(request, inherited)
-    except KeyboardInterrupt:
-        exit_code = INTERRUPTED
-    except BaseException as error:
-        log.exception("%s: the process that serves the mount has failed", request.mountpoint)
-        inherited.outcomes.say(failure=str(error))
-    finally:
-        logging.shutdown()
-        os._exit(exit_code)
-
-
-def _kill(pid: int, number: int) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass

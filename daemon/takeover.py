@@ -22,6 +22,7 @@ from cairnfs.daemon.mount_options import MountRequest
 from cairnfs.daemon.mountpoint import check_mountpoint, mounted_by
 from cairnfs.daemon.running import Registration, RunningMount, find_running
 from cairnfs.daemon.scout import Scout
+from cairnfs.daemon.worker import half_dead
 from cairnfs.errors import MountError
 from cairnfs.version import VERSION
 
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 ANSWER_S = 10.0  # for a supervisor to answer; it looks every tenth of a second
 DEATH_S = 10.0  # for a killed worker to be gone
 LOOK_S = 0.01
-HALF_DEAD_S = 0.02
 FUSE_DEVICE = os.makedev(10, 229)
 
 # What users call the settings that stay what they are.
@@ -142,7 +142,7 @@ def _take(request: MountRequest, running: RunningMount, scout: Scout, conversati
         _check(request, scout, offer)
         if os.fstat(fds["device"]).st_rdev != FUSE_DEVICE:
             raise ValueError("no descriptor of a mount")
-        inherited = inherited_from(offer["sizes"], fds)
+        inherited = inherited_from(offer["sizes"], fds, request.workers)
         listening = _listening(fds)
         settled = _settled(request, offer["fixed"], inherited)
         registration = _registration(request, fds)
@@ -219,6 +219,8 @@ def _end_workers(taken: Taken, running: RunningMount, scout: Scout, conversation
     try:
         for pid, pidfd in zip(said["workers"], pidfds, strict=True):
             _end(pid, pidfd)
+        for number in range(1, taken.inherited.slots.n_fetchers + 1):
+            taken.inherited.slots.end_jobs_of(number)
         scout.adopt(carried.session, taken.inherited.supervisor)
         if taken.counts != counts_layout():
             carried.forget_counts()
@@ -247,16 +249,3 @@ def _end(pid: int, pidfd: int) -> None:
     while not poll.poll(LOOK_S * 1000) and not half_dead(pid):
         if time.monotonic() > deadline_s:
             raise MountError(f"worker {pid} does not die")
-
-
-def half_dead(pid: int) -> bool:
-    """Killed, but not gone: a thread waits in the kernel for a request that only a successor can answer."""
-    for _ in range(2):
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return False
-        if state not in "ZX":
-            return False
-        time.sleep(HALF_DEAD_S)
-    return True

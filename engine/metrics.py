@@ -9,7 +9,7 @@ Names are those of the Prometheus text format, with the base unit in the name. A
 fixed, so that two mounts always show the same lines.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 N_BUCKETS = 25  # upper bounds of 1 us, 2 us, 4 us, ... 16.8 s; one more bucket holds what took longer
@@ -54,18 +54,19 @@ class Cells(Protocol):
 class Counter:
     """A number that only grows."""
 
-    __slots__ = ("_at", "_cells")
+    __slots__ = ("_at", "_cells", "_others")
 
-    def __init__(self, cells: Cells, at: int) -> None:
+    def __init__(self, cells: Cells, at: int, others: Sequence[Cells] = ()) -> None:
         self._cells = cells
         self._at = at
+        self._others = others
 
     def add(self, n: int = 1) -> None:
         self._cells[self._at] += n
 
     @property
     def value(self) -> int:
-        return self._cells[self._at]
+        return self._cells[self._at] + sum(cells[self._at] for cells in self._others)
 
 
 class Distribution(NamedTuple):
@@ -86,13 +87,14 @@ class Distribution(NamedTuple):
 class Histogram:
     """How often something happened and how long it took, in buckets of doubling width."""
 
-    __slots__ = ("_at", "_cells")
+    __slots__ = ("_at", "_cells", "_others")
 
     N_CELLS = N_BUCKETS + 2  # the buckets, the one without a bound, the sum
 
-    def __init__(self, cells: Cells, at: int) -> None:
+    def __init__(self, cells: Cells, at: int, others: Sequence[Cells] = ()) -> None:
         self._cells = cells
         self._at = at
+        self._others = others
 
     def observe_ns(self, ns: int) -> None:
         bucket = (max(ns - 1, 0) // 1000).bit_length()  # bounds belong to their bucket
@@ -102,7 +104,9 @@ class Histogram:
 
     @property
     def value(self) -> Distribution:
-        return Distribution(tuple(self._cells[self._at + i] for i in range(N_BUCKETS + 1)), self._cells[self._at + N_BUCKETS + 1])
+        everybody = (self._cells, *self._others)
+        numbers = [sum(cells[self._at + i] for cells in everybody) for i in range(self.N_CELLS)]
+        return Distribution(tuple(numbers[:-1]), numbers[-1])
 
 
 def _zero() -> int:
@@ -152,8 +156,11 @@ class Family(NamedTuple):
 class Metrics:
     """Everything that is counted for one volume; `families` has the declarations in their order."""
 
-    def __init__(self, cells: Cells | None = None) -> None:
-        """`cells` must hold `n_cells` zeros, or the counts of an earlier user."""
+    def __init__(self, cells: Cells | None = None, others: Sequence[Cells] = ()) -> None:
+        """`cells` must hold `n_cells` zeros, or the counts of an earlier user. `others`: where other processes count, which is
+        added to what is read.
+        """
+        self._others = others
         self.families: list[Family] = []
         self.n_cells = 0
         self._grown: list[int] = []
@@ -182,6 +189,9 @@ class Metrics:
         )
         self.read_bytes = self._counter("cairnfs_read_bytes_total", "bytes", "Bytes read from files.")
         self.written_bytes = self._counter("cairnfs_written_bytes_total", "bytes", "Bytes written to files.")
+        self.fuse_fetched = self._told(
+            "cairnfs_fuse_fetched_total", "requests", "Of these, requests for which another worker had fetched something."
+        )
         self.worker_restarts = self._gauge(
             "cairnfs_worker_restarts", "processes", "Workers that were replaced because they died."
         )
@@ -252,22 +262,22 @@ class Metrics:
         return at
 
     def _counter(self, name: str, unit: str, text: str) -> Counter:
-        counter = Counter(self._cells, self._take(1))
+        counter = Counter(self._cells, self._take(1), self._others)
         self.families.append(Family(name, "counter", unit, text, "", lambda: [("", counter.value)]))
         return counter
 
     def _counters(self, name: str, unit: str, text: str, label: str, values: tuple[str, ...]) -> dict[str, Counter]:
-        members = {value: Counter(self._cells, self._take(1)) for value in values}
+        members = {value: Counter(self._cells, self._take(1), self._others) for value in values}
         self.families.append(Family(name, "counter", unit, text, label, lambda: [(v, m.value) for v, m in members.items()]))
         return members
 
     def _histogram(self, name: str, text: str) -> Histogram:
-        histogram = Histogram(self._cells, self._take(Histogram.N_CELLS))
+        histogram = Histogram(self._cells, self._take(Histogram.N_CELLS), self._others)
         self.families.append(Family(name, "histogram", "seconds", text, "", lambda: [("", histogram.value)]))
         return histogram
 
     def _histograms(self, name: str, text: str, label: str, values: tuple[str, ...]) -> dict[str, Histogram]:
-        members = {value: Histogram(self._cells, self._take(Histogram.N_CELLS)) for value in values}
+        members = {value: Histogram(self._cells, self._take(Histogram.N_CELLS), self._others) for value in values}
         read = lambda: [(v, m.value) for v, m in members.items()]  # noqa: E731 - as in its neighbours
         self.families.append(Family(name, "histogram", "seconds", text, label, read))
         return members

@@ -7,7 +7,7 @@ commands that make and destroy volumes.
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -129,16 +129,17 @@ def open_volume(
     clock: Clock | None = None,
     arena: Arena | None = None,
     cells: Cells | None = None,
+    others: Sequence[Cells] = (),
 ) -> Volume:
     """Open the volume at a metadata URL; with `data`, its objects too, and proven to be this volume's. An `arena` keeps what
-    passes of its metadata and data, `cells` what is counted.
+    passes of its metadata and data, `cells` what is counted; `others` is what other processes count for the same mount.
 
     Raises UsageError for a bad URL, VolumeError when there is no volume there or it cannot be used, StoreError and
     ObjectError when a store fails.
     """
     options = options or EngineOptions()
     clock = clock or SystemClock()
-    metrics = Metrics(cells)
+    metrics = Metrics(cells, others)
     opened = open_store(url, io_timeout_s=options.io_timeout_s)
     store = CountingStore(opened if arena is None else KeptStore(opened, arena), metrics)
     try:

@@ -346,7 +346,7 @@ int fc_answer_hot(struct fc_lane *lane, const struct fw_in_header *header, struc
     case FW_RELEASEDIR:
         return fc_release_dir(lane, header, cursor);
     }
-    if (!atomic_load(&chan->follows) || atomic_load(&chan->arena->h->hush) || !ar_fresh(chan->arena))
+    if (!fc_may_answer(chan))
         return 0;
     switch (header->opcode) {
     case FW_LOOKUP:

@@ -4,6 +4,12 @@
 
 #include "fuse_chan_impl.h"
 
+/* May anything be answered from the arena now? */
+static inline int fc_may_answer(struct fc_chan *chan)
+{
+    return atomic_load(&chan->follows) && !atomic_load(&chan->arena->h->hush) && ar_fresh(chan->arena);
+}
+
 /* What is known of an inode that nobody must look at more closely. */
 int fc_find(struct fc_chan *chan, uint64_t ino, struct ar_attr *attr);
 

@@ -185,6 +185,8 @@ struct fc_lane *fc_lane_open(struct fc_chan *chan, int *error)
     atomic_fetch_add(&chan->n_lanes, 1);
     int slot = (int)(lane - chan->lanes);
     lane->slot = chan->slots == NULL ? NULL : fc_slot_at(chan->slots, slot);
+    if (lane->slot != NULL)
+        atomic_store(&fc_jobs_of(chan->slots)->job[slot], FC_JOB_NONE);
     lane->resumed = 0;
     /* A read that has to make a page of the buffer first would fail, and the request with it, when the process is killed just then. */
     if (lane->slot != NULL)
@@ -204,54 +206,6 @@ void fc_lane_close(struct fc_lane *lane)
     atomic_fetch_sub(&chan->n_lanes, lane->counted);
     atomic_store(&lane->in_use, 0);
     signal_event(chan->want_fd);
-}
-
-/* ---- interrupts ----
- *
- * The kernel sends INTERRUPT U only after some lane's read() has returned U, but another lane may read the INTERRUPT
- * before that lane has registered U. Asking the kernel to send it again (EAGAIN) does not help with clones: the kernel
- * looks for U in the queue of the clone that answers. So an unknown U is remembered, and looked for at registration:
- *
- *   registering lane: unique = U, then look through early[]
- *   interrupting lane: look through lanes; not found: early[i] = U, then look through lanes again
- *
- * Each side writes before it looks, so at least one sees the other. A U that was already answered stays in early[] until
- * overwritten, harmlessly: numbers are never used twice.
- */
-
-static int mark_interrupted(struct fc_chan *chan, uint64_t unique)
-{
-    int n_slots = atomic_load(&chan->n_slots);
-    for (int i = 0; i < n_slots; i++) {
-        struct fc_lane *lane = &chan->lanes[i];
-        if (atomic_load(&lane->unique) == unique) {
-            atomic_store(&lane->interrupted, unique);
-            if (lane->slot != NULL)
-                atomic_store(&lane->slot->interrupted, unique);
-            return 1;
-        }
-    }
-    return 0;
-}
-
-static void fc_interrupt(struct fc_chan *chan, uint64_t unique)
-{
-    if (unique == 0 || mark_interrupted(chan, unique))
-        return;
-    uint32_t i = atomic_fetch_add(&chan->n_early, 1) % FC_N_EARLY;
-    atomic_store(&chan->early[i], unique);
-    mark_interrupted(chan, unique);
-}
-
-static void register_request(struct fc_lane *lane, uint64_t unique)
-{
-    struct fc_chan *chan = lane->chan;
-    atomic_store(&lane->unique, unique);
-    if (atomic_load(&chan->n_early) == 0)
-        return;
-    for (int i = 0; i < FC_N_EARLY; i++)
-        if (atomic_load(&chan->early[i]) == unique)
-            atomic_store(&lane->interrupted, unique);
 }
 
 /* ---- reading ---- */
@@ -414,11 +368,12 @@ int fc_next(struct fc_lane *lane)
             continue;
         }
         atomic_fetch_add(&chan->counts[header->opcode < FW_N_OPCODES ? header->opcode : 0], 1);
-        if (answer_here(lane, header)) {
+        if (answer_here(lane, header) || fc_answer_fetched(lane, header)) {
             fc_retire(lane);
             continue;
         }
-        register_request(lane, header->unique);
+        fc_register(lane, header->unique);
+        atomic_fetch_add(&chan->n_in_python, 1);
         return FC_REQUEST;
     }
     return FC_END;
@@ -426,6 +381,7 @@ int fc_next(struct fc_lane *lane)
 
 void fc_done(struct fc_lane *lane)
 {
+    atomic_fetch_sub(&lane->chan->n_in_python, 1);
     fc_reply_error(lane, EIO);
     fc_retire(lane);
     lane->replied = 1;
@@ -460,10 +416,11 @@ int fc_resume(struct fc_lane *lane)
     else if (header->opcode != FW_SETLKW && slot->n_tries++ >= FC_MAX_TRIES)
         fc_reply_error(lane, EIO);
     else if (!answer_here(lane, header)) {
-        register_request(lane, header->unique);
+        fc_register(lane, header->unique);
         if (atomic_load(&slot->interrupted) == header->unique)
             atomic_store(&lane->interrupted, header->unique);
         lane->resumed = 1;
+        atomic_fetch_add(&lane->chan->n_in_python, 1);
         return FC_REQUEST;
     }
     fc_retire(lane);
@@ -478,6 +435,7 @@ int fc_park(struct fc_lane *lane)
         atomic_fetch_sub(&chan->n_parked, 1);
         return 0;
     }
+    atomic_fetch_sub(&chan->n_in_python, 1);
     if (fc_wants_lane(chan))
         signal_event(chan->want_fd);
     return 1;
@@ -485,5 +443,6 @@ int fc_park(struct fc_lane *lane)
 
 void fc_unpark(struct fc_lane *lane)
 {
+    atomic_fetch_add(&lane->chan->n_in_python, 1);
     atomic_fetch_sub(&lane->chan->n_parked, 1);
 }

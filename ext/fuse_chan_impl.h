@@ -82,6 +82,13 @@ uint64_t fc_answered_bytes(struct fc_chan *chan);
 /* Answer a request from the arena (fuse_chan_hot.c). 1 = done, 0 = Python must serve what is in the lane's buffer now. */
 int fc_answer_hot(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor);
 
+/* Have another worker fetch what the arena lacks for a request, then answer it (fuse_chan_fetch.c). 1 = done. */
+int fc_answer_fetched(struct fc_lane *lane, const struct fw_in_header *header);
+
+/* An INTERRUPT names a request; the lane has a request that one may name (fuse_chan_interrupt.c). */
+void fc_interrupt(struct fc_chan *chan, uint64_t unique);
+void fc_register(struct fc_lane *lane, uint64_t unique);
+
 int fc_count_known(struct fc_chan *chan, uint64_t ino, int64_t n);
 
 /* An entry of READDIRPLUS from the arena, counted as known to the kernel; `out` is zeroed. 1, or 0: Python must lay it out. */

@@ -85,6 +85,7 @@ struct fc_chan {
     _Atomic int n_lanes;
     _Atomic int n_slots;  /* of lanes[], that were ever in use */
     _Atomic int n_parked; /* lanes inside a call that waits for a lock */
+    _Atomic int n_in_python; /* the other lanes with a request that Python serves */
     _Atomic uint64_t n_malformed;
     _Atomic uint64_t *counts; /* FW_N_OPCODES: requests read, by opcode; [0]: opcodes beyond the table */
     _Atomic uint32_t n_early;

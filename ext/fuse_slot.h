@@ -1,10 +1,10 @@
 /* Requests in work, in memory that outlives the process that works on them.
  *
- * A region of shared memory, made before the processes that use it: a page of its own, then one slot a lane.
+ * A region of shared memory, made before the processes that use it: pages of its own, then one slot a lane.
  *
  *   page    0 u32 agreed (0: INIT is not answered yet), 4 u32 minor, 8 u64 caps, 16 u64 read_bytes, 64 .. marks (enum fc_mark),
  *           4160 .. requests read by opcode (64 times u64), 4672 .. answered without Python, 5184 u64 bytes of files in
- *           these answers
+ *           these answers, 8192 .. jobs (fuse_jobs.h)
  *   slot    0 u64 answered, 8 u64 interrupted, 16 i32 error, 20 u32 n_reply, 24 u32 n_tries, 32 .. reply; from byte FC_SLOT_PAGE on the request
  *
  * States of a slot, by what is in it, and what a successor does with it:
@@ -16,6 +16,8 @@
 #ifndef CAIRN_FUSE_SLOT_H
 #define CAIRN_FUSE_SLOT_H
 
+#include "fuse_jobs.h"
+
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -23,7 +25,7 @@
 /* A request that so many processes have died of gets EIO. Waiting for a lock does not count: it may last through any number of deaths. */
 enum { FC_MAX_TRIES = 20 };
 
-enum { FC_SLOT_PAGE = 4096, FC_SLOT_REPLY = 512, FC_SHARED_BYTES = 8192 };
+enum { FC_SLOT_PAGE = 4096, FC_SLOT_REPLY = 512, FC_JOBS_AT = 8192, FC_SHARED_BYTES = 16384 };
 
 struct fc_slot {
     _Atomic uint64_t answered;
@@ -46,7 +48,8 @@ struct fc_shared {
     _Atomic uint64_t answered[64];
     _Atomic uint64_t answered_bytes;
 };
-_Static_assert(sizeof(struct fc_shared) <= FC_SHARED_BYTES, "the first page");
+_Static_assert(sizeof(struct fc_shared) <= FC_JOBS_AT, "jobs lie behind it");
+_Static_assert(FC_JOBS_AT + sizeof(struct fc_jobs) <= FC_SHARED_BYTES, "slots lie behind them");
 _Static_assert(sizeof(struct fc_slot) <= FC_SLOT_PAGE, "a slot's page");
 
 struct fc_slots {
@@ -58,6 +61,11 @@ struct fc_slots {
 static inline struct fc_shared *fc_shared_of(const struct fc_slots *slots)
 {
     return (struct fc_shared *)slots->base;
+}
+
+static inline struct fc_jobs *fc_jobs_of(const struct fc_slots *slots)
+{
+    return (struct fc_jobs *)(slots->base + FC_JOBS_AT);
 }
 
 static inline struct fc_slot *fc_slot_at(const struct fc_slots *slots, int i)

@@ -34,3 +34,5 @@ cdef class Slots:
     cdef fc_slots slots
     cdef readonly SharedMemory memory
     cdef readonly size_t request_bytes
+
+    cdef int check_worker(self, uint32_t worker) except -1

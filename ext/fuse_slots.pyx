@@ -2,9 +2,32 @@
 
 cimport cython
 from libc.stddef cimport size_t
+from libc.stdint cimport uint32_t, uint64_t
 
-from cairnfs.ext.fuse_wire cimport fw_in_header
+from cairnfs.ext.fuse_wire cimport FW_LOOKUP, FW_READ, fw_in_header
 from cairnfs.ext.shm cimport SharedMemory
+
+cdef extern from "fuse_slots_jobs.h" nogil:
+    enum:
+        FC_MAX_FETCHERS
+
+    struct fc_jobs:
+        uint32_t n_fetchers
+        uint64_t n_fetched
+
+    struct fc_wanted:
+        uint32_t opcode
+        uint64_t ino
+        size_t n_name
+        char *name
+
+    fc_jobs *fc_jobs_of(const fc_slots *slots)
+    int fc_take_job(const fc_slots *slots, uint32_t worker, uint32_t timeout_ms)
+    int fc_read_job(const fc_slots *slots, int slot, fc_wanted *out)
+    void fc_end_job(const fc_slots *slots, uint32_t worker, int slot)
+    void fc_end_jobs_of(const fc_slots *slots, uint32_t worker)
+
+MAX_FETCHERS = FC_MAX_FETCHERS
 
 
 @cython.final
@@ -43,3 +66,56 @@ cdef class Slots:
             if header.len and fc_slot_at(&self.slots, i).answered != header.unique:
                 found.append((i, header.unique, header.opcode))
         return found
+
+    # Jobs: what is fetched for the process that serves, by workers with numbers from 1 on
+
+    @property
+    def n_fetchers(self):
+        """The greatest number of a worker that may be given jobs."""
+        return fc_jobs_of(&self.slots).n_fetchers
+
+    @n_fetchers.setter
+    def n_fetchers(self, uint32_t n):
+        if n > FC_MAX_FETCHERS:
+            raise ValueError(f"{n} workers")
+        fc_jobs_of(&self.slots).n_fetchers = n
+
+    @property
+    def n_fetched(self):
+        """Requests answered by compiled code after a job."""
+        return fc_jobs_of(&self.slots).n_fetched
+
+    def take_job(self, uint32_t worker, uint32_t timeout_ms):
+        """(slot, inode, name or None, whether bytes are wanted) of a request to fetch something for, taken by `worker`. None
+        after a while without. The inode is that of the directory if there is a name.
+        """
+        cdef fc_wanted wanted
+        cdef int slot, is_whole
+        self.check_worker(worker)
+        with nogil:
+            slot = fc_take_job(&self.slots, worker, timeout_ms)
+        if slot < 0:
+            return None
+        is_whole = fc_read_job(&self.slots, slot, &wanted)
+        if not is_whole:
+            fc_end_job(&self.slots, worker, slot)
+            return None
+        name = wanted.name[: wanted.n_name] if wanted.opcode == FW_LOOKUP else None
+        return slot, wanted.ino, name, wanted.opcode == FW_READ
+
+    def end_job(self, uint32_t worker, int slot):
+        """What was to be fetched is there, or cannot be had."""
+        self.check_worker(worker)
+        if not 0 <= slot < self.slots.n_slots:
+            raise ValueError(f"slot {slot}")
+        fc_end_job(&self.slots, worker, slot)
+
+    def end_jobs_of(self, uint32_t worker):
+        """A worker has died."""
+        self.check_worker(worker)
+        fc_end_jobs_of(&self.slots, worker)
+
+    cdef int check_worker(self, uint32_t worker) except -1:
+        if not 1 <= worker <= FC_MAX_FETCHERS:
+            raise ValueError(f"worker {worker}")
+        return 0

@@ -25,6 +25,7 @@ _SLOT = struct.Struct("=QQQIIQQQ")
 _STATE = struct.Struct("=I")
 _OWNERS = struct.Struct("=QQ")
 _NUMBER = struct.Struct("=Q")
+_FIRST_PULSE = 16  # of the numbers
 
 HANDLES_BYTES = N_HANDLES * _SLOT.size
 PAGE_BYTES = 4096
@@ -102,25 +103,35 @@ class HandleRecords:
 class Carried:
     """Everything that is handed on, and a page of numbers."""
 
-    def __init__(self, arena: Arena, journal_bytes: int, received: Mapping[str, SharedMemory] | None = None) -> None:
-        """`received`: the `memories` of another process's. ValueError when one of them is of another size."""
-        given = {} if received is None else received
+    def __init__(
+        self, arena: Arena, journal_bytes: int, n_workers: int = 1, received: Mapping[str, SharedMemory] | None = None
+    ) -> None:
+        """`n_workers`: one that serves, number 0, and others that count for themselves.
+
+        `received`: the `memories` of another process's, which may have had another number of workers: what those counted stays.
+        KeyError when one is missing, ValueError when one is of another size.
+        """
+        nothing = {"journal": None, "handles": None, "page": None}
+        given: Mapping[str, SharedMemory | None] = nothing if received is None else received
         self.arena = arena
-        self.journal = Journal(journal_bytes, given.get("journal"))
-        self.handles = HandleRecords(given.get("handles"))
-        self._page = _memory("page", PAGE_BYTES, given.get("page"))
+        self.journal = Journal(journal_bytes, given["journal"])
+        self.handles = HandleRecords(given["handles"])
+        self._page = _memory("page", PAGE_BYTES, given["page"])
         self._numbers = self._page.view
-        self._counts = _memory("counts", N_CELLS * 8, given.get("counts"))
-        self.cells = self._counts.view.cast("q")  # what is counted
+        n_counts = max(n_workers, len(given) - len(nothing))
+        self._counts = [_memory("counts", N_CELLS * 8, given.get(f"counts{i}")) for i in range(n_counts)]
+        self.cells = [memory.view.cast("q") for memory in self._counts]  # what each counts
 
     @property
     def memories(self) -> dict[str, SharedMemory]:
         """All memory but the arena, by name."""
-        return {"journal": self.journal.memory, "handles": self.handles.memory, "page": self._page, "counts": self._counts}
+        counts = {f"counts{i}": memory for i, memory in enumerate(self._counts)}
+        return {"journal": self.journal.memory, "handles": self.handles.memory, "page": self._page, **counts}
 
     def forget_counts(self) -> None:
         """Counting begins again. No other process may count meanwhile."""
-        self._counts.view[:] = bytes(N_CELLS * 8)
+        for memory in self._counts:
+            memory.view[:] = bytes(N_CELLS * 8)
 
     # Numbers: each is written by one process at a time, in one step
 
@@ -158,13 +169,21 @@ class Carried:
     def told(self, value: int) -> None:
         self._set(2, value)
 
+    def pulse(self, worker: int) -> int:
+        """Grows while a worker is able to do anything."""
+        return self._get(_FIRST_PULSE + worker)
+
+    def beat(self, worker: int) -> None:
+        """It is."""
+        self._set(_FIRST_PULSE + worker, self.pulse(worker) + 1)
+
     @property
-    def pulse(self) -> int:
-        """Grows while the process that serves is able to do anything."""
+    def restarts(self) -> int:
+        """Workers that died and were replaced."""
         return self._get(4)
 
-    @pulse.setter
-    def pulse(self, value: int) -> None:
+    @restarts.setter
+    def restarts(self, value: int) -> None:
         self._set(4, value)
 
     def tell(self, position: int) -> None:

@@ -32,6 +32,7 @@ def is_virtual(fh: int) -> bool:
 
 
 STATS, CONFIG, ACCESS_LOG = b".stats", b".config", b".accesslog"
+NAMES = frozenset((STATS, CONFIG, ACCESS_LOG))  # in the root
 
 
 class _File(NamedTuple):

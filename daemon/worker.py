@@ -1,0 +1,117 @@
+"""A worker as its supervisor sees it: started, watched, killed, replaced."""
+
+import ctypes
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from cairnfs.vfs.carried import Carried
+
+log = logging.getLogger(__name__)
+
+HALF_DEAD_S = 0.02
+DUMP_S = 0.5  # for a worker to write its stacks
+PR_SET_PDEATHSIG = 1
+INTERRUPTED = 130  # exit code
+
+
+class Worker:
+    """One worker; the process behind it may be replaced. Number 0 serves, the others fetch for it."""
+
+    def __init__(self, number: int, carried: Carried, run: Callable[[int], int]) -> None:
+        """`run`, given the number, is its life, and returns its exit code."""
+        self.number = number
+        self.pid = 0
+        self.answers = False  # the present process works
+        self.n_failures = 0  # processes in a row that died before they did
+        self.started_s = 0.0
+        self._carried = carried
+        self._run = run
+        self._pulse, self._alive_s = 0, 0.0
+        self._status: int | None = None
+        self._lingering: set[int] = set()  # killed processes that are not gone yet
+
+    def start(self) -> None:
+        """Fork its process, the first one or a successor."""
+        if self.pid:
+            self.n_failures = 0 if self.answers else self.n_failures + 1
+            self._carried.restarts += 1
+        self.answers, self._status = False, None
+        self.started_s = self._alive_s = time.monotonic()
+        supervisor = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._live(supervisor)
+
+    def _live(self, supervisor: int) -> NoReturn:
+        exit_code = 1
+        death = signal.SIGKILL if self.number else signal.SIGTERM  # of the supervisor: whoever serves stores everything first
+        try:
+            ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, death, 0, 0, 0)
+            os.setpgid(0, 0)  # what the terminal sends goes to the supervisor, which passes it on
+            if os.getppid() != supervisor:
+                os.kill(os.getpid(), death)
+            exit_code = self._run(self.number)
+        except KeyboardInterrupt:
+            exit_code = INTERRUPTED
+        except BaseException:
+            log.exception("worker %d has failed", self.number)
+        finally:
+            logging.shutdown()
+            os._exit(exit_code)
+
+    def kill(self, number: int) -> None:
+        """Send a signal."""
+        try:
+            os.kill(self.pid, number)
+        except ProcessLookupError:
+            pass
+
+    def status(self) -> int | None:
+        """None while it runs, its exit code, or a negative number when it was killed (perhaps half: see half_dead)."""
+        if self._status is None:
+            self._status = self._ask()
+        return self._status
+
+    def _ask(self) -> int | None:
+        is_half_dead = half_dead(self.pid)
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        if is_half_dead:
+            self._lingering.add(self.pid)
+            return -1
+        self._lingering -= {pid for pid in self._lingering if os.waitpid(pid, os.WNOHANG)[0]}
+        return None
+
+    def silent_s(self) -> float:
+        """Since when it has shown no sign of life."""
+        now_s = time.monotonic()
+        pulse = self._carried.pulse(self.number)
+        if pulse != self._pulse or not self.answers:
+            self._pulse, self._alive_s = pulse, now_s
+        return now_s - self._alive_s
+
+    def dump_and_kill(self) -> None:
+        """Ask it to write its stacks to the log, then kill it."""
+        self.kill(signal.SIGUSR1)
+        time.sleep(DUMP_S)
+        self.kill(signal.SIGKILL)
+        self._alive_s = time.monotonic()
+
+
+def half_dead(pid: int) -> bool:
+    """Killed, but not gone: a thread waits in the kernel for a request that only a successor can answer."""
+    for _ in range(2):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return False
+        if state not in "ZX":
+            return False
+        time.sleep(HALF_DEAD_S)
+    return True
