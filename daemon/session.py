@@ -188,9 +188,9 @@ class MountProcess:
         volume.metrics.fuse_answers.source = front.answered
         volume.metrics.fuse_answered_bytes.source = front.answered_bytes
         self._watcher.attach(front)
-        follower = Follower(
-            volume.store, vfs, front, volume.arena, carried.told if carried is not None and carried.told else None
-        )
+        told = carried.told if carried is not None and carried.told else None
+        is_pushed = self._request.consistency == "push"
+        follower = Follower(volume.store, vfs, front, volume.arena, told, is_pushed)
         if carried is not None:
             follower.on_told = carried.tell
             follower.on_told(follower.position)
