@@ -185,7 +185,7 @@ class MountProcess:
         done = self._take_over(volume, vfs)
         front = make_front(self._request.front, vfs, self._request.mountpoint, options, volume.arena, self._inherited, done)
         volume.metrics.fuse_requests.source = front.counts
-        volume.metrics.fuse_answers.source = front.answered
+        volume.metrics.fuse_answers.source = front.answers
         volume.metrics.fuse_answered_bytes.source = front.answered_bytes
         self._watcher.attach(front)
         told = carried.told if carried is not None and carried.told else None
