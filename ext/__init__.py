@@ -17,6 +17,7 @@ KERNELS = (
     "fuse_table",
     "ino_map",
     "listing",
+    "shm",
     "slicer",
 )
 """Every kernel, by module name: an editable install cannot list the folder as a package, so they are named here."""

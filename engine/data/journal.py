@@ -9,13 +9,13 @@ counts once the head has passed it, and the head is written last: a death in bet
 The requests of the latest appends are noted apart (a table of u64 behind the ring), because their records may be gone by then.
 """
 
-import mmap
 import struct
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from cairnfs.ext.shm import SharedMemory
 from cairnfs.types import Buffer, Inode
 
 RING_AT = 64
@@ -39,10 +39,14 @@ class Written(NamedTuple):
 class Journal:
     """The ring, as the process that writes sees it. Thread-safe. Made before the processes that use it, which inherit it."""
 
-    def __init__(self, n_bytes: int) -> None:
+    def __init__(self, n_bytes: int, memory: SharedMemory | None = None) -> None:
+        """`memory`: of a journal of `n_bytes` that another process has made. ValueError when it is of another size."""
         self.ring_bytes = n_bytes // 8 * 8
-        self._memory = mmap.mmap(-1, RING_AT + self.ring_bytes + 8 * N_APPENDS)
-        self._view = memoryview(self._memory)
+        all_bytes = RING_AT + self.ring_bytes + 8 * N_APPENDS
+        self.memory = SharedMemory("journal", all_bytes) if memory is None else memory
+        if self.memory.n_bytes != all_bytes:
+            raise ValueError(f"a journal of {n_bytes} bytes in {self.memory.n_bytes} bytes")
+        self._view = self.memory.view
         self._lock = threading.Lock()
         self._of: defaultdict[int, list[int]] = defaultdict(list)  # inode -> positions of its live records
         self._head = self._tail = 0
