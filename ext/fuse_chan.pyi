@@ -13,6 +13,7 @@ from typing import Any, final
 from cairnfs.ext.arena import Arena
 from cairnfs.ext.fuse_notify import Notifier
 from cairnfs.ext.fuse_slots import Slots
+from cairnfs.ext.journal import Ring
 
 @final
 class Channel(Notifier):
@@ -40,6 +41,7 @@ class Channel(Notifier):
         debug: bool = False,
         arena: Arena | None = None,
         slots: Slots | None = None,
+        journal: Ring | None = None,
         serving: object | None = None,
         done: Iterable[int] = (),
     ) -> Channel:

@@ -21,6 +21,7 @@ from cairnfs.ext.fuse_req cimport FC_UNWANTED, Handler, Payload, Request, Rules,
 from cairnfs.ext.fuse_resumed cimport serve_done
 from cairnfs.ext.fuse_slots cimport Slots, fc_shared, fc_shared_of, fc_slot_request
 from cairnfs.ext.fuse_table cimport operations, served_by
+from cairnfs.ext.journal cimport Ring
 
 import logging
 import os
@@ -79,6 +80,7 @@ cdef class Channel(Notifier):
     cdef bint debug
     cdef Arena arena  # keeps it alive
     cdef Slots slots  # likewise
+    cdef Ring journal  # likewise
     cdef object serving
     cdef set done
 
@@ -104,6 +106,7 @@ cdef class Channel(Notifier):
         bint debug=False,
         Arena arena=None,
         Slots slots=None,
+        Ring journal=None,
         object serving=None,
         done=(),
     ):
@@ -150,6 +153,9 @@ cdef class Channel(Notifier):
         if arena is not None and not debug:
             self.arena = arena
             self.chan.arena = &arena.arena
+            if journal is not None:
+                self.journal = journal
+                self.chan.journal = &journal.journal
 
     def __dealloc__(self):
         if self.chan != NULL:

@@ -5,6 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
 from cairnfs.ext.arena cimport ar_arena
+from cairnfs.ext.journal cimport jn_journal
 from cairnfs.ext.fuse_slots cimport fc_slot, fc_slots
 from cairnfs.ext.fuse_wire cimport fw_attr, fw_entry_out, fw_in_header
 
@@ -49,6 +50,7 @@ cdef extern from "fuse_lane.h" nogil:
         int n_parked
         uint64_t n_malformed
         ar_arena *arena
+        jn_journal *journal
         Span attr_valid
         Span entry_valid
         Span dir_entry_valid
