@@ -17,7 +17,8 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from cairnfs.daemon.lease import Lease
+from cairnfs.daemon.lease import CHECK_S, LEASE_S, Lease
+from cairnfs.daemon.shared_call import SharedCall
 from cairnfs.errors import CairnError
 from cairnfs.ext.arena import Arena
 from cairnfs.meta.records import DENTRY_PREFIX, INODE_PREFIX, LOCKS_SUBKEY
@@ -58,9 +59,17 @@ class Follower(threading.Thread):
     """
 
     def __init__(
-        self, store: Store, vfs: Cached, front: KernelCaches, arena: Arena | None = None, told: int | None = None
+        self,
+        store: Store,
+        vfs: Cached,
+        front: KernelCaches,
+        arena: Arena | None = None,
+        told: int | None = None,
+        is_pushed: bool = False,
     ) -> None:
-        """What the `arena` got before counts for nothing: nobody has told of changes until now. `told`: up to where a predecessor
+        """`is_pushed`: opens do not ask for the end of the log, but take what it has brought so far.
+
+        What the `arena` got before counts for nothing: nobody has told of changes until now. `told`: up to where a predecessor
         of this process has told the kernel of changes; all later ones are told of, whoever made them.
         """
         super().__init__(name="follower", daemon=True)
@@ -69,6 +78,9 @@ class Follower(threading.Thread):
         self._front = front
         self._reading = threading.Lock()  # guards the position and what follows from it
         self._arena = arena
+        self._is_pushed = is_pushed
+        self._is_watched = store.watch() is not None
+        self._shared_fence = SharedCall(self._ask_for_the_end)
         mark = store.mark()
         newest = store.position()
         self._position = newest if told is None else Position(told)
@@ -95,8 +107,11 @@ class Follower(threading.Thread):
         """Return when every commit acknowledged before the call is known to the VFS, and the kernel shows no older
         attributes. For requests; StoreError (EIO) when the log cannot be read.
         """
-        if self._arena is not None and self._arena.fresh():
+        if self._arena is not None and self._arena.fresh_for_open():
             return
+        self._shared_fence()
+
+    def _ask_for_the_end(self) -> None:
         if self._catch_up():
             self._wake.set()
 
@@ -151,11 +166,15 @@ class Follower(threading.Thread):
         if again:
             self._front.invalidate_attributes(again)
         self._lease.renew(from_s)
+        if self._arena is not None and not self._is_watched:
+            self._arena.lease(from_s + LEASE_S - CHECK_S, self._is_pushed)
         self.on_told(position)
         return bool(everything or inos or dentries)
 
     def _catch_up(self) -> bool:
         """Read the log if there is anything in it. True when others had changed something."""
+        if not self._is_watched:
+            return self._read_log()
         mark = self._store.mark()
         position = self._store.position()
         found = position != self._position and self._read_log()
@@ -176,7 +195,9 @@ class Follower(threading.Thread):
         found = False
         with self._reading:
             try:
-                while records := self._store.log(self._position, LOG_BATCH):
+                more = True
+                while more and (records := self._store.log(self._position, LOG_BATCH)):
+                    more = len(records) == LOG_BATCH
                     others = [record for record in records if not self._own(record)]
                     if self._arena is not None:
                         for record in others:
@@ -201,6 +222,8 @@ class Follower(threading.Thread):
     def _lease_lost(self) -> None:
         """On the lease's thread. From now on the kernel is promised little, so what it learns until the next drop ends soon."""
         self._front.trust(False)
+        if self._arena is not None:
+            self._arena.lease(0, False)
         self._vfs.invalidate_all()
         self._front.invalidate_all()
 

@@ -17,6 +17,7 @@ from cairnfs.options import EngineOptions, FuseOptions
 from cairnfs.units import parse_count, parse_duration, parse_size
 
 FRONTS = ("channel", "pyfuse3")
+CONSISTENCIES = ("close-to-open", "push")
 
 ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^\s:\[\]]*)):(?P<port>\d{1,5})", re.ASCII)
 ANY_HOST = "0.0.0.0"  # an address without a host, such as :9567
@@ -73,6 +74,12 @@ def _front(text: str) -> str:
     return text
 
 
+def _consistency(text: str) -> str:
+    if text not in CONSISTENCIES:
+        raise UsageError(f"'{text}' is not a mode: choose one of {', '.join(CONSISTENCIES)}")
+    return text
+
+
 def _workers(text: str) -> int:
     if (count := parse_count(text)) > MAX_WORKERS:
         raise UsageError(f"'{text}' is more than {MAX_WORKERS}")
@@ -124,6 +131,14 @@ SETTINGS = (
         "TIME",
         "How long a worker may show no sign of life before it is replaced.",
     ),
+    Setting(
+        "consistency",
+        "mount",
+        "consistency",
+        _consistency,
+        "MODE",
+        "close-to-open: an open sees all that was closed before, on any node; push: what has arrived.",
+    ),
     Setting("log", "mount", "log_path", _path, "FILE", "Log file. [default: stderr; with -d a standard file]"),
     Setting("metrics", "mount", "metrics", _address, "HOST:PORT", "Serve metrics to Prometheus. [default: off]"),
     Setting(
@@ -160,6 +175,7 @@ class MountRequest:
     front: str = "channel"
     log_path: Path | None = None
     metrics: Address | None = None
+    consistency: str = "close-to-open"  # of stores on another machine; on this one every open sees everything anyway
     workers: int = DEFAULT_WORKERS  # only the compiled channel has any
     worker_timeout_s: float = 30.0
 

@@ -166,6 +166,8 @@ class MountProcess:
             if inherited is not None:
                 volume.metrics.worker_restarts.source = lambda: inherited.carried.restarts
                 volume.metrics.fuse_fetched.source = lambda: inherited.slots.n_fetched
+            for hazard in volume.store.hazards():
+                log.warning("%s: %s", request.mountpoint, hazard)
             config = partial(mount_config, volume, request, os.getpid() if inherited is None else inherited.supervisor.pid)
             vfs = MountedVfs(volume.meta, volume.data, request.engine, volume.clock, volume.metrics, config, arena, carried)
             try:
@@ -182,9 +184,9 @@ class MountProcess:
         volume.metrics.fuse_answers.source = front.answered
         volume.metrics.fuse_answered_bytes.source = front.answered_bytes
         self._watcher.attach(front)
-        follower = Follower(
-            volume.store, vfs, front, volume.arena, carried.told if carried is not None and carried.told else None
-        )
+        told = carried.told if carried is not None and carried.told else None
+        is_pushed = self._request.consistency == "push"
+        follower = Follower(volume.store, vfs, front, volume.arena, told, is_pushed)
         if carried is not None:
             follower.on_told = carried.tell
             follower.on_told(follower.position)

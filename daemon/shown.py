@@ -86,6 +86,7 @@ def mount_config(volume: Volume, request: MountRequest, pid: int) -> dict[str, A
         "engine": asdict(request.engine),
         "fuse": asdict(request.fuse),
         "workers": request.workers,
+        "consistency": request.consistency,
         "metrics": None if request.metrics is None else str(request.metrics),
         "log": None if request.log_path is None else str(request.log_path),
     }

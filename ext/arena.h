@@ -49,7 +49,7 @@
 #define AR_MAX_BYTES (UINT64_C(1) << 43) /* so that a segment is shorter than 2**32 bytes */
 
 enum {
-    AR_VERSION = 1,
+    AR_VERSION = 2,
     AR_N_LOCKS = 64,
     AR_WAYS = 8,
     AR_OPEN_WAYS = 16,
@@ -161,6 +161,9 @@ struct ar_header {
     uint32_t seen_valid;
     _Atomic uint32_t n_committing; /* commits of this mount that may be in the store and are not applied here yet */
     uint32_t spare;
+    _Atomic int64_t leased_until_ns; /* CLOCK_MONOTONIC; of stores that cannot be watched */
+    _Atomic uint32_t is_pushed;  /* under a lease, opens need no fence of their own */
+    uint32_t spare_too;
     uint64_t applied;            /* every commit up to this position is known; seen_lock and seen_seq */
     uint8_t seen[AR_MARK_BYTES]; /* what the watched store showed then */
     pthread_mutex_t locks[AR_N_LOCKS];
@@ -192,8 +195,10 @@ void ar_unlock(pthread_mutex_t *lock);
 
 /* ---- arena_fence.c: is everything known that anybody has committed? ---- */
 
-/* 1 when it is, by the watched store. */
+/* 1 when it is, by the watched store; where that cannot be watched, when the log was read as late as the lease wants. */
 int ar_fresh(const struct ar_arena *arena);
+/* 1 when it is fresh enough to open a file by: a lease alone is not, unless changes are pushed. */
+int ar_fresh_for_open(const struct ar_arena *arena);
 
 /* A commit begins: until ar_applied() or ar_refused(), it may be in the store without being known here. */
 void ar_committing(struct ar_arena *arena);

@@ -42,6 +42,8 @@ cdef extern from "arena.h" nogil:
         uint32_t max_slice
         uint64_t newest
         uint64_t applied
+        int64_t leased_until_ns
+        uint32_t is_pushed
         uint32_t epoch
         uint32_t hush
         uint64_t slice_bytes
@@ -63,6 +65,7 @@ cdef extern from "arena.h" nogil:
     void ar_unlock(pthread_mutex_t *lock)
 
     int ar_fresh(const ar_arena *arena)
+    int ar_fresh_for_open(const ar_arena *arena)
     void ar_committing(ar_arena *arena)
     void ar_refused(ar_arena *arena)
     void ar_saw(ar_arena *arena, uint64_t position, const uint8_t *mark)

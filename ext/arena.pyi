@@ -106,10 +106,16 @@ class Arena:
         """The inode of a name, 0 when there is no such name, None when nothing is known."""
 
     def watch(self, watch: Watch | None, offset: int = 0) -> None:
-        """From now on `fresh` compares MARK_BYTES at `offset` of a file with what was seen; None: nothing is ever fresh."""
+        """From now on `fresh` compares MARK_BYTES at `offset` of a file with what was seen; None: `lease` decides."""
 
     def fresh(self) -> bool:
-        """Is everything known that anybody has committed?"""
+        """Is everything known that anybody has committed (watched store), or was until lately (leased)?"""
+
+    def fresh_for_open(self) -> bool:
+        """Is it fresh enough to open files without asking the store?"""
+
+    def lease(self, until_s: float, is_pushed: bool) -> None:
+        """Without a watch, everything is fresh until `until_s` (CLOCK_MONOTONIC); with `is_pushed` for opens as well."""
 
     def saw(self, position: int, mark: bytes | None) -> None:
         """Everything up to `position` is known; the watched bytes were `mark` before that was found out, None: not known."""

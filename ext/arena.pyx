@@ -216,7 +216,7 @@ cdef class Arena:
     # The fence
 
     def watch(self, Watch watch, size_t offset=0):
-        """From now on `fresh` compares MARK_BYTES at `offset` of a file with what was seen; None: nothing is ever fresh."""
+        """From now on `fresh` compares MARK_BYTES at `offset` of a file with what was seen; None: `lease` decides."""
         if watch is not None and (offset > watch.n_bytes or AR_MARK_BYTES > watch.n_bytes - offset):
             raise ValueError(f"the watched file has {watch.n_bytes} bytes")
         self.arena.watch = NULL
@@ -226,8 +226,17 @@ cdef class Arena:
         # Else the mapping stays: somebody may be looking at it.
 
     def fresh(self):
-        """Is everything known that anybody has committed?"""
+        """Is everything known that anybody has committed (watched store), or was until lately (leased)?"""
         return ar_fresh(&self.arena) != 0
+
+    def fresh_for_open(self):
+        """Is it fresh enough to open files without asking the store?"""
+        return ar_fresh_for_open(&self.arena) != 0
+
+    def lease(self, double until_s, bint is_pushed):
+        """Without a watch, everything is fresh until `until_s` (CLOCK_MONOTONIC); with `is_pushed` for opens as well."""
+        self.arena.h.is_pushed = is_pushed
+        self.arena.h.leased_until_ns = <int64_t>(until_s * 1e9)
 
     def saw(self, uint64_t position, bytes mark):
         """Everything up to `position` is known; the watched bytes were `mark` before that was found out, None: not known."""

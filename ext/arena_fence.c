@@ -3,15 +3,36 @@
  * `seen` is what the store showed at a moment from which everything is known. While it still shows that, nothing was committed since.
  * A commit of one's own changes it too; between that and ar_applied() nothing is answered from the arena, so that what a
  * commit changed is never seen in its old state after somebody saw the new one.
+ *
+ * A store on another machine shows nothing. There a lease says until when the log counts as read; commits of this mount are applied before
+ * they are answered, those of others as the log brings them, and opens ask for the log's end first (Python's fence).
  */
 #include "arena_impl.h"
+
+#include <time.h>
+
+static int is_leased(const struct ar_header *h)
+{
+    int64_t until_ns = atomic_load_explicit(&h->leased_until_ns, memory_order_relaxed);
+    struct timespec now;
+    if (until_ns == 0)
+        return 0;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * INT64_C(1000000000) + now.tv_nsec < until_ns;
+}
+
+int ar_fresh_for_open(const struct ar_arena *arena)
+{
+    int is_watched = __atomic_load_n(&arena->watch, __ATOMIC_RELAXED) != NULL;
+    return ar_fresh(arena) && (is_watched || atomic_load_explicit(&arena->h->is_pushed, memory_order_relaxed));
+}
 
 int ar_fresh(const struct ar_arena *arena)
 {
     struct ar_header *h = arena->h;
     const uint8_t *watch = __atomic_load_n(&arena->watch, __ATOMIC_RELAXED);
     if (watch == NULL)
-        return 0;
+        return is_leased(h);
     uint64_t now[AR_MARK_BYTES / 8], seen[AR_MARK_BYTES / 8];
     uint32_t seq = atomic_load_explicit(&h->seen_seq, memory_order_acquire);
     ar_copy(now, watch, AR_MARK_BYTES);

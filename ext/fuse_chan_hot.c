@@ -203,7 +203,7 @@ static void used(struct fc_chan *chan, uint64_t ino, uint64_t fh)
         ar_shown_dropped(chan->arena, ino, fh >> FC_FH_VERSION_AT, FC_FH_VERSION_MASK);
 }
 
-static int open_file(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
+static int open_fresh(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
 {
     struct fc_chan *chan = lane->chan;
     struct opening opening = {.chan = chan, .attr.ino = header->nodeid};
@@ -229,6 +229,28 @@ static int open_file(struct fc_lane *lane, const struct fw_in_header *header, st
     made->total_extlen = 0;
     lane->replied = 1;
     return 0;
+}
+
+static int open_file(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
+{
+    return ar_fresh_for_open(lane->chan->arena) ? open_fresh(lane, header, cursor) : 0;
+}
+
+int fc_wants_fence(struct fc_chan *chan, uint64_t ino)
+{
+    struct ar_attr attr;
+    if (chan->arena == NULL || __atomic_load_n(&chan->arena->watch, __ATOMIC_RELAXED) != NULL || !fc_may_answer(chan))
+        return 0;
+    if (fc_is_marked(chan, ino, FC_MARK_LOCKED) || ar_marks(chan->arena, ino))
+        return 0;
+    return ar_attr_find(chan->arena, ino, &attr) && attr.layout != AR_OTHER;
+}
+
+int fc_open_fenced(struct fc_lane *lane)
+{
+    const struct fw_in_header *header = (const struct fw_in_header *)lane->buf;
+    struct fc_cursor cursor = {lane->buf + sizeof *header, lane->n_bytes - sizeof *header};
+    return fc_may_answer(lane->chan) && open_fresh(lane, header, &cursor);
 }
 
 static int release(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)

@@ -85,6 +85,12 @@ int fc_answer_hot(struct fc_lane *lane, const struct fw_in_header *header, struc
 /* Have another worker fetch what the arena lacks for a request, then answer it (fuse_chan_fetch.c). 1 = done. */
 int fc_answer_fetched(struct fc_lane *lane, const struct fw_in_header *header);
 
+/* Is an OPEN for reading worth a fence, after which compiled code may answer it? */
+int fc_wants_fence(struct fc_chan *chan, uint64_t ino);
+
+/* Answer an OPEN after a fence. 1 = done, 0 = Python must serve what is in the lane's buffer now. */
+int fc_open_fenced(struct fc_lane *lane);
+
 /* An INTERRUPT names a request; the lane has a request that one may name (fuse_chan_interrupt.c). */
 void fc_interrupt(struct fc_chan *chan, uint64_t unique);
 void fc_register(struct fc_lane *lane, uint64_t unique);

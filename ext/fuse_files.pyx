@@ -17,6 +17,7 @@ from cairnfs.ext.fuse_req cimport FC_COMPILED_FH, FC_MARK_LOCKED, FC_MARK_SUID, 
 
 cdef enum:
     O_ACCMODE = 3
+    O_TRUNC = 0o1000
     F_UNLCK = 2
     MAX_DIR_REPLY = 128 << 10  # a longer reply would save no time, and every lane keeps room for one
     MAX_COPY = 0x7FFFF000  # what one copy_file_range may move, and a 32-bit reply can say
@@ -72,6 +73,13 @@ cdef Operation file_operation(unsigned int opcode) noexcept:
 
 cdef int op_open(Request r) except -1:
     cdef const fw.fw_open_in *in_ = <const fw.fw_open_in *>r.take(sizeof(fw.fw_open_in))
+    if not in_.flags & (O_ACCMODE | O_TRUNC) and r.lane.chan.wants_fence(r.lane.chan, r.header.nodeid):
+        r.h.fence()
+        if r.lane.chan.open_fenced(r.lane):
+            return 0
+        if r.lane.replied:  # nobody took the handle: it is to be released
+            r.begin()
+            return op_release(r)
     if in_.open_flags & fw.FW_OPEN_KILL_SUIDGID:
         opened = r.h.open(r.caller, r.header.nodeid, in_.flags, True)
         privileges_dropped(r)

@@ -58,6 +58,8 @@ cdef extern from "fuse_lane.h" nogil:
         uint64_t fleeting_from
         int follows
         const fc_slots *slots
+        int (*wants_fence)(fc_chan *chan, uint64_t ino) noexcept
+        int (*open_fenced)(fc_lane *lane) noexcept
         int (*put_known)(fc_chan *chan, uint64_t ino, fw_entry_out *out) noexcept
         fc_lane *lanes
 
@@ -132,6 +134,7 @@ cdef class Handler:
     cdef object rename
     cdef object link
     cdef object open
+    cdef object fence
     cdef object create
     cdef object read
     cdef object write

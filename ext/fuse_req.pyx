@@ -109,6 +109,7 @@ cdef class Handler:
         self.rename = getattr(handler, "rename", None)
         self.link = getattr(handler, "link", None)
         self.open = getattr(handler, "open", None)
+        self.fence = getattr(handler, "fence", None)
         self.create = getattr(handler, "create", None)
         self.read = getattr(handler, "read", None)
         self.write = getattr(handler, "write", None)

@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 
 from support.mounts import Mount, MountFactory, cairnfs_mounts
+from support.redis_server import REDIS_SERVER, RedisServer
 
 hypothesis.settings.register_profile("ci", max_examples=40, stateful_step_count=30, deadline=None, print_blob=True)
 hypothesis.settings.register_profile("expensive", max_examples=1000, stateful_step_count=80, deadline=None)
@@ -44,6 +45,24 @@ def missing(what: str) -> None:
     if IN_CI:
         pytest.fail(f"{what} is missing, and CI must have it")
     pytest.skip(f"{what} is missing")
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One server for many tests."""
+    if REDIS_SERVER is None:
+        missing("redis-server")
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_server(shared_redis: RedisServer) -> Iterator[RedisServer]:
+    """A server without any data."""
+    with shared_redis.client() as client:
+        client.flushall()
+    yield shared_redis
 
 
 @pytest.fixture(autouse=True)

@@ -136,6 +136,10 @@ class Vfs:
         self._fence()
         return self._io.open(ino, flags, kill_suidgid)
 
+    def fence(self) -> None:
+        """Return when everything that others committed before the call is known here. EIO."""
+        self._fence()
+
     def read(self, c: Caller, fh: int, offset: int, size: int) -> list[memoryview]:
         """Up to `size` bytes as consecutive views, valid as long as they are referenced; short only at the end of file.
         A negative handle stands for the inode of that number, opened or not; so it does in `lseek`. EBADF, ESTALE, EIO.

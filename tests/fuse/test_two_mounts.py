@@ -1,13 +1,19 @@
-"""Two mounts of one volume on one machine: what one process commits, the other sees."""
+"""Two mounts of one volume, on SQLite and on Redis: what one process commits, the other sees."""
 
 import os
 import time
 
 import pytest
 
-from support.mounts import MountFactory
+from support.mounts import MountFactory, Volume
 
 pytestmark = pytest.mark.fuse
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def volume(request: pytest.FixtureRequest, mounts: MountFactory) -> Volume:
+    server = request.getfixturevalue("redis_server") if request.param == "redis" else None
+    return mounts.volume(url=None if server is None else f"{server.url}/5")
 
 
 def eventually(condition: object, seconds: float = 5) -> None:
@@ -17,8 +23,8 @@ def eventually(condition: object, seconds: float = 5) -> None:
         time.sleep(0.01)
 
 
-def test_an_open_sees_what_was_closed_elsewhere(mounts: MountFactory) -> None:
-    one = mounts.new()
+def test_an_open_sees_what_was_closed_elsewhere(mounts: MountFactory, volume: Volume) -> None:
+    one = mounts.new(volume)
     two = mounts.new(one.volume)
     (one.path / "f").write_bytes(b"first")
     eventually((two.path / "f").exists)
@@ -28,8 +34,8 @@ def test_an_open_sees_what_was_closed_elsewhere(mounts: MountFactory) -> None:
         assert (two.path / "f").read_bytes() == data
 
 
-def test_names_attributes_and_removals_arrive(mounts: MountFactory) -> None:
-    one = mounts.new()
+def test_names_attributes_and_removals_arrive(mounts: MountFactory, volume: Volume) -> None:
+    one = mounts.new(volume)
     two = mounts.new(one.volume)
     (one.path / "d").mkdir()
     (one.path / "d" / "f").write_bytes(b"x")
@@ -43,8 +49,8 @@ def test_names_attributes_and_removals_arrive(mounts: MountFactory) -> None:
     eventually(lambda: not (two.path / "d" / "g").exists())
 
 
-def test_a_file_removed_elsewhere_leaves_no_orphan(mounts: MountFactory) -> None:
-    one = mounts.new()
+def test_a_file_removed_elsewhere_leaves_no_orphan(mounts: MountFactory, volume: Volume) -> None:
+    one = mounts.new(volume)
     two = mounts.new(one.volume)
     (one.path / "f").write_bytes(b"x" * 100_000)
     eventually((two.path / "f").exists)

@@ -8,21 +8,26 @@ import pytest
 
 from cairnfs.meta.stores.base import Store
 from cairnfs.meta.stores.memory import MemoryStore
+from cairnfs.meta.stores.redis_link import parse_url
+from cairnfs.meta.stores.redis_store import RedisStore
 from cairnfs.meta.stores.sqlite import SqliteStore
 from support.rows import LOG_RECORDS, Opener
 
 _names = count()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
     """Opens one and the same store, each time by a new object."""
     opened: list[Store] = []
     name = f"contract-{next(_names)}"
+    server = request.getfixturevalue("redis_server") if request.param == "redis" else None
 
     def opener() -> Store:
         if request.param == "memory":
             store: Store = MemoryStore(name, LOG_RECORDS)
+        elif server is not None:
+            store = RedisStore(parse_url("redis", f"127.0.0.1:{server.port}/3"), 20.0, LOG_RECORDS)
         else:
             store = SqliteStore(tmp_path / "m.db", "sqlite3://m.db", create=True, log_records=LOG_RECORDS)
         opened.append(store)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 CAIRNFS = [sys.executable, "-m", "cairnfs.daemon.cli"]
+META = os.environ.get("CAIRN_TEST_META", "")  # a Redis server, redis://HOST:PORT, whose databases are overwritten; empty: SQLite
 WORKERS = os.environ.get("CAIRN_TEST_WORKERS", "")  # that every mount of the channel gets
 BAD_LOG = re.compile(r"traceback|\berror\b|\bwarning\b|\bcritical\b", re.IGNORECASE)
 
@@ -34,15 +35,20 @@ def cairnfs(*args: str | Path, check: bool = True, timeout: float = 120) -> subp
 
 
 class Volume:
-    """A formatted volume on SQLite and a folder, below one test's temporary directory."""
+    """A formatted volume on SQLite, or what `url` says, and a folder below one test's temporary directory."""
 
-    def __init__(self, root: Path, name: str = "test-volume", *format_options: str) -> None:
+    n_made = 0
+
+    def __init__(self, root: Path, name: str = "test-volume", *format_options: str, url: str | None = None) -> None:
         self.root = root
         self.name = name
         root.mkdir(parents=True, exist_ok=True)
         self.bucket = root / "bucket"
         self.db = root / "meta.db"
-        self.url = f"sqlite3://{self.db}"
+        self.url = url or (f"{META}/{Volume.n_made % 1000}" if META else f"sqlite3://{self.db}")
+        if META and url is None:
+            Volume.n_made += 1
+            format_options += ("--force",)
         cairnfs("format", self.url, name, "--bucket", self.bucket, *format_options)
 
     @property
@@ -152,8 +158,8 @@ class MountFactory:
         self.mounts: list[Mount] = []
         self.damaged: set[str] = set()
 
-    def volume(self, *format_options: str) -> Volume:
-        volume = Volume(self.root / f"v{len(self.volumes)}", "test-volume", *format_options)
+    def volume(self, *format_options: str, url: str | None = None) -> Volume:
+        volume = Volume(self.root / f"v{len(self.volumes)}", "test-volume", *format_options, url=url)
         self.volumes.append(volume)
         return volume
 

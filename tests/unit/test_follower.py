@@ -161,12 +161,12 @@ def test_store_that_fails_is_reported_once_and_asked_again(
     expected_logs.add("cannot read the change log")
     failed = threading.Semaphore(0)
 
-    def position() -> Position:
+    def log(after: Position, limit: int) -> list[LogRecord]:
         failed.release()
         raise StoreError("the store is away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(node.store, "position", position)
+        patch.setattr(node.store, "log", log)
         node.follower.start()
         for _ in range(3):
             assert failed.acquire(timeout=20)

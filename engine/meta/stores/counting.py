@@ -120,5 +120,8 @@ class CountingStore:
     def wipe(self) -> None:
         self._store.wipe()
 
+    def hazards(self) -> list[str]:
+        return self._store.hazards()
+
     def close(self) -> None:
         self._store.close()

@@ -89,6 +89,9 @@ class KeptStore:
     def wipe(self) -> None:
         self._store.wipe()
 
+    def hazards(self) -> list[str]:
+        return self._store.hazards()
+
     def close(self) -> None:
         self._arena.watch(None)
         self._store.close()

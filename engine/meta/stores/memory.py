@@ -158,6 +158,9 @@ class MemoryStore:
             self._volume.position += 1  # without a record: the gap that makes every follower drop what it has
             self._volume.append(self.origin, [])
 
+    def hazards(self) -> list[str]:
+        return []
+
     def close(self) -> None:
         """The rows stay for other stores of the same name."""
 

@@ -12,7 +12,6 @@ import logging
 import os
 import random
 import sqlite3
-import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -25,8 +24,6 @@ from cairnfs.errors import StoreError
 from cairnfs.ext.arena import Watch
 from cairnfs.meta.stores import sqlite_file
 from cairnfs.meta.stores.base import (
-    DENTRY_PREFIX,
-    XATTR_SUBPREFIX,
     Absent,
     Add,
     Committed,
@@ -44,9 +41,10 @@ from cairnfs.meta.stores.base import (
     Unchanged,
 )
 from cairnfs.meta.stores.fields import added, field, raised
+from cairnfs.meta.stores.log_keys import decode_keys, encode_keys, encode_request, prefix_end
 from cairnfs.meta.stores.sqlite_checkpoint import LOG_LIMIT_BYTES, Checkpointer
 from cairnfs.meta.stores.sqlite_watch import WalIndex
-from cairnfs.types import Position, SessionId, serving
+from cairnfs.types import Position, SessionId
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +65,6 @@ _PUT = (
 )
 _DELETE = "DELETE FROM rows WHERE part = ? AND key = ?"
 _LOG = "INSERT INTO log(origin, keys) VALUES(?, ?)"  # takes the position after the newest
-_KEY_LENGTHS = struct.Struct(">BH")
 
 
 class SqliteStore:
@@ -116,7 +113,7 @@ class SqliteStore:
         elif prefix:
             statement += " AND key >= ?"
             arguments.append(prefix)
-        end = _prefix_end(prefix)
+        end = prefix_end(prefix)
         if end is not None:
             statement += " AND key < ?"
             arguments.append(end)
@@ -125,7 +122,7 @@ class SqliteStore:
         return [(key, Row(value, version)) for key, value, version in found]
 
     def partitions(self, prefix: bytes, after: bytes | None, limit: int) -> list[bytes]:
-        end = _prefix_end(prefix)
+        end = prefix_end(prefix)
         names: list[bytes] = []
         with self._reading() as connection:
             while len(names) < limit:
@@ -156,7 +153,7 @@ class SqliteStore:
             connection.execute("COMMIT")
         if after + 1 < oldest or after > newest:
             raise LogTrimmed(after)
-        return [LogRecord(Position(at), SessionId(origin), *_decode_keys(keys)) for at, origin, keys in found]
+        return [LogRecord(Position(at), SessionId(origin), *decode_keys(keys)) for at, origin, keys in found]
 
     # --- writing ---
 
@@ -209,6 +206,9 @@ class SqliteStore:
             connection.execute("INSERT INTO log VALUES(?, ?, ?)", (newest + 2, self.origin, b""))
             connection.execute("COMMIT")
 
+    def hazards(self) -> list[str]:
+        return []
+
     def close(self) -> None:
         if self._closed:
             return
@@ -224,7 +224,7 @@ class SqliteStore:
 
     def _append(self, connection: sqlite3.Connection, changed: dict[Key, bytes | None]) -> Position:
         """Write the log record, which assigns the commit's position, and drop records that are too old."""
-        position = connection.execute(_LOG, (self.origin, _encode_keys(changed) + _encode_request(changed))).lastrowid or 0
+        position = connection.execute(_LOG, (self.origin, encode_keys(changed) + encode_request(changed))).lastrowid or 0
         if position % TRIM_EVERY == 0:
             connection.execute("DELETE FROM log WHERE position <= ?", (position - self._log_records,))
         return Position(position)
@@ -410,38 +410,3 @@ def _apply(effects: Sequence[Effect], present: dict[Key, Row | None]) -> tuple[d
             else:
                 changed[key] = raised(value, effect.offset, effect.value)
     return changed, totals
-
-
-def _encode_keys(keys: dict[Key, bytes | None]) -> bytes:
-    return b"".join([_KEY_LENGTHS.pack(len(part), len(key)) + part + key for part, key in keys])
-
-
-def _encode_request(keys: dict[Key, bytes | None]) -> bytes:
-    """The request that a commit belongs to, as a key of a partition without a name; nothing unless it must not be made twice."""
-    request = serving.request
-    if not request or not any(part[:1] == DENTRY_PREFIX or key[:1] == XATTR_SUBPREFIX for part, key in keys):
-        return b""
-    return _KEY_LENGTHS.pack(0, 8) + request.to_bytes(8, "big")
-
-
-def _decode_keys(encoded: bytes) -> tuple[list[Key], int]:
-    """The keys, and the request."""
-    keys: list[Key] = []
-    request = 0
-    at = 0
-    while at < len(encoded):
-        part_length, key_length = _KEY_LENGTHS.unpack_from(encoded, at)
-        at += _KEY_LENGTHS.size
-        key = encoded[at + part_length : at + part_length + key_length]
-        if part_length:
-            keys.append((encoded[at : at + part_length], key))
-        else:
-            request = int.from_bytes(key, "big")
-        at += part_length + key_length
-    return keys, request
-
-
-def _prefix_end(prefix: bytes) -> bytes | None:
-    """The first byte string after all that start with `prefix`; None when there is no such string."""
-    stem = prefix.rstrip(b"\xff")
-    return stem[:-1] + bytes((stem[-1] + 1,)) if stem else None

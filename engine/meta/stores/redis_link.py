@@ -1,0 +1,228 @@
+"""Reaching a Redis server: what a URL says, and calls that are tried again while it is away.
+
+URLs are JuiceFS's: `redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]`, `rediss://` for TLS, `unix://[[USER]:PASSWORD@]/PATH?db=N`. With
+Sentinel, `redis://[[USER]:PASSWORD@]MASTER,HOST[:PORT][,HOST[:PORT]...][/DB]`. Options after `?`: password-file,
+tls-ca-cert-file, tls-cert-file, tls-key-file, insecure-skip-verify=true. A password is also taken from the environment:
+META_PASSWORD, and SENTINEL_PASSWORD for the Sentinels.
+"""
+
+import logging
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, unquote
+
+import redis
+from redis.backoff import NoBackoff
+from redis.cluster import RedisCluster
+from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError, Sentinel
+
+from cairnfs.errors import CairnError, StoreError, UsageError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+DEFAULT_PORT, SENTINEL_PORT = 6379, 26379
+CONNECT_TIMEOUT_S = 5.0
+MIN_PAUSE_S, MAX_PAUSE_S = 0.01, 1.0
+TLS_OPTIONS = {"tls-ca-cert-file": "ssl_ca_certs", "tls-cert-file": "ssl_certfile", "tls-key-file": "ssl_keyfile"}
+OPTIONS = frozenset({"db", "password-file", "insecure-skip-verify", *TLS_OPTIONS})
+
+# While one of these lasts the server is away, starts, or is being replaced.
+AWAY = (
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.TryAgainError,
+    MasterNotFoundError,
+)
+PASSING = ("BUSY ", "MASTERDOWN", "NOREPLICAS")  # errors without a class of their own that pass, too
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the server is. `hosts` are Sentinels if there is a `master`, else one server; `path` is a socket's."""
+
+    db: int
+    hosts: list[tuple[str, int]] = field(default_factory=list)
+    master: str = ""
+    path: str = ""
+    login: dict[str, str] = field(default_factory=dict, repr=False)
+    tls: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> str:
+        """For messages: without passwords."""
+        where = self.path or ",".join(f"{host}:{port}" for host, port in self.hosts)
+        return f"{self.master} of {where}" if self.master else where
+
+
+def parse_url(scheme: str, rest: str) -> Address:
+    """The parts of a URL. UsageError says what is wrong with it."""
+    where, _, query = rest.partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = sorted(options.keys() - OPTIONS)
+    if unknown:
+        raise UsageError(f"unknown option '{unknown[0]}' in the metadata URL; known are {', '.join(sorted(OPTIONS))}")
+    credentials, at, where = where.rpartition("@")
+    login = _login(credentials, options) if at else _login("", options)
+    if scheme == "unix":
+        if not where.startswith("/"):
+            raise UsageError("a unix socket is written as unix:///PATH")
+        return Address(_db(options.get("db", "0")), path=unquote(where), login=login)
+    hosts, _, db = where.partition("/")
+    master, comma, sentinels = hosts.partition(",")
+    tls = _tls(options) if scheme == "rediss" else {}
+    if comma:
+        found = [_host(host, SENTINEL_PORT) for host in sentinels.split(",")]
+        return Address(_db(db or options.get("db", "0")), found, master, login=login, tls=tls)
+    return Address(_db(db or options.get("db", "0")), [_host(hosts, DEFAULT_PORT)], login=login, tls=tls)
+
+
+def _host(text: str, default_port: int) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if text.endswith("]") or not colon:  # an IPv6 address, or no port
+        host, port = text, str(default_port)
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise UsageError(f"'{text}' is not HOST or HOST:PORT")
+    return host, int(port)
+
+
+def _db(text: str) -> int:
+    if not text.isdigit():
+        raise UsageError(f"'{text}' is not the number of a Redis database")
+    return int(text)
+
+
+def _login(credentials: str, options: dict[str, str]) -> dict[str, str]:
+    user, colon, password = credentials.partition(":")
+    if not colon:
+        user, password = "", user
+    if path := options.get("password-file"):
+        try:
+            password = Path(path).read_text().strip()
+        except OSError as error:
+            raise UsageError(f"the password file {path} cannot be read: {error.strerror}") from error
+    password = unquote(password) or os.environ.get("META_PASSWORD", "")
+    found = {"username": unquote(user)} if user else {}
+    return found | ({"password": password} if password else {})
+
+
+def _tls(options: dict[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {name: options[option] for option, name in TLS_OPTIONS.items() if option in options}
+    if options.get("insecure-skip-verify") == "true":
+        found |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
+    return {"ssl": True, **found}
+
+
+class Link:
+    """Connections to one server (or whoever is master at the time). Thread-safe."""
+
+    def __init__(self, address: Address, io_timeout_s: float) -> None:
+        """Connects. StoreError when nobody answers within `io_timeout_s`, or answers as a Redis server should not."""
+        self.address = address
+        self.is_cluster = False
+        self._io_timeout_s = io_timeout_s
+        self._common: dict[str, Any] = {
+            "socket_timeout": io_timeout_s,
+            "socket_connect_timeout": min(CONNECT_TIMEOUT_S, io_timeout_s),
+            "socket_keepalive": True,
+            "retry": Retry(NoBackoff(), 0),  # what may be tried again, and how, is decided here
+            **address.login,
+            **address.tls,
+        }
+        self.client: Any = self._connect(0)  # a Cluster has no other database, and refuses to be asked for one
+        try:
+            self.server: dict[str, Any] = self.call(lambda client: client.info())
+            if self.server.get("cluster_enabled"):
+                self._turn_to_cluster()
+            elif address.db:
+                self.client.close()
+                self.client = self._connect(address.db)
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self, db: int) -> Any:
+        address = self.address
+        if address.path:
+            return redis.Redis(unix_socket_path=address.path, db=db, **self._without("socket_keepalive"))
+        if address.master:
+            password = os.environ.get("SENTINEL_PASSWORD")
+            sentinel_kwargs = {"password": password, **address.tls} if password else dict(address.tls)
+            sentinel_kwargs["socket_timeout"] = self._common["socket_connect_timeout"]
+            make: Any = Sentinel  # which has no types
+            return make(address.hosts, sentinel_kwargs=sentinel_kwargs, **self._common).master_for(address.master, db=db)
+        host, port = address.hosts[0]
+        return redis.Redis(host=host, port=port, db=db, **self._common)
+
+    def _turn_to_cluster(self) -> None:
+        self.client.close()
+        self.is_cluster = True
+        host, port = self.address.hosts[0]
+        try:
+            self.client = RedisCluster(host=host, port=port, **self._without("retry"))
+        except redis.RedisError as error:
+            raise StoreError(f"the Redis cluster at {self.address.shown} cannot be used: {error}") from error
+
+    def _without(self, name: str) -> dict[str, Any]:
+        return {key: value for key, value in self._common.items() if key != name}
+
+    def call(self, ask: Callable[[Any], T]) -> T:
+        """What `ask` returns, given the client; it is called again while the server is away, so it must bear that.
+
+        StoreError when the server refuses, or has been away for `io_timeout_s`.
+        """
+        give_up_s: float | None = None
+        pause_s = MIN_PAUSE_S
+        while True:
+            try:
+                return ask(self.client)
+            except redis.RedisError as error:
+                if not _passes(error):
+                    raise refusal(self.address, error) from error
+                now_s = time.monotonic()
+                if give_up_s is None:
+                    give_up_s = now_s + self._io_timeout_s
+                    log.info("Redis at %s: %s", self.address.shown, error)
+                if now_s >= give_up_s:
+                    raise StoreError(
+                        f"Redis at {self.address.shown} has not answered for {self._io_timeout_s:g} s: {error}"
+                    ) from error
+            time.sleep(random.uniform(MIN_PAUSE_S, pause_s))
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)
+
+    def close(self) -> None:
+        """Close all connections that no call uses."""
+        try:
+            self.client.close()
+        except redis.RedisError:
+            pass
+
+
+def _passes(error: redis.RedisError) -> bool:
+    if isinstance(error, redis.exceptions.AuthenticationError):  # a ConnectionError by inheritance
+        return False
+    return isinstance(error, AWAY) or str(error).startswith(PASSING)
+
+
+def refusal(address: Address, error: redis.RedisError) -> CairnError:
+    """An error of the server as ours: one line, and how to mend it."""
+    text = str(error)
+    where = f"Redis at {address.shown}"
+    if isinstance(error, redis.exceptions.AuthenticationError) or text.startswith(("NOAUTH", "WRONGPASS")):
+        return StoreError(f"{where} refuses the login ({text}): check user and password of the metadata URL")
+    if text.startswith("NOPERM") or isinstance(error, redis.exceptions.NoPermissionError):
+        return StoreError(f"{where} does not permit what is needed ({text}): give the user +@all on ~{{cairnfs:*")
+    if text.startswith("OOM") or isinstance(error, redis.exceptions.OutOfMemoryError):
+        return StoreError(f"{where} is out of memory: raise its maxmemory ({text})")
+    if text.startswith("MISCONF"):
+        return StoreError(f"{where} cannot write to its disk and takes no commits: {text}")
+    return StoreError(f"{where}: {text}")

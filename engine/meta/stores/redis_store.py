@@ -1,0 +1,318 @@
+"""The store of clusters: one Redis server (with Sentinel, Cluster or TLS, or a Valkey), for any number of nodes.
+
+A partition is a hash: field -> version (8 bytes) and value. Partitions of more than INDEX_FROM rows have an index beside them, a
+sorted set of their fields, so that small directories, which most are, cost nothing for being listed in order. All keys of a
+volume begin with `{cairnfs:DB}`, so that a Cluster keeps them together. Every commit is one script, and so is every read of more
+than one partition: one round trip each.
+
+A commit carries its number: a client that got no answer asks again, and is told what came of it the first time. Whether
+commits survive a power failure is a matter of the server's settings (`hazards`).
+"""
+
+import hashlib
+import os
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from cairnfs.errors import StoreError
+from cairnfs.ext.arena import Watch
+from cairnfs.meta.stores.base import (
+    Absent,
+    Add,
+    AtMost,
+    Committed,
+    Condition,
+    ConditionFailed,
+    Delete,
+    Effect,
+    Exists,
+    Key,
+    LogRecord,
+    LogTrimmed,
+    Max,
+    Put,
+    Row,
+    Unchanged,
+)
+from cairnfs.meta.stores.log_keys import decode_keys, encode_keys, encode_request, prefix_end
+from cairnfs.meta.stores.redis_link import Address, Link
+from cairnfs.types import Position, SessionId
+
+LOG_RECORDS = 1_000_000  # some 100 MB of the server's memory at most
+INDEX_FROM = 128
+SCAN_COUNT = 5000
+MAX_REMEMBERED = 64  # records whose place in the log is known
+
+_VERSION = struct.Struct(">Q")
+_RECORD = struct.Struct(">Q8s")  # origin, what tells it from any other record at the same position
+
+
+class Script:
+    """A Lua script, sent once and then called by its hash."""
+
+    def __init__(self, name: str) -> None:
+        self._text = Path(__file__).with_name(f"redis_{name}.lua").read_text()
+        self._sha = ""
+
+    def run(self, client: Any, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
+        if self._sha:
+            try:
+                return client.evalsha(self._sha, len(keys), *keys, *arguments)
+            except redis.exceptions.NoScriptError:
+                pass  # the server has been restarted
+        found = client.eval(self._text, len(keys), *keys, *arguments)  # which keeps it
+        self._sha = self._hash()
+        return found
+
+    def _hash(self) -> str:
+        return hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
+
+
+class RedisStore:
+    """The store contract over a Redis server."""
+
+    def __init__(self, address: Address, io_timeout_s: float = 60.0, log_records: int = LOG_RECORDS) -> None:
+        """Connect. StoreError when the server cannot be reached or used within `io_timeout_s`."""
+        self.origin = SessionId(0)
+        self._log_records = log_records
+        self._link = Link(address, io_timeout_s)
+        tag = b"{cairnfs:%d}" % address.db
+        self._rows, self._indexes = tag + b"r", tag + b"x"
+        self._position, self._log_key = tag + b"position", tag + b"log"
+        self._tag = tag
+        self._client_id = os.urandom(8)
+        self._done = tag + b"done:" + self._client_id.hex().encode()
+        self._commit, self._read_log, self._read, self._scan = (Script(name) for name in ("commit", "log", "read", "scan"))
+        self._slots: list[list[int]] = []  # [slot, commits so far], when not in use
+        self._n_slots = 0
+        self._lock = threading.Lock()
+        self._seen: OrderedDict[int, bytes] = OrderedDict()  # position -> record
+        self._listed: tuple[bytes, list[bytes]] = (b"", [])
+
+    # --- reading ---
+
+    def read(self, keys: Sequence[Key]) -> list[Row | None]:
+        if not keys:
+            return []
+        parts = list(dict.fromkeys(part for part, _ in keys))
+        if len(parts) == 1:
+            found = self._link.call(lambda client: client.hmget(self._rows + parts[0], [key for _, key in keys]))
+        else:
+            numbers = {part: i for i, part in enumerate(parts, 1)}
+            arguments = [argument for part, key in keys for argument in (numbers[part], key)]
+            found = self._run(self._read, [self._rows + part for part in parts], arguments)
+        return [_row(raw) for raw in found]
+
+    def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
+        first = b"(" + after if after is not None and after >= prefix else b"[" + prefix
+        end = prefix_end(prefix)
+        keys = [self._rows + partition, self._indexes + partition]
+        flat = self._run(self._scan, keys, [first, b"+" if end is None else b"(" + end, limit])
+        pairs = sorted(zip(flat[::2], flat[1::2], strict=True))
+        found = []
+        for key, raw in pairs:
+            row = _row(raw)
+            if row is not None and key.startswith(prefix) and (after is None or key > after):
+                found.append((key, row))
+        return found[:limit]
+
+    def partitions(self, prefix: bytes, after: bytes | None, limit: int) -> list[bytes]:
+        if after is None or self._listed[0] != prefix:
+            self._listed = (prefix, sorted(self._names(self._rows + prefix)))
+        cut = len(self._rows)
+        names = [name[cut:] for name in self._listed[1]]
+        return [name for name in names if after is None or name > after][:limit]
+
+    def position(self) -> Position:
+        return Position(int(self._link.call(lambda client: client.get(self._position)) or 0))
+
+    def log(self, after: Position, limit: int) -> list[LogRecord]:
+        newest, *found = self._run(self._read_log, [self._position, self._log_key], [int(after), limit])
+        if not found:
+            raise LogTrimmed(after)
+        at, records = found
+        if at is not None and self._seen.get(after, at) != at:
+            raise LogTrimmed(after)  # a replica that lacked some commits has taken over, and others have taken their places
+        self._remember({after + i: record for i, record in enumerate(records, 1)})
+        return [_log_record(after + i, record) for i, record in enumerate(records, 1)]
+
+    def _remember(self, records: dict[int, bytes]) -> None:
+        with self._lock:
+            self._seen.update(records)
+            while len(self._seen) > MAX_REMEMBERED:
+                self._seen.popitem(last=False)
+
+    # --- writing ---
+
+    def commit(self, conditions: Sequence[Condition], effects: Sequence[Effect]) -> Committed:
+        batch = _Batch(conditions, effects)
+        keys = [self._position, self._log_key, self._done, *(self._rows + part for part in batch.parts)]
+        with self._slot() as slot:
+            slot[1] += 1
+            record = self._record(slot, batch.changed)
+            head = [slot[0], slot[1], record, self._log_records, INDEX_FROM, len(conditions)]
+            reply = self._run(self._commit, keys, head + batch.arguments)
+        if reply[0] == 0:
+            _, number, raw = reply
+            steps: list[Condition | Effect] = [*conditions, *effects]
+            failed = steps[number - 1]
+            raise ConditionFailed(failed.key, _row(raw), failed)
+        _, position, totals, rows = reply
+        names = list(batch.parts)
+        for i in range(0, len(rows), 3):
+            part, key, value = rows[i : i + 3]
+            batch.changed[names[part - 4], key] = value
+        return Committed(Position(position), totals, batch.changed)
+
+    def _record(self, slot: list[int], changed: dict[Key, bytes | None]) -> bytes:
+        identity = self._client_id[:4] + struct.pack(">HH", slot[0] & 0xFFFF, slot[1] & 0xFFFF)
+        return _RECORD.pack(self.origin, identity) + encode_keys(changed) + encode_request(changed)
+
+    @contextmanager
+    def _slot(self) -> Iterator[list[int]]:
+        """A place for one commit at a time: within it, numbers grow."""
+        with self._lock:
+            if self._slots:
+                slot = self._slots.pop()
+            else:
+                slot = [self._n_slots, 0]
+                self._n_slots += 1
+        try:
+            yield slot
+        finally:
+            with self._lock:
+                self._slots.append(slot)
+
+    def watch(self) -> Watch | None:
+        return None
+
+    def mark(self) -> bytes | None:
+        return None
+
+    def sync(self) -> None:
+        if tuple(int(n) for n in str(self._link.server["redis_version"]).split(".")[:2]) >= (7, 2):
+            self._link.call(lambda client: client.execute_command("WAITAOF", 1, 0, 60_000))
+
+    def wipe(self) -> None:
+        for first in range(0, len(names := self._names(self._tag)), SCAN_COUNT):
+            kept = (self._position, self._log_key)
+            page = [name for name in names[first : first + SCAN_COUNT] if name not in kept]
+            if page:
+                self._link.call(partial(_unlink, page))
+        newest = self.position()
+        record = _RECORD.pack(self.origin, os.urandom(8))
+        # Leaving out one position makes the gap at which every follower drops what it has.
+        self._link.call(lambda client: self._restart_log(client, newest + 2, record))
+
+    def _restart_log(self, client: Any, position: int, record: bytes) -> None:
+        with client.pipeline(transaction=not self._link.is_cluster) as pipeline:
+            pipeline.delete(self._log_key)
+            pipeline.set(self._position, position)
+            pipeline.rpush(self._log_key, record)
+            pipeline.execute()
+
+    def close(self) -> None:
+        try:
+            self._link.client.delete(self._done)
+        except redis.RedisError:
+            pass  # it expires by itself
+        self._link.close()
+
+    # --- the server ---
+
+    def hazards(self) -> list[str]:
+        """Settings of the server by which metadata could be lost, a line each; none where it does not show its settings."""
+        try:
+            settings = self._link.client.config_get("appendonly", "save", "maxmemory", "maxmemory-policy")
+        except redis.RedisError:
+            return []
+        found = []
+        if settings.get("appendonly") != "yes":
+            how = "keeps only snapshots" if settings.get("save") else "keeps nothing on disk"
+            found.append(f"Redis {how}: a restart loses metadata; set appendonly yes")
+        if settings.get("maxmemory-policy", "noeviction") != "noeviction" and settings.get("maxmemory", "0") != "0":
+            found.append("Redis may drop metadata when memory is short: set maxmemory-policy noeviction")
+        return found
+
+    def _run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
+        try:
+            return self._link.call(lambda client: script.run(client, keys, arguments))
+        except StoreError as error:
+            if str(error.__cause__ or "").startswith("RANGE"):
+                raise StoreError("a counter would become greater than 2**53") from error
+            raise
+
+    def _names(self, prefix: bytes) -> list[bytes]:
+        """All keys that begin with `prefix`. Looks at every key of the server: for checks, not for requests."""
+        pattern = b"".join(b"\\" + bytes([c]) if c in b"*?[]\\^-" else bytes([c]) for c in prefix) + b"*"
+        options = {"target_nodes": "primaries"} if self._link.is_cluster else {}
+        return list(set(self._link.call(lambda client: list(client.scan_iter(match=pattern, count=SCAN_COUNT, **options)))))
+
+
+def _unlink(names: list[bytes], client: Any) -> None:
+    client.unlink(*names)
+
+
+class _Batch:
+    """A commit as arguments of the script. `changed` has the rows as far as they are known without the server."""
+
+    def __init__(self, conditions: Sequence[Condition], effects: Sequence[Effect]) -> None:
+        self.parts: dict[bytes, int] = {}
+        self.arguments: list[Any] = []
+        self.changed: dict[Key, bytes | None] = {}
+        for condition in conditions:
+            self._condition(condition)
+        for effect in effects:
+            self._effect(effect)
+
+    def _part(self, part: bytes) -> int:
+        return self.parts.setdefault(part, len(self.parts) + 4)
+
+    def _condition(self, condition: Condition) -> None:
+        part, key = condition.key
+        match condition:
+            case Exists():
+                self.arguments += (b"e", self._part(part), key)
+            case Absent():
+                self.arguments += (b"a", self._part(part), key)
+            case Unchanged():
+                self.arguments += (b"u", self._part(part), key, _VERSION.pack(condition.version))
+            case AtMost():
+                self.arguments += (b"m", self._part(part), key, condition.offset, condition.n, condition.limit)
+
+    def _effect(self, effect: Effect) -> None:
+        part, key = effect.key
+        match effect:
+            case Put():
+                self.arguments += (b"p", self._part(part), key, effect.value)
+                self.changed[effect.key] = effect.value
+            case Delete():
+                self.arguments += (b"d", self._part(part), key)
+                self.changed[effect.key] = None
+            case Add():
+                self.arguments += (b"+", self._part(part), key, effect.offset, effect.n)
+                self.changed.setdefault(effect.key, None)
+            case Max():
+                self.arguments += (b">", self._part(part), key, effect.offset, effect.value)
+                self.changed.setdefault(effect.key, None)
+
+
+def _row(raw: bytes | None) -> Row | None:
+    if raw is None:
+        return None
+    if len(raw) < _VERSION.size:
+        raise StoreError("a row of the volume in Redis is damaged: something else has written to it")
+    return Row(raw[_VERSION.size :], Position(_VERSION.unpack_from(raw)[0]))
+
+
+def _log_record(position: int, raw: bytes) -> LogRecord:
+    origin, _ = _RECORD.unpack_from(raw)
+    return LogRecord(Position(position), SessionId(origin), *decode_keys(raw[_RECORD.size :]))

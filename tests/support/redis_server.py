@@ -1,0 +1,86 @@
+"""Redis servers of the tests' own, on loopback."""
+
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import redis
+
+REDIS_SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class RedisServer:
+    """One server; its data stays in `folder` when it is stopped and started again."""
+
+    def __init__(self, folder: Path, *options: str, port: int | None = None, password: str = "") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.port = port or free_port()
+        self.password = password
+        self.options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "redis.sock"
+
+    def start(self) -> None:
+        assert REDIS_SERVER is not None
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [REDIS_SERVER, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", ""]
+                + ["--appendonly", "yes", "--unixsocket", str(self.socket)]
+                + (["--requirepass", self.password] if self.password else [])
+                + list(self.options),
+                stdout=log,
+                stderr=log,
+            )
+        self.wait()
+
+    def wait(self) -> None:
+        deadline = time.monotonic() + 20
+        with self.client() as client:
+            while True:
+                try:
+                    client.ping()
+                    return
+                except redis.ConnectionError:
+                    assert self._process is not None
+                    assert self._process.poll() is None, (self.folder / "log").read_text()
+                    assert time.monotonic() < deadline, "the Redis server does not answer"
+                    time.sleep(0.01)
+
+    def client(self) -> "redis.Redis":
+        return redis.Redis(port=self.port, password=self.password or None)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def stop(self) -> None:
+        """Cleanly."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None

@@ -1,0 +1,117 @@
+"""A store that cannot be watched: compiled code answers under a lease, and opens ask for the end of the log first."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cairnfs.daemon.invalidate import Follower
+from support.compiled import COMPILED_FH, Asking, Kernel, Node
+from support.engine import Engine, new_volume
+
+
+class Pair:
+    """A node that compiled code answers for, and another one that changes things."""
+
+    def __init__(self, folder: Path) -> None:
+        url = new_volume(folder)
+        self.node = Node(url)
+        self.other = Engine(url)
+        self.n_log_reads = 0
+        store = self.node.engine.volume.store
+        read_log = store.log
+
+        def counted(*arguments: int) -> object:
+            self.n_log_reads += 1
+            return read_log(*arguments)  # type: ignore[arg-type]
+
+        vars(store)["log"] = counted
+
+    def push(self) -> None:
+        node = self.node
+        node.follower = Follower(node.engine.volume.store, node.vfs, Kernel(), node.arena, is_pushed=True)
+        node.vfs.follow(node.follower.fence, lambda inos: None)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    found = Pair(tmp_path)
+    yield found
+    found.other.close()
+    found.node.engine.close()
+
+
+def warm(pair: Pair, path: str, data: bytes) -> int:
+    pair.node.files.write(path, data)
+    pair.node.follower.catch_up()
+    assert pair.node.files.read(path) == data
+    return pair.node.files.ino(path)
+
+
+def test_names_attributes_and_bytes_are_answered_while_the_lease_lasts(pair: Pair) -> None:
+    ino = warm(pair, "file", b"data")
+    with pair.node.asks() as peer:
+        peer.init()
+        asking = Asking(peer)
+        assert asking.lookup(b"file") == ino
+        assert asking.nlink_and_size(ino) == (1, 4)
+        assert asking.answered == {"LOOKUP": 1, "GETATTR": 1}
+        pair.node.arena.lease(0, False)
+        assert asking.lookup(b"file") == ino
+        assert asking.answered == {"LOOKUP": 1, "GETATTR": 1}
+
+
+def test_an_open_sees_what_was_closed_elsewhere_and_costs_one_read_of_the_log(pair: Pair) -> None:
+    ino = warm(pair, "file", b"old")
+    with pair.node.asks() as peer:
+        peer.init()
+        asking = Asking(peer)
+        before = pair.n_log_reads
+        fh = asking.open(ino)
+        assert fh & COMPILED_FH
+        assert pair.n_log_reads == before + 1
+        assert asking.read(ino, fh) == b"old"
+        asking.release(ino, fh)
+        pair.other.files.write("file", b"newer")
+        fh = asking.open(ino)
+        assert asking.read(ino, fh) == b"newer"
+        asking.release(ino, fh)
+        fh = asking.open(ino)
+        assert fh & COMPILED_FH
+        assert asking.read(ino, fh) == b"newer"
+        assert asking.answered["READ"] >= 1
+        asking.release(ino, fh)
+    pair.node.assert_nothing_is_open([ino])
+
+
+def test_pushed_changes_are_seen_when_they_come_and_opens_ask_nobody(pair: Pair) -> None:
+    pair.push()
+    ino = warm(pair, "file", b"old")
+    with pair.node.asks() as peer:
+        peer.init()
+        asking = Asking(peer)
+        pair.other.files.write("file", b"newer")
+        before = pair.n_log_reads
+        fh = asking.open(ino)
+        assert asking.read(ino, fh) == b"old"
+        assert pair.n_log_reads == before
+        asking.release(ino, fh)
+        pair.node.follower.catch_up()
+        fh = asking.open(ino)
+        assert asking.read(ino, fh) == b"newer"
+        asking.release(ino, fh)
+
+
+def test_opens_for_writing_are_pythons(pair: Pair) -> None:
+    ino = warm(pair, "file", b"old")
+    with pair.node.asks() as peer:
+        peer.init()
+        asking = Asking(peer)
+        fh = asking.open(ino, os.O_RDWR)
+        assert not fh & COMPILED_FH
+        asking.write(ino, fh, b"newer")
+        again = asking.open(ino)
+        assert asking.read(ino, again) == b"newer"
+        asking.release(ino, again)
+        asking.release(ino, fh)
