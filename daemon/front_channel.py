@@ -16,6 +16,7 @@ from cairnfs.daemon.mountpoint import Mounted, abort, clear_stale, find_mount, m
 from cairnfs.errors import MountError
 from cairnfs.ext.arena import Arena
 from cairnfs.ext.fuse_chan import Channel
+from cairnfs.metrics import Distribution
 from cairnfs.options import FuseOptions
 from cairnfs.types import Inode, Lock, SetAttr, serving
 from cairnfs.vfs import Vfs
@@ -94,10 +95,10 @@ class ChannelFront:
         channel = self._channel
         return {} if channel is None else channel.counts()
 
-    def answered(self) -> dict[str, int]:
-        """Of these, requests that compiled code has answered from the arena."""
+    def answers(self) -> dict[str, Distribution]:
+        """Of these, requests that compiled code has answered from the arena, and how long they took."""
         channel = self._channel
-        return {} if channel is None else channel.answered()
+        return {} if channel is None else {opcode: Distribution(*times) for opcode, times in channel.answers().items()}
 
     def answered_bytes(self) -> int:
         """Bytes of files in these answers."""

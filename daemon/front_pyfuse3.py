@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from cairnfs.const import MAX_NAME_BYTES
 from cairnfs.daemon.mountpoint import Mounted, abort, find_mount, mount_fuse, unmount
 from cairnfs.errors import MountError
+from cairnfs.metrics import Distribution
 from cairnfs.options import FuseOptions
 from cairnfs.types import Attr, Caller, DirEntry, Inode, Opened, SetAttr, StatFs
 from cairnfs.vfs import Vfs
@@ -98,7 +99,7 @@ class Pyfuse3Front:
     def trust(self, followed: bool) -> None:
         """Nothing to do: what the kernel is told ends by itself."""
 
-    def answered(self) -> dict[str, int]:
+    def answers(self) -> dict[str, Distribution]:
         """Of these, requests answered without Python: none."""
         return {}
 

@@ -7,6 +7,7 @@ from typing import Protocol
 from cairnfs.daemon.inherited import Inherited
 from cairnfs.errors import UsageError
 from cairnfs.ext.arena import Arena
+from cairnfs.metrics import Distribution
 from cairnfs.options import FuseOptions
 from cairnfs.types import Inode
 from cairnfs.vfs import Vfs
@@ -43,8 +44,8 @@ class Front(Protocol):
         """Requests served so far, by the kernel's name of the opcode; none when not serving."""
         ...
 
-    def answered(self) -> Mapping[str, int]:
-        """Of these, requests that were answered without Python."""
+    def answers(self) -> Mapping[str, Distribution]:
+        """Of these, requests that were answered without Python, and how long they took."""
         ...
 
     def answered_bytes(self) -> int:

@@ -181,12 +181,12 @@ class MountProcess:
         done = self._take_over(volume, vfs)
         front = make_front(self._request.front, vfs, self._request.mountpoint, options, volume.arena, self._inherited, done)
         volume.metrics.fuse_requests.source = front.counts
-        volume.metrics.fuse_answers.source = front.answered
+        volume.metrics.fuse_answers.source = front.answers
         volume.metrics.fuse_answered_bytes.source = front.answered_bytes
         self._watcher.attach(front)
         told = carried.told if carried is not None and carried.told else None
         is_pushed = self._request.consistency == "push"
-        follower = Follower(volume.store, vfs, front, volume.arena, told, is_pushed)
+        follower = Follower(volume.store, vfs, front, volume.arena, told, is_pushed, volume.meta.core.recall)
         if carried is not None:
             follower.on_told = carried.tell
             follower.on_told(follower.position)

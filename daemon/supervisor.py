@@ -9,7 +9,7 @@
       waits
       worker killed or crashed: fork the next  -->  requests, writes and handles go on (engine/vfs/resume.py)
       worker ended by itself: the mount is over, and so is this process
-      SIGTERM, SIGINT, SIGHUP: passed on
+      SIGTERM, SIGINT, SIGHUP: passed on; SIGUSR1 as well
       killed: the worker gets SIGTERM, stores everything and unmounts
 
 Once worker 0 serves, others are started, which fetch for it (fetch_worker.py). They are just killed at the end.
@@ -17,6 +17,7 @@ Once worker 0 serves, others are started, which fetch for it (fetch_worker.py). 
 It has one thread and opens nothing but the mount: whatever a fork copies is what was reserved.
 """
 
+import faulthandler
 import json
 import logging
 import os
@@ -25,6 +26,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from types import FrameType
 from typing import Any
 
 from cairnfs.daemon.fetch_worker import fetch
@@ -116,6 +118,9 @@ class _Supervisor:
     def run(self) -> int:
         if not agree(self._inherited, self._request.fuse):
             return 1
+        faulthandler.unregister(signal.SIGUSR1)
+        signal.signal(signal.SIGUSR1, self._ask_for_stacks)
+        faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)  # its own stacks first, even if it hangs
         try:
             return self._watch()
         finally:
@@ -151,6 +156,14 @@ class _Supervisor:
                 return self._end(status)
             if not self._replace_serving():
                 return self._give_up()
+
+    def _ask_for_stacks(self, number: int, frame: FrameType | None) -> None:
+        """SIGUSR1: workers write theirs, too."""
+        if os.getpid() != self._inherited.supervisor.pid:
+            return  # a worker, which has this handler from here
+        for worker in self._workers:
+            if worker.pid:
+                worker.kill(signal.SIGUSR1)
 
     def _replace_serving(self) -> bool:
         """False when too many processes have died before they answered anything."""

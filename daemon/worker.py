@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 HALF_DEAD_S = 0.02
 DUMP_S = 0.5  # for a worker to write its stacks
 PR_SET_PDEATHSIG = 1
+STATE, STATUS = 0, 49  # of a process, in what its /proc/PID/stat says after its name
 INTERRUPTED = 130  # exit code
 
 
@@ -105,13 +106,16 @@ class Worker:
 
 
 def _half_dead(pid: int) -> bool:
-    """Killed, but not gone: a thread waits in the kernel for a request that only a successor can answer."""
+    """Killed or crashed, but not gone: a thread waits in the kernel for a request that only a successor can answer.
+
+    The threads of a process that ends well may take their time, too, on a busy machine: nobody need follow it.
+    """
     for _ in range(2):
         try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             return False
-        if state not in "ZX":
+        if fields[STATE] not in "ZX" or fields[STATUS] == "0":
             return False
         time.sleep(HALF_DEAD_S)
     return True

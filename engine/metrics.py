@@ -42,6 +42,10 @@ OPCODES = (
     + ("COPY_FILE_RANGE", "SETUPMAPPING", "REMOVEMAPPING", "SYNCFS", "TMPFILE", "STATX", "COPY_FILE_RANGE_64")
     + ("UNKNOWN", "MALFORMED")
 )
+ANSWERED_OPCODES = (  # by compiled code, without Python
+    ("LOOKUP", "FORGET", "GETATTR", "OPEN", "READ", "RELEASE", "GETXATTR", "LISTXATTR", "FLUSH", "OPENDIR", "READDIR")
+    + ("RELEASEDIR", "ACCESS", "BATCH_FORGET", "READDIRPLUS", "STATX", "STATFS", "WRITE")
+)
 
 
 class Cells(Protocol):
@@ -82,6 +86,9 @@ class Distribution(NamedTuple):
     @property
     def sum_s(self) -> float:
         return self.sum_ns / 1e9
+
+
+NEVER = Distribution((0,) * (N_BUCKETS + 1), 0)
 
 
 class Histogram:
@@ -139,6 +146,15 @@ class Counted:
         self.source: Callable[[], Mapping[str, int]] = _nothing
 
 
+class Timed:
+    """Histograms kept elsewhere, as `Counted`."""
+
+    __slots__ = ("source",)
+
+    def __init__(self) -> None:
+        self.source: Callable[[], Mapping[str, Distribution]] = dict
+
+
 Value = int | Distribution
 
 
@@ -173,9 +189,13 @@ class Metrics:
         self.fuse_requests = self._counted(
             "cairnfs_fuse_requests_total", "requests", "Requests of the kernel.", "opcode", OPCODES
         )
-        self.fuse_answers = self._counted(
+        answered = self._counted(
             "cairnfs_fuse_answers_total", "requests", "Of these, answered by compiled code from shared memory.", "opcode", OPCODES
         )
+        self.fuse_answers = self._timed(
+            "cairnfs_fuse_answer_seconds", "How long these took from read to write.", "opcode", ANSWERED_OPCODES
+        )
+        answered.source = lambda: {opcode: times.n for opcode, times in self.fuse_answers.source().items()}
         self.fuse_answered_bytes = self._told("cairnfs_fuse_answered_bytes_total", "bytes", "Bytes of files in these answers.")
         self.operation_s = self._histograms(
             "cairnfs_operation_seconds", "File system operations and how long they took.", "op", OPERATIONS
@@ -302,6 +322,16 @@ class Metrics:
 
         self.families.append(Family(name, "counter", unit, text, label, read))
         return counted
+
+    def _timed(self, name: str, text: str, label: str, values: tuple[str, ...]) -> Timed:
+        timed = Timed()
+
+        def read() -> list[tuple[str, Value]]:
+            now = timed.source()
+            return [(value, now.get(value, NEVER)) for value in values]
+
+        self.families.append(Family(name, "histogram", "seconds", text, label, read))
+        return timed
 
 
 def _number(value: int | float) -> str:

@@ -66,6 +66,8 @@ class Volume:
         if fmt.uuid != self.format.uuid:
             raise VolumeError(f"the metadata store holds volume '{fmt.name}' (uuid {fmt.uuid}) now: unmount")
         self.meta.core.format = fmt
+        if self.arena is not None:
+            self.arena.usage_drop()
 
     @property
     def objects(self) -> ObjectStore:

@@ -55,6 +55,7 @@ enum {
     AR_OPEN_WAYS = 16,
     AR_OPEN_SPARE = 4, /* ways of a bucket of `opens` that handles leave to marks */
     AR_MARK_BYTES = 40, /* what a watched store shows of its newest commit */
+    AR_N_USAGE = 4,     /* numbers of a volume: total bytes, used bytes, total inodes, used inodes */
     AR_MAX_SEGMENTS = 4096,
     AR_MIN_BYTES = 1 << 20,
 };
@@ -166,6 +167,8 @@ struct ar_header {
     uint32_t spare_too;
     uint64_t applied;            /* every commit up to this position is known; seen_lock and seen_seq */
     uint8_t seen[AR_MARK_BYTES]; /* what the watched store showed then */
+    uint64_t usage_at;           /* position at which `usage` was right, plus 1; 0: none. As `applied` */
+    uint64_t usage[AR_N_USAGE];
     pthread_mutex_t locks[AR_N_LOCKS];
     pthread_mutex_t log_lock;
     pthread_mutex_t seen_lock;
@@ -209,6 +212,12 @@ void ar_saw(struct ar_arena *arena, uint64_t position, const uint8_t *mark);
 
 /* The process's own commit at `position` has been applied; `mark` is what the store showed right after it, NULL when unknown. */
 void ar_applied(struct ar_arena *arena, uint64_t position, const uint8_t *mark);
+
+/* Keep the usage of the volume, read after the arena had `applied` == position; nothing happens when there was a commit since. */
+void ar_usage_put(struct ar_arena *arena, uint64_t position, const uint64_t usage[AR_N_USAGE]);
+/* 1 = *usage is right at the newest position that is known; ar_fresh() says whether that is the newest of all. */
+int ar_usage_find(const struct ar_arena *arena, uint64_t usage[AR_N_USAGE]);
+void ar_usage_drop(struct ar_arena *arena);
 
 /* ---- arena_meta.c: attributes and names ---- */
 

@@ -120,6 +120,15 @@ class Arena:
     def saw(self, position: int, mark: bytes | None) -> None:
         """Everything up to `position` is known; the watched bytes were `mark` before that was found out, None: not known."""
 
+    def usage_put(self, position: int, total_bytes: int, used_bytes: int, total_inodes: int, used_inodes: int) -> None:
+        """What the volume holds, read after `applied` was `position`; nothing happens if anybody has committed since."""
+
+    def usage(self) -> tuple[int, int, int, int] | None:
+        """(total bytes, used bytes, total inodes, used inodes) at the position `applied`, None when that is not known."""
+
+    def usage_drop(self) -> None:
+        """The limits of the volume are others."""
+
     def shown_opened(self, ino: int, version: int) -> bool: ...
     def shown_dropped(self, ino: int, version: int) -> None: ...
     def shown_newest(self, ino: int) -> int: ...

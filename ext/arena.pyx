@@ -243,6 +243,22 @@ cdef class Arena:
         ar_advance(&self.arena, position)
         ar_saw(&self.arena, position, mark_of(mark))
 
+    def usage_put(self, uint64_t position, uint64_t total_bytes, uint64_t used_bytes, uint64_t total_inodes, uint64_t used_inodes):
+        """What the volume holds, read after `applied` was `position`; nothing happens if anybody has committed since."""
+        cdef uint64_t[4] usage = [total_bytes, used_bytes, total_inodes, used_inodes]
+        ar_usage_put(&self.arena, position, usage)
+
+    def usage(self):
+        """(total bytes, used bytes, total inodes, used inodes) at the position `applied`, None when that is not known."""
+        cdef uint64_t[4] usage
+        if not ar_usage_find(&self.arena, usage):
+            return None
+        return (usage[0], usage[1], usage[2], usage[3])
+
+    def usage_drop(self):
+        """The limits of the volume are others."""
+        ar_usage_drop(&self.arena)
+
     # What the kernel's pages show
 
     def shown_opened(self, uint64_t ino, uint64_t version):

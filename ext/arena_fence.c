@@ -44,16 +44,34 @@ int ar_fresh(const struct ar_arena *arena)
     return valid && memcmp(now, seen, AR_MARK_BYTES) == 0;
 }
 
-/* The caller holds seen_lock. */
-static void set_seen(struct ar_header *h, uint64_t position, const uint8_t *mark)
+/* Around changes of `seen` and `usage`; the caller holds seen_lock. */
+static void begin(struct ar_header *h)
 {
     atomic_fetch_add_explicit(&h->seen_seq, 1, memory_order_relaxed);
     atomic_thread_fence(memory_order_seq_cst);
+}
+
+static void end(struct ar_header *h)
+{
+    atomic_fetch_add_explicit(&h->seen_seq, 1, memory_order_release);
+}
+
+static void set_seen(struct ar_header *h, uint64_t position, const uint8_t *mark)
+{
+    begin(h);
     h->applied = position;
     h->seen_valid = mark != NULL;
     if (mark != NULL)
         memcpy(h->seen, mark, AR_MARK_BYTES);
-    atomic_fetch_add_explicit(&h->seen_seq, 1, memory_order_release);
+    end(h);
+}
+
+void ar_repair_seen(struct ar_header *h)
+{
+    atomic_store(&h->seen_seq, atomic_load(&h->seen_seq) | 1);
+    h->usage_at = 0;
+    __atomic_store_n(&h->seen_valid, 0, __ATOMIC_SEQ_CST); /* before readers look again at what is perhaps half written */
+    end(h);
 }
 
 void ar_committing(struct ar_arena *arena)
@@ -82,5 +100,40 @@ void ar_applied(struct ar_arena *arena, uint64_t position, const uint8_t *mark)
     if (position == h->applied + 1) /* else something before it is not known yet */
         set_seen(h, position, mark);
     atomic_fetch_sub(&h->n_committing, 1);
+    ar_unlock(&h->seen_lock);
+}
+
+/* ---- usage of the volume: a row of the store that every other commit changes, so it is of one position only ---- */
+
+void ar_usage_put(struct ar_arena *arena, uint64_t position, const uint64_t usage[AR_N_USAGE])
+{
+    struct ar_header *h = arena->h;
+    ar_lock(arena, &h->seen_lock);
+    if (h->applied == position && arena->watch != NULL && ar_fresh(arena)) { /* a lease does not tell of others' commits at once */
+        begin(h);
+        h->usage_at = position + 1;
+        memcpy(h->usage, usage, sizeof h->usage);
+        end(h);
+    }
+    ar_unlock(&h->seen_lock);
+}
+
+int ar_usage_find(const struct ar_arena *arena, uint64_t usage[AR_N_USAGE])
+{
+    struct ar_header *h = arena->h;
+    uint32_t seq = atomic_load_explicit(&h->seen_seq, memory_order_acquire);
+    uint64_t at = ar_load(&h->usage_at), applied = ar_load(&h->applied);
+    ar_copy(usage, h->usage, sizeof h->usage);
+    atomic_thread_fence(memory_order_acquire);
+    return !(seq & 1) && atomic_load_explicit(&h->seen_seq, memory_order_relaxed) == seq && at == applied + 1;
+}
+
+void ar_usage_drop(struct ar_arena *arena)
+{
+    struct ar_header *h = arena->h;
+    ar_lock(arena, &h->seen_lock);
+    begin(h);
+    h->usage_at = 0;
+    end(h);
     ar_unlock(&h->seen_lock);
 }

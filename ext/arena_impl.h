@@ -108,9 +108,10 @@ static inline uint64_t ar_slice_hash(uint64_t pack, uint32_t stored_off)
     return ar_mix(pack * UINT64_C(0x9E3779B97F4A7C15) + stored_off);
 }
 
-/* After the death of a holder of `lock`: empty what was being written (arena_meta.c, arena_log.c). */
+/* After the death of a holder of a lock: empty what was being written (arena_check.c, arena_log.c, arena_fence.c). */
 void ar_repair_meta(struct ar_arena *arena, size_t lock_no);
 void ar_repair_log(struct ar_arena *arena);
+void ar_repair_seen(struct ar_header *h);
 
 /* For tests: every bucket of a lock that is held as a writer that dies leaves it at worst (arena_check.c). */
 void ar_tear(struct ar_arena *arena, const pthread_mutex_t *lock);

@@ -136,7 +136,7 @@ void ar_lock(struct ar_arena *arena, pthread_mutex_t *lock)
     if (lock == &h->log_lock)
         ar_repair_log(arena);
     else if (lock == &h->seen_lock)
-        atomic_store(&h->seen_seq, (atomic_load(&h->seen_seq) | 1) + 1), h->seen_valid = 0;
+        ar_repair_seen(h);
     else
         ar_repair_meta(arena, (size_t)(lock - h->locks));
     pthread_mutex_consistent(lock);

@@ -82,8 +82,12 @@ class Channel(Notifier):
         MALFORMED: messages that were too short for their header; UNKNOWN: opcodes that `fuse_table` does not have.
         """
 
-    def answered(self) -> dict[str, int]:
-        """Of these, requests that were answered without Python."""
+    def answers(self) -> dict[str, tuple[tuple[int, ...], int]]:
+        """Of these, requests that were answered without Python: how many took how long, and the sum of that in nanoseconds.
+
+        From the end of the read that brought a request to the end of the write of its reply. 26 buckets: up to 1 us, 2 us, 4 us,
+        ... 16.8 s, and what took longer.
+        """
 
     @property
     def answered_bytes(self) -> int:

@@ -19,7 +19,7 @@ from cairnfs.ext.fuse_files cimport abandon
 from cairnfs.ext.fuse_notify cimport Notifier
 from cairnfs.ext.fuse_req cimport FC_UNWANTED, Handler, Payload, Request, Rules, fc_chan, fc_lane, fc_write
 from cairnfs.ext.fuse_resumed cimport serve_done
-from cairnfs.ext.fuse_slots cimport Slots, fc_shared, fc_shared_of, fc_slot_request
+from cairnfs.ext.fuse_slots cimport FC_N_BUCKETS, Slots, fc_shared, fc_shared_of, fc_slot_request, fc_times
 from cairnfs.ext.fuse_table cimport operations, served_by
 from cairnfs.ext.journal cimport Ring
 
@@ -54,7 +54,6 @@ cdef extern from "fuse_chan_impl.h" nogil:
     Py_ssize_t fc_read_one(fc_chan *chan, void *buf, size_t n_bytes, int timeout_ms)
     int fc_negotiate(fc_chan *chan, const uint8_t *message, size_t n_bytes, const fc_limits *limits, fw.fw_init_out *out)
     uint64_t fc_count(fc_chan *chan, int opcode)
-    uint64_t fc_count_answered(fc_chan *chan, int opcode)
     uint64_t fc_answered_bytes(fc_chan *chan)
     size_t fc_n_known(fc_chan *chan)
     size_t fc_copy_known(fc_chan *chan, uint64_t *out, size_t room)
@@ -246,8 +245,8 @@ cdef class Channel(Notifier):
     cdef int keep_lanes(self) except -1:
         """Open lanes as they are wanted until the channel is over."""
         cdef int n_left = fc_n_left(self.chan)
-        while self.chan.n_lanes < n_left and self.add_lane():
-            pass
+        while self.chan.n_lanes < n_left and not fc_chan_over(self.chan) and self.add_lane():
+            pass  # over: lanes end as fast as they are opened, and nobody waits for what is left
         while not fc_chan_over(self.chan):
             while fc_wants_lane(self.chan):
                 if not self.add_lane():
@@ -363,9 +362,16 @@ cdef class Channel(Notifier):
             found["MALFORMED"] = self.chan.n_malformed
         return found
 
-    def answered(self):
-        """Of these, requests that were answered without Python."""
-        return self.by_name(fc_count_answered)
+    def answers(self):
+        """Of these, requests that were answered without Python: how many took how long, and the sum of that in nanoseconds."""
+        cdef dict found = {}
+        cdef fc_times *times
+        for opcode in range(fw.FW_N_OPCODES):
+            times = &self.chan.answers[opcode]
+            buckets = tuple([times.buckets[i] for i in range(FC_N_BUCKETS)])
+            if any(buckets):
+                found[name_of(opcode)] = (buckets, times.sum_ns)
+        return found
 
     @property
     def answered_bytes(self):

@@ -16,6 +16,7 @@ enum {
     HAS_XATTR = 1,      /* a flag of the inode record: it has, or had, extended attributes */
     ALL_STATX = 0xFFF,  /* as in fuse_names.pyx */
     NANO = 1000000000,
+    MAX_NAME = 255,
 };
 
 static void split_ns(int64_t ns, uint64_t *seconds, uint32_t *rest)
@@ -343,6 +344,21 @@ static int may_access(struct fc_lane *lane, const struct fw_in_header *header, s
     return 1;
 }
 
+/* As op_statfs() of fuse_files.pyx. */
+static int stat_fs(struct fc_lane *lane)
+{
+    uint64_t usage[AR_N_USAGE];
+    if (!ar_usage_find(lane->chan->arena, usage))
+        return 0;
+    uint64_t total = usage[0] / BLOCK_BYTES;
+    uint64_t used = usage[1] / BLOCK_BYTES + (usage[1] % BLOCK_BYTES != 0);
+    struct fw_statfs_out out = {.bsize = BLOCK_BYTES, .frsize = BLOCK_BYTES, .namelen = MAX_NAME, .blocks = total, .files = usage[2]};
+    out.bfree = out.bavail = total - (used < total ? used : total);
+    out.ffree = usage[2] - (usage[3] < usage[2] ? usage[3] : usage[2]);
+    fc_reply_body(lane, &out, sizeof out);
+    return 1;
+}
+
 int fc_put_known(struct fc_chan *chan, uint64_t ino, struct fw_entry_out *out)
 {
     struct ar_attr attr;
@@ -396,6 +412,8 @@ int fc_answer_hot(struct fc_lane *lane, const struct fw_in_header *header, struc
         return list_xattr(lane, header, cursor);
     case FW_ACCESS:
         return may_access(lane, header, cursor);
+    case FW_STATFS:
+        return stat_fs(lane);
     }
     return 0;
 }

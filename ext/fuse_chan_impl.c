@@ -44,7 +44,7 @@ int fc_chan_init(struct fc_chan *chan, int dev_fd)
     chan->marks = shared == NULL ? chan->own_marks : shared->marks;
     chan->counts = shared == NULL ? chan->own_counts : shared->counts;
     chan->answered_bytes = shared == NULL ? &chan->own_answered_bytes : &shared->answered_bytes;
-    chan->answered = shared == NULL ? chan->own_answered : shared->answered;
+    chan->answers = shared == NULL ? chan->own_answers : shared->answers;
     pthread_mutex_init(&chan->known_lock, NULL);
     if (fstat(dev_fd, &st) < 0)
         return -errno;
@@ -269,6 +269,7 @@ static int receive(struct fc_lane *lane)
         ssize_t n = read(lane->fd, lane->buf, chan->read_bytes);
         if (n > 0) {
             lane->n_bytes = (size_t)n;
+            lane->began_ns = fc_now_ns();
             become_busy(lane);
             return 1;
         }
@@ -339,7 +340,7 @@ static int answer_here(struct fc_lane *lane, const struct fw_in_header *header)
         if (header->opcode != FW_FLUSH || !flush_does_nothing(chan, header, &cursor))
             break;
         fc_reply_error(lane, 0);
-        atomic_fetch_add_explicit(&chan->answered[FW_FLUSH], 1, memory_order_relaxed);
+        fc_count_answer(lane, FW_FLUSH);
         return 1;
     case FW_DESTROY:
         fc_reply_error(lane, 0);
@@ -351,7 +352,7 @@ static int answer_here(struct fc_lane *lane, const struct fw_in_header *header)
     if (header->opcode < FW_N_OPCODES && (chan->served >> header->opcode & 1)) {
         if (!fc_answer_hot(lane, header, &cursor))
             return 0;
-        atomic_fetch_add_explicit(&chan->answered[header->opcode], 1, memory_order_relaxed);
+        fc_count_answer(lane, header->opcode);
         return 1;
     }
     fc_reply_error(lane, ENOSYS);
@@ -410,6 +411,7 @@ int fc_resume(struct fc_lane *lane)
     if (slot == NULL || header->len == 0 || header->len > lane->chan->read_bytes)
         return FC_END;
     lane->n_bytes = header->len;
+    lane->began_ns = fc_now_ns();
     become_busy(lane);
     if (!check_header(lane))
         fc_reply_error(lane, EIO);

@@ -76,7 +76,11 @@ int fc_negotiate(struct fc_chan *chan, const uint8_t *message, size_t n_bytes, c
                  struct fw_init_out *out);
 
 uint64_t fc_count(struct fc_chan *chan, int opcode);
-uint64_t fc_count_answered(struct fc_chan *chan, int opcode);
+
+/* The present request has been answered without Python. */
+void fc_count_answer(struct fc_lane *lane, uint32_t opcode);
+uint64_t fc_now_ns(void);
+
 uint64_t fc_answered_bytes(struct fc_chan *chan);
 
 /* Answer a request from the arena (fuse_chan_hot.c). 1 = done, 0 = Python must serve what is in the lane's buffer now. */

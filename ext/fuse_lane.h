@@ -62,6 +62,7 @@ struct fc_lane {
     struct fc_slot *slot;         /* where the request lies for a successor, NULL: nowhere */
     uint8_t *buf;                 /* chan->read_bytes long; owned by the caller */
     size_t n_bytes;               /* of the present request; its header is checked */
+    uint64_t began_ns;            /* when it was there, by the monotonic clock */
     uint64_t reply_to;            /* `unique` of the present request */
     _Atomic uint64_t unique;      /* the same while the request may be interrupted, else 0 */
     _Atomic uint64_t interrupted; /* the last request of this lane that an INTERRUPT named */
@@ -95,7 +96,8 @@ struct fc_chan {
     _Atomic uint8_t own_marks[FC_N_MARKS]; /* these three are used when there are no slots to share them */
     _Atomic uint64_t *answered_bytes; /* of files, in answers to READ without Python */
     _Atomic uint64_t own_answered_bytes;
-    _Atomic uint64_t own_counts[FW_N_OPCODES], own_answered[FW_N_OPCODES];
+    _Atomic uint64_t own_counts[FW_N_OPCODES];
+    struct fc_times own_answers[FW_N_OPCODES];
     const struct fc_slots *slots;      /* NULL: requests end with this process */
     struct ar_arena *arena;            /* what may be answered without Python; NULL: nothing */
     struct jn_journal *journal;        /* where WRITE may leave its bytes; NULL: nowhere */
@@ -103,7 +105,7 @@ struct fc_chan {
     int keeps_negative;                /* the kernel may keep names known to be absent: Python tells it */
     uint64_t fleeting_from;            /* inodes from here on are not the volume's */
     _Atomic int follows;               /* somebody tells of changes; while not, nothing is answered from the arena */
-    _Atomic uint64_t *answered; /* FW_N_OPCODES: requests answered without Python, by opcode */
+    struct fc_times *answers; /* FW_N_OPCODES: requests answered without Python, by opcode */
     pthread_mutex_t known_lock;
     struct im_map known; /* inode -> names and entries that the kernel was given of it and has not forgotten */
     int (*count_known)(struct fc_chan *chan, uint64_t ino, int64_t n); /* fc_known(), for modules that do not have it */

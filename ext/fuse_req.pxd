@@ -5,8 +5,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
 from cairnfs.ext.arena cimport ar_arena
+from cairnfs.ext.fuse_slots cimport fc_times, fc_slot, fc_slots
 from cairnfs.ext.journal cimport jn_journal
-from cairnfs.ext.fuse_slots cimport fc_slot, fc_slots
 from cairnfs.ext.fuse_wire cimport fw_attr, fw_entry_out, fw_in_header
 
 
@@ -58,6 +58,7 @@ cdef extern from "fuse_lane.h" nogil:
         uint64_t fleeting_from
         int follows
         const fc_slots *slots
+        fc_times *answers
         int (*wants_fence)(fc_chan *chan, uint64_t ino) noexcept
         int (*open_fenced)(fc_lane *lane) noexcept
         int (*put_known)(fc_chan *chan, uint64_t ino, fw_entry_out *out) noexcept

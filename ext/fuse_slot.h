@@ -3,8 +3,8 @@
  * A region of shared memory, made before the processes that use it: pages of its own, then one slot a lane.
  *
  *   page    0 u32 agreed (0: INIT is not answered yet), 4 u32 minor, 8 u64 caps, 16 u64 read_bytes, 64 .. marks (enum fc_mark),
- *           4160 .. requests read by opcode (64 times u64), 4672 .. answered without Python, 5184 u64 bytes of files in
- *           these answers, 8192 .. jobs (fuse_jobs.h)
+ *           4160 .. requests read by opcode (64 times u64), 4672 u64 bytes of files in answers without Python,
+ *           4680 .. how many of these took how long, by opcode (64 times struct fc_times), 20480 .. jobs (fuse_jobs.h)
  *   slot    0 u64 answered, 8 u64 interrupted, 16 i32 error, 20 u32 n_reply, 24 u32 n_tries, 32 .. reply; from byte FC_SLOT_PAGE on the request
  *
  * States of a slot, by what is in it, and what a successor does with it:
@@ -25,7 +25,9 @@
 /* A request that so many processes have died of gets EIO. Waiting for a lock does not count: it may last through any number of deaths. */
 enum { FC_MAX_TRIES = 20 };
 
-enum { FC_SLOT_PAGE = 4096, FC_SLOT_REPLY = 512, FC_JOBS_AT = 8192, FC_SHARED_BYTES = 16384 };
+enum { FC_SLOT_PAGE = 4096, FC_SLOT_REPLY = 512, FC_JOBS_AT = 20480, FC_SHARED_BYTES = 28672 };
+
+enum { FC_N_BUCKETS = 26 }; /* as in engine/metrics.py: up to 1 us, 2 us, 4 us, ... 16.8 s, and what took longer */
 
 struct fc_slot {
     _Atomic uint64_t answered;
@@ -37,6 +39,12 @@ struct fc_slot {
     uint8_t reply[FC_SLOT_REPLY];
 };
 
+/* How long something took, from the end of the read that brought the request to the end of the write of its reply. */
+struct fc_times {
+    _Atomic uint64_t buckets[FC_N_BUCKETS];
+    _Atomic uint64_t sum_ns;
+};
+
 struct fc_shared {
     _Atomic uint32_t agreed;
     uint32_t minor;
@@ -45,8 +53,8 @@ struct fc_shared {
     uint64_t spare[5];
     _Atomic uint8_t marks[4096];
     _Atomic uint64_t counts[64]; /* requests read, by opcode */
-    _Atomic uint64_t answered[64];
     _Atomic uint64_t answered_bytes;
+    struct fc_times answers[64];
 };
 _Static_assert(sizeof(struct fc_shared) <= FC_JOBS_AT, "jobs lie behind it");
 _Static_assert(FC_JOBS_AT + sizeof(struct fc_jobs) <= FC_SHARED_BYTES, "slots lie behind them");

@@ -8,9 +8,14 @@ cdef extern from "fuse_slot.h" nogil:
     enum:
         FC_SLOT_PAGE
         FC_SHARED_BYTES
+        FC_N_BUCKETS
 
     struct fc_slot:
         uint64_t answered
+
+    struct fc_times:
+        uint64_t *buckets
+        uint64_t sum_ns
 
     struct fc_shared:
         uint32_t agreed

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from cairnfs.clock import Clock, SystemClock
 from cairnfs.meta.ids import Ids
+from cairnfs.meta.recall import Recall
 from cairnfs.meta.stores.base import Committed, Store
 from cairnfs.meta.txn import Txn, transact, transact_at
 from cairnfs.meta.volume import VolumeFormat, load_format
@@ -22,6 +23,7 @@ class MetaCore:
         self.clock: Clock = SystemClock() if clock is None else clock
         self.format: VolumeFormat = load_format(store)
         self.ids = Ids(store)
+        self.recall = Recall(store)
 
     @property
     def session(self) -> SessionId:
@@ -34,8 +36,8 @@ class MetaCore:
 
     def transact(self, build: Callable[[Txn], T]) -> T:
         """`txn.transact` on this volume's store."""
-        return transact(self.store, build)
+        return transact(self.store, build, self.recall)
 
     def transact_at(self, build: Callable[[Txn], T]) -> tuple[T, Committed]:
         """`txn.transact_at` on this volume's store: also the position and the new values of added fields."""
-        return transact_at(self.store, build)
+        return transact_at(self.store, build, self.recall)

@@ -16,7 +16,7 @@ from cairnfs.meta.core import MetaCore
 from cairnfs.meta.layout_edit import LayoutEdit, chunk_parts, file_attr, stored_layout
 from cairnfs.meta.ledger import Ledger, NewPack
 from cairnfs.meta.records import FLAG_XATTR, USAGE_KEY, USED_BYTES_AT, chunk_key, inode_key, pack_key, xattr_key
-from cairnfs.meta.txn import Txn, transact, transact_at
+from cairnfs.meta.txn import Txn
 from cairnfs.types import Attr, Inode, PackId, SliceRef
 
 Piece = tuple[int, int, SliceRef]  # file offset, length, and the slice whose first `length` bytes belong there
@@ -45,7 +45,7 @@ def commit_write(
         if kill_suid:
             drop_privileges(txn, edit.attr)
 
-    return _commit(core, ino, change, prefetch=_rows_of(ino, pieces))
+    return _commit(core, ino, change, prefetch=_rows_of(ino, pieces), new=[pack_key(pack) for pack, _, _ in new_packs])
 
 
 def truncate(core: MetaCore, ino: Inode, size: int, now_ns: int, kill_suid: bool) -> Attr:
@@ -128,7 +128,7 @@ def copy_range(
         ledger.settle(txn, core.format.capacity_bytes)
         return to.attr
 
-    attr, done = transact_at(core.store, build)
+    attr, done = core.transact_at(build)
     if copied:
         attr.version = done.position
     return copied, attr
@@ -156,7 +156,7 @@ def replace(
         ledger.settle(txn)
         return True
 
-    return transact(core.store, build)
+    return core.transact(build)
 
 
 def drop_privileges(txn: Txn, attr: Attr) -> None:
@@ -173,10 +173,12 @@ def _commit(
     ino: Inode,
     change: Callable[[Txn, LayoutEdit, Ledger], None],
     prefetch: Sequence[tuple[bytes, bytes]] = (),
+    new: Sequence[tuple[bytes, bytes]] = (),
 ) -> Attr:
-    """Run `change` on a file's layout and commit the result; the attributes as committed."""
+    """Run `change` on a file's layout and commit the result; the attributes as committed. Rows `new` most likely do not exist."""
 
     def build(txn: Txn) -> Attr:
+        txn.suppose_absent(new)
         if prefetch:
             txn.get_many(prefetch)
         ledger = Ledger()
@@ -186,7 +188,7 @@ def _commit(
         ledger.settle(txn, core.format.capacity_bytes)
         return edit.attr
 
-    attr, done = transact_at(core.store, build)
+    attr, done = core.transact_at(build)
     attr.version = done.position
     return attr
 

@@ -18,9 +18,11 @@ from cairnfs.meta.core import MetaCore
 from cairnfs.meta.dirs import Vanished, change_directory, directory, look_again
 from cairnfs.meta.links import IsOpen, Unlinked, link, release_deleted, rmdir, unlink
 from cairnfs.meta.records import (
+    ATTR_SUBKEY,
     FLAG_ACCESS_ACL,
     FLAG_DEFAULT_ACL,
     FLAG_XATTR,
+    INODE_PREFIX,
     USAGE_KEY,
     USED_INODES_AT,
     decode_attr,
@@ -57,7 +59,7 @@ class Names:
 
     def get(self, ino: Inode) -> Attr:
         """Attributes of an inode. ENOENT."""
-        row = self._store.read((inode_key(ino),))[0]
+        row = self._core.recall.read((inode_key(ino),))[0]
         if row is None:
             raise FsError(errno.ENOENT)
         return decode_attr(ino, row)
@@ -129,11 +131,10 @@ class Names:
         return b"/" + b"/".join(reversed(names))
 
     def _look_up_once(self, parent: Inode, name: bytes) -> Attr:
-        found = self._store.read((dentry_key(parent, name),))[0]
+        found, row = self._core.recall.read_via(dentry_key(parent, name), INODE_PREFIX, ATTR_SUBKEY)
         if found is None:
             raise FsError(errno.ENOENT)
         dentry = decode_dentry(parent, name, found.value)
-        row = self._store.read((inode_key(dentry.ino),))[0]
         if row is None:
             raise Vanished
         return decode_attr(dentry.ino, row)

@@ -6,6 +6,9 @@ does a failed condition that was given an error of its own (ENOSPC for a full vo
 
 Reads of different calls may come from different moments; only what is a condition is guaranteed to hold at the commit.
 `build` must have no effects of its own, because it may run several times.
+
+With a `Recall` the first attempt begins with rows that are remembered. It is only a guess: when a condition does not hold or
+`build` raises anything, the operation runs again on rows that are read.
 """
 
 import random
@@ -14,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from cairnfs.errors import FsError, StoreError
+from cairnfs.meta.recall import Recall
 from cairnfs.meta.stores.base import (
     Absent,
     Add,
@@ -45,10 +49,13 @@ UNCOMMITTED = Position(0)  # version of a row that this transaction itself has c
 class Txn:
     """Gathers one commit. Reads show the transaction's own effects; `unchanged` speaks of rows as they were read."""
 
-    __slots__ = ("_changed", "_errors", "_read", "_store", "conditions", "effects")
+    __slots__ = ("_changed", "_errors", "_read", "_recall", "_store", "conditions", "effects", "recalled")
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store | Recall, recall: Recall | None = None) -> None:
+        """`recall`: rows are taken from there if they are known; `recalled` says whether any were."""
         self._store = store
+        self._recall = recall
+        self.recalled = False
         self._read: dict[Key, Row | None] = {}
         self._changed: dict[Key, list[Effect]] = {}
         self._errors: list[tuple[Condition, FsError]] = []
@@ -58,15 +65,32 @@ class Txn:
     def get(self, key: Key) -> Row | None:
         """The row as this transaction sees it: read once, with the transaction's own effects applied."""
         if key not in self._read:
-            self._read[key] = self._store.read((key,))[0]
+            self._fetch([key])
         return self._view(key) if key in self._changed else self._read[key]
 
     def get_many(self, keys: Sequence[Key]) -> list[Row | None]:
         """Like `get` for each key, fetching what is not yet known in one round trip and from one snapshot."""
         missing = [key for key in dict.fromkeys(keys) if key not in self._read]
         if missing:
-            self._read.update(zip(missing, self._store.read(missing), strict=True))
+            self._fetch(missing)
         return [self._view(key) if key in self._changed else self._read[key] for key in keys]
+
+    def suppose_absent(self, keys: Sequence[Key]) -> None:
+        """Guess that rows do not exist, where guesses are allowed; `absent` or `unchanged` must be a condition for each."""
+        if self._recall is not None and self._recall.started:
+            for key in keys:
+                if key not in self._read:
+                    self._read[key] = None
+                    self.recalled = True
+
+    def _fetch(self, keys: Sequence[Key]) -> None:
+        if self._recall is not None:
+            known = self._recall.known(keys)
+            self._read.update(known)
+            self.recalled = self.recalled or bool(known)
+            keys = [key for key in keys if key not in known]
+        if keys:
+            self._read.update(zip(keys, self._store.read(keys), strict=True))
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
         """A page of a partition as stored: without this transaction's effects, and no condition comes of it."""
@@ -75,7 +99,7 @@ class Txn:
     def unchanged(self, key: Key) -> None:
         """Condition: the row is still as this transaction first read it, present or absent (reads it if it has not)."""
         if key not in self._read:
-            self._read[key] = self._store.read((key,))[0]
+            self._fetch([key])
         row = self._read[key]
         self.conditions.append(Absent(key) if row is None else Unchanged(key, row.version))
 
@@ -150,15 +174,15 @@ def _applied(effect: Effect, value: bytes | None) -> bytes | None:
             return None if value is None else raised(value, effect.offset, effect.value)
 
 
-def transact(store: Store, build: Callable[[Txn], T]) -> T:
+def transact(store: Store, build: Callable[[Txn], T], recall: Recall | None = None) -> T:
     """Run one operation to its commit and return what `build` returned. Raises what `build` raises.
 
     StoreError (EIO) when the store fails, or when other writers got in between too many times in a row.
     """
-    return transact_at(store, build)[0]
+    return transact_at(store, build, recall)[0]
 
 
-def transact_at(store: Store, build: Callable[[Txn], T]) -> tuple[T, Committed]:
+def transact_at(store: Store, build: Callable[[Txn], T], recall: Recall | None = None) -> tuple[T, Committed]:
     """`transact` that also returns the position of the commit and the new values of added fields.
 
     An operation without conditions and effects commits nothing; its position is 0.
@@ -167,12 +191,22 @@ def transact_at(store: Store, build: Callable[[Txn], T]) -> tuple[T, Committed]:
     for attempt in range(MAX_ATTEMPTS):
         if attempt > 1:  # the first conflict is retried at once: whoever won is done
             time.sleep(random.uniform(0, min(MAX_PAUSE_S, 0.0001 * 2**attempt)))
-        txn = Txn(store)
-        result = build(txn)
+        txn = Txn(store if recall is None else recall, None if attempt else recall)
+        try:
+            result = build(txn)
+        except Exception:
+            if txn.recalled:
+                continue
+            raise
         if not txn.conditions and not txn.effects:
+            if txn.recalled:
+                continue
             return result, Committed(UNCOMMITTED, [], {})
         try:
-            return result, store.commit(txn.conditions, txn.effects)
+            committed = store.commit(txn.conditions, txn.effects)
+            if recall is not None:
+                recall.committed(committed.rows, committed.position)
+            return result, committed
         except ConditionFailed as failure:
             error = txn.error_for(failure.condition)
             if error is not None:

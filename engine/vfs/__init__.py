@@ -17,7 +17,7 @@ from cairnfs.meta import Meta
 from cairnfs.options import EngineOptions
 from cairnfs.types import Attr, Buffer, Caller, DirEntry, Inode, Lock, Opened, SetAttr, StatFs
 from cairnfs.vfs.attrs import Attributes
-from cairnfs.vfs.carried import Carried
+from cairnfs.vfs.carried import Carried, HeldHandle
 from cairnfs.vfs.fileio import FileIo
 from cairnfs.vfs.locks import Locking
 from cairnfs.vfs.namespace import Namespace, RemovedDirs
@@ -249,7 +249,10 @@ class Vfs:
         state = self._state
         if state.carried is not None:
             state.arena.resume()
-            resume(state, self._dirs, state.meta, state.carried, left)
+            self._resume_virtual(resume(state, self._dirs, state.meta, state.carried, left))
+
+    def _resume_virtual(self, handles: list[HeldHandle]) -> None:
+        """Virtual files that were open; there are none here."""
 
     def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]] = ()) -> None:
         """Another process has changed these inodes and names: what is known of them here is forgotten."""

@@ -69,9 +69,14 @@ class Attributes:
 
     def statfs(self) -> StatFs:
         """Totals of the volume. One without limits shows powers of two of which at most seven eighths are used."""
+        arena, limits = self._state.arena, self._meta.format
+        position = arena.applied
         usage = self._meta.attrs.statfs()
         total_bytes = usage.total_bytes or _ample(UNLIMITED_BYTES, usage.used_bytes)
         total_inodes = usage.total_inodes or _ample(UNLIMITED_INODES, usage.used_inodes)
+        arena.usage_put(position, total_bytes, usage.used_bytes, total_inodes, usage.used_inodes)
+        if self._meta.format is not limits:  # refreshed in between: after the refresh's own drop, perhaps
+            arena.usage_drop()
         return usage._replace(total_bytes=total_bytes, total_inodes=total_inodes)
 
     def _set(self, c: Caller, ino: Inode, change: SetAttr) -> Attr:

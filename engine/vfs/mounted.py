@@ -22,7 +22,7 @@ from cairnfs.options import EngineOptions
 from cairnfs.types import Attr, Caller, Inode, Opened, SetAttr
 from cairnfs.vfs import Vfs
 from cairnfs.vfs.accesslog import AccessLog
-from cairnfs.vfs.carried import Carried
+from cairnfs.vfs.carried import Carried, HeldHandle
 from cairnfs.vfs.observe import observed
 from cairnfs.vfs.virtual import FIRST_INO, VirtualFiles, is_virtual
 
@@ -50,7 +50,11 @@ class MountedVfs(Vfs):
             if op not in vars(MountedVfs):
                 setattr(self, op, call)
         self._virtual = VirtualFiles(
-            lambda: metrics.text().encode(), lambda: json.dumps(config(), indent=2).encode() + b"\n", log, clock.now_ns()
+            lambda: metrics.text().encode(),
+            lambda: json.dumps(config(), indent=2).encode() + b"\n",
+            log,
+            clock.now_ns(),
+            carried,
         )
         if self._state.files.grants is not None:
             self._state.files.grants.on_collected = metrics.written_bytes.add
@@ -169,6 +173,10 @@ class MountedVfs(Vfs):
         if is_virtual(fh_in):
             raise FsError(errno.EXDEV)  # the kernel then copies by reading and writing
         return self._seen.copy_file_range(c, fh_in, off_in, fh_out, off_out, length)
+
+    def _resume_virtual(self, handles: list[HeldHandle]) -> None:
+        for held in handles:
+            self._virtual.resume(held)
 
     # Refusals
 

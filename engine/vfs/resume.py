@@ -16,17 +16,24 @@ from cairnfs.vfs.handles import FIRST_COMPILED, Handle
 from cairnfs.vfs.openfile import OpenFile
 from cairnfs.vfs.readdir import Directories, DirHandle
 from cairnfs.vfs.state import VfsState
+from cairnfs.vfs.virtual import is_virtual
 
 log = logging.getLogger("cairnfs.vfs")
 
 
-def resume(state: VfsState, dirs: Directories, meta: Meta, carried: Carried, left: Collection[int]) -> None:
-    """Make the tables what they were. `left`: the requests that the dead process had in work, which will be served again."""
+def resume(state: VfsState, dirs: Directories, meta: Meta, carried: Carried, left: Collection[int]) -> list[HeldHandle]:
+    """Make the tables what they were; returns the handles of virtual files, which are not this module's to restore.
+
+    `left`: the requests that the dead process had in work, which will be served again.
+    """
     state.left = frozenset(left)
+    virtual = []
     written = carried.journal.resume()
     for held in carried.handles.resume():
         if held.request in state.left:
             carried.handles.remove(held.fh)  # the kernel was not told of it, and asks again
+        elif is_virtual(held.fh):
+            virtual.append(held)
         elif held.flags & DIRECTORY:
             dirs.handles.restore(held.fh, DirHandle(held.ino, resumed=True))
         else:
@@ -34,6 +41,7 @@ def resume(state: VfsState, dirs: Directories, meta: Meta, carried: Carried, lef
     for ino in meta.sessions.sustained():
         state.files.resume_unlinked(ino)
     _write_again(state, written)
+    return virtual
 
 
 def _restore(state: VfsState, held: HeldHandle) -> None:

@@ -5,6 +5,9 @@ knows it before reading, and are opened with direct I/O, so that the kernel read
 
 A read-only mount may be read without opening. There each lookup makes an inode of its own, with the content as of now and its
 size, until the kernel forgets it; the access log, which has no end, is not offered.
+
+Open handles outlive the process that serves: the access log goes on with what happens from then on, the others have the content
+of the moment in which they are read from their beginning. Who was in the middle finds the end: the rest is gone.
 """
 
 import errno
@@ -18,6 +21,7 @@ from typing import NamedTuple
 from cairnfs.errors import FsError
 from cairnfs.types import Attr, Caller, Inode, Opened
 from cairnfs.vfs.accesslog import AccessLog, LogReader
+from cairnfs.vfs.carried import GENERATION_SHIFT, Carried, HeldHandle
 from cairnfs.vfs.handles import FIRST_COMPILED
 
 FIRST_INO = (1 << 62) + 16  # inodes from here on are virtual
@@ -31,6 +35,7 @@ def is_virtual(fh: int) -> bool:
     return FIRST_FH <= fh < FIRST_COMPILED
 
 
+REPLACED = b"# the process that served was killed: lines are missing\n"
 STATS, CONFIG, ACCESS_LOG = b".stats", b".config", b".accesslog"
 NAMES = frozenset((STATS, CONFIG, ACCESS_LOG))  # in the root
 
@@ -43,13 +48,24 @@ class _File(NamedTuple):
 class VirtualFiles:
     """The files and their open handles."""
 
-    def __init__(self, stats: Callable[[], bytes], config: Callable[[], bytes], log: AccessLog, now_ns: int) -> None:
+    def __init__(
+        self,
+        stats: Callable[[], bytes],
+        config: Callable[[], bytes],
+        log: AccessLog,
+        now_ns: int,
+        carried: Carried | None = None,
+    ) -> None:
+        """`carried`: what a successor of this process takes over."""
         self._log = log
-        self._numbers = itertools.count(FIRST_FH)
+        self._records = None if carried is None else carried.handles
+        used = 0 if carried is None else carried.generation << GENERATION_SHIFT
+        self._numbers = itertools.count(FIRST_FH + used)
         self._handles: dict[int, bytes | LogReader] = {}
+        self._unmade: dict[int, Inode] = {}  # handles of a predecessor that nobody has read from their beginning yet
         self.names: dict[bytes, Inode] = {}
         self._files: dict[int, _File] = {}
-        self._snapshot_numbers = itertools.count(FIRST_SNAPSHOT)
+        self._snapshot_numbers = itertools.count(FIRST_SNAPSHOT + used)  # the kernel may have pages of a predecessor's
         self._snapshots: dict[int, bytes] = {}
         self._add(STATS, 0o444, stats, now_ns)
         self._add(CONFIG, 0o444, config, now_ns)
@@ -100,10 +116,15 @@ class VirtualFiles:
             raise FsError(errno.EACCES)
         fh = next(self._numbers)
         self._handles[fh] = file.open()
+        if self._records is not None:
+            self._records.add(fh, ino, flags)
         return Opened(fh, keep_cache=False, direct_io=True)
 
     def read(self, c: Caller, fh: int, offset: int, size: int) -> list[memoryview]:
         """The access log goes on where the last read ended, whatever the offset."""
+        if offset == 0 and (ino := self._unmade.get(fh)) is not None:
+            self._handles[fh] = self._file(ino).open()
+            self._unmade.pop(fh, None)
         content = self._handles.get(fh)
         if content is None:
             raise FsError(errno.EBADF)
@@ -112,9 +133,22 @@ class VirtualFiles:
         return [memoryview(content)[offset : offset + size]]
 
     def release(self, fh: int) -> None:
+        self._unmade.pop(fh, None)
         content = self._handles.pop(fh, None)
         if isinstance(content, LogReader):
             self._log.close(content)
+        if self._records is not None:
+            self._records.remove(fh)
+
+    def resume(self, held: HeldHandle) -> None:
+        """Go on with a handle of a process that was killed. Before any request is served."""
+        if held.ino == self.names[ACCESS_LOG]:
+            reader = self._log.open()
+            reader.put(REPLACED)
+            self._handles[held.fh] = reader
+        else:
+            self._handles[held.fh] = b""
+            self._unmade[held.fh] = held.ino
 
     def _file(self, ino: Inode) -> _File:
         try:

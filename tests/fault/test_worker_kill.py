@@ -1,6 +1,6 @@
 """kill -9 of the worker under load: no call fails, no byte is wrong, nothing happens twice.
 
-CAIRN_WORKER_KILLS sets how often it is killed (default 12).
+CAIRN_WORKER_KILLS sets how often it is killed (default 12); `-s` shows how much was done, and the longest call of each load.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -24,6 +25,8 @@ from worker_load import content
 pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
 LOAD = Path(__file__).with_name("worker_load.py")
+N_KILLS = int(os.environ.get("CAIRN_WORKER_KILLS", "12"))
+LONGEST_S = 10  # of a single call of a load; only one that hangs takes as long, on however busy a machine
 KILLED = r"the process that served was killed: another one takes over"
 
 
@@ -76,25 +79,43 @@ def stats(mount: Mount) -> dict[str, float]:
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 
-def finish(loads: "dict[str, subprocess.Popen[str]]") -> dict[str, int]:
-    """Rounds of each load."""
-    rounds = {}
+class Done(NamedTuple):
+    """What a load has done."""
+
+    n_rounds: int
+    longest_s: float  # of all its calls
+    what: str
+
+
+def finish(loads: "dict[str, subprocess.Popen[str]]") -> dict[str, Done]:
+    """Let the loads end."""
+    done = {}
     try:
         for name, load in loads.items():
             out, err = load.communicate("\n", timeout=60)
             assert load.returncode == 0 and out.endswith("ok\n"), f"{name}: {out}\n{err}"
             assert not err, f"{name}: {err}"
-            rounds[name] = int(out.split()[1])
+            n_rounds, longest_s, what, _ = out.split()
+            done[name] = Done(int(n_rounds), float(longest_s), what)
     finally:
         for load in loads.values():
             load.kill()
             load.communicate()
-    return rounds
+    return done
 
 
+def report(n_kills: int, seconds: float, done: dict[str, Done], counts: dict[str, float]) -> None:
+    counted = ("cairnfs_operation_seconds_count", "cairnfs_fuse_answers_total")
+    n = sum(value for name, value in counts.items() if name.startswith(counted))
+    longest_s = max(load.longest_s for load in done.values())
+    print(f"\n{n_kills} kills in {seconds:.0f} s, {n:.0f} operations, longest call {longest_s:.3f} s")
+    for name, (n_rounds, longest_s, what) in done.items():
+        print(f"  {name:12} {n_rounds:7} rounds, longest call {longest_s:.3f} s ({what})")
+
+
+@pytest.mark.timeout(300 + 3 * N_KILLS)
 @pytest.mark.parametrize(("n_workers", "all_at_once"), [(1, True), (4, False), (4, True)])
 def test_a_load_goes_on_while_workers_are_killed_again_and_again(mounts: MountFactory, n_workers: int, all_at_once: bool) -> None:
-    n_kills = int(os.environ.get("CAIRN_WORKER_KILLS", "12"))
     mount = mounts.new(None, "--workers", str(n_workers))
     mount.expected_log.append(KILLED)
     files = mount.path / "files"
@@ -113,7 +134,8 @@ def test_a_load_goes_on_while_workers_are_killed_again_and_again(mounts: MountFa
     loads |= {f"counter{i}": start("counter", shared, i) for i in (1, 2)}
     loads |= {"reader": start("reader", files, 7)}
     chance = random.Random(5)
-    for _ in range(n_kills):
+    began_s = time.monotonic()
+    for _ in range(N_KILLS):
         time.sleep(chance.uniform(0.2, 0.8))
         found = workers(mount)
         for pid in found if all_at_once else [chance.choice(found)]:
@@ -121,10 +143,12 @@ def test_a_load_goes_on_while_workers_are_killed_again_and_again(mounts: MountFa
         if chance.random() < 0.7:  # else the next one may be killed while it takes over
             stats(mount)
     time.sleep(0.5)
-    rounds = finish(loads)
-    assert all(rounds.values()), rounds
+    done = finish(loads)
+    report(N_KILLS, time.monotonic() - began_s, done, stats(mount))
+    assert all(load.n_rounds for load in done.values()), done
     for name in ("counter-lockf", "counter-flock"):
-        assert int((shared / name).read_bytes()) == rounds["counter1"] + rounds["counter2"]
+        assert int((shared / name).read_bytes()) == done["counter1"].n_rounds + done["counter2"].n_rounds
+    assert max(load.longest_s for load in done.values()) < LONGEST_S, done
     mount.stop()
     mount.volume.assert_clean("--verify-data")
 
@@ -226,7 +250,7 @@ def test_workers_that_fetch_come_and_go_unnoticed(mounts: MountFactory) -> None:
     while alive(one) or alive(two) or len(workers(mount)) < 4:
         assert time.monotonic() < deadline, "workers are not replaced"
         time.sleep(0.1)
-    assert all(finish(loads).values())
+    assert all(load.n_rounds for load in finish(loads).values())
     assert {serving(mount), three} < set(workers(mount, 4))
     assert stats(mount)["cairnfs_worker_restarts"] == 2
     pids = mount.pids

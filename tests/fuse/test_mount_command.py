@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -115,6 +116,20 @@ def test_a_second_signal_does_not_wait_for_users_and_still_stores_what_they_wrot
                 pass
     again = mounts.new(volume, front=front)
     assert (again.path / "f").read_bytes() == b"z" * 200_000
+
+
+def test_a_signal_writes_the_stacks_of_every_process(mounts: MountFactory) -> None:
+    mount = mounts.new(None, "--workers", "1")
+
+    def n_dumped(frame: str) -> int:
+        return len(re.findall(frame, mount.log.read_text(), re.MULTILINE))
+
+    for n in (1, 2):
+        os.kill(mount.pids[0], signal.SIGUSR1)
+        wait_until(lambda n=n: n_dumped(r'session\.py", line \d+ in work$') == n, "a dump of the worker")
+        frames = r'supervisor\.py", line \d+ in supervise$'  # a worker has those, too, that forked it
+        wait_until(lambda n=n, frames=frames: n_dumped(frames) == 2 * n, "a dump of the supervisor")
+    assert (mount.path / ".config").read_bytes()
 
 
 def test_the_process_ends_well_when_the_kernel_unmounts(mounts: MountFactory, tmp_path: Path, front: str) -> None:

@@ -53,6 +53,8 @@ def scraped(mount: Mount) -> dict[str, float]:
 def test_metrics_are_served_to_prometheus(mounts: MountFactory, front: str) -> None:
     mount = mounts.new(None, "--metrics", "127.0.0.1:0", front=front)
     (mount.path / "f").write_bytes(b"12345")
+    for _ in range(3):
+        (mount.path / "f").read_bytes()
     samples = scraped(mount)
     labels = f'mountpoint="{mount.path}",{{}}volume="{mount.volume.name}"'
     assert samples[f"cairnfs_written_bytes_total{{{labels.format('')}}}"] == 5
@@ -64,6 +66,10 @@ def test_metrics_are_served_to_prometheus(mounts: MountFactory, front: str) -> N
     assert samples["process_resident_memory_bytes"] > 0
     create_buckets = [v for name, v in samples.items() if name.startswith("cairnfs_operation_seconds_bucket") and creates in name]
     assert create_buckets == sorted(create_buckets) and len(create_buckets) == 26
+    opens = labels.format('opcode="OPEN",')
+    n_opened = samples[f"cairnfs_fuse_answers_total{{{opens}}}"]
+    assert samples[f'cairnfs_fuse_answer_seconds_bucket{{le="+Inf",{opens}}}'] == n_opened
+    assert (n_opened > 0) == (front == "channel")
 
 
 def test_an_address_in_use_is_one_line_and_leaves_no_mount(mounts: MountFactory, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -194,6 +195,53 @@ def test_a_read_of_the_access_log_ends_when_nothing_happens(mount: Mount) -> Non
             assert found
     finally:
         os.close(fd)
+
+
+@pytest.fixture
+def killable(mounts: MountFactory) -> Mount:
+    mount = mounts.new(None, "--workers", "1")
+    mount.expected_log.append("the process that served was killed: another one takes over")
+    return mount
+
+
+def kill_worker(mount: Mount) -> None:
+    os.kill(json.loads((mount.path / ".config").read_text())["serving_pid"], signal.SIGKILL)
+
+
+def test_open_ones_outlive_the_process_that_serves(killable: Mount) -> None:
+    fds = {name: os.open(killable.path / name, os.O_RDONLY) for name in VIRTUAL}
+    try:
+        began = os.pread(fds[".stats"], 100, 0)
+        assert len(began) == 100
+        killed = json.loads(os.pread(fds[".config"], 1 << 16, 0))["serving_pid"]
+        os.kill(killed, signal.SIGKILL)
+        assert os.pread(fds[".stats"], 100, 100) == b"", "the rest of what a dead process had made"
+        whole = os.pread(fds[".stats"], 1 << 20, 0)
+        assert b"\ncairnfs_worker_restarts 1\n" in whole
+        assert os.pread(fds[".stats"], 100, 50) == whole[50:150]
+        assert json.loads(os.pread(fds[".config"], 1 << 16, 0))["serving_pid"] != killed
+        (killable.path / "made").mkdir()
+        found = b""
+        while b"mkdir (1,made," not in found:
+            found += os.read(fds[".accesslog"], 65536)
+        assert b"# the process that served was killed: lines are missing\n" in found
+    finally:
+        for fd in fds.values():
+            os.close(fd)
+
+
+def test_an_access_log_that_is_closed_leaves_compiled_code_alone_also_after_a_death(killable: Mount) -> None:
+    path = killable.path / "file"
+    path.write_bytes(b"x")
+    fd = os.open(killable.path / ".accesslog", os.O_RDONLY)
+    kill_worker(killable)
+    assert path.read_bytes() == b"x"
+    os.close(fd)
+    for n in range(2):
+        deadline = time.monotonic() + 30
+        while not change(killable, path.read_bytes).get('cairnfs_fuse_answers_total{opcode="OPEN"}'):
+            assert time.monotonic() < deadline, f"compiled code answers nothing after death {n + 1}"
+        kill_worker(killable)
 
 
 def test_a_reader_of_the_access_log_can_be_killed(mount: Mount) -> None:

@@ -3,12 +3,13 @@
 import errno
 import itertools
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from cairnfs.ext.arena import MARK_BYTES, Arena, Watch
-from support.arenas import MARK_AT, MIB, WATCHED_BYTES, Shown, commit, ended, in_child, inode_row, mark_of
+from support.arenas import MARK_AT, MIB, WATCHED_BYTES, Shown, commit, ended, in_child, inode_row, killed_after, mark_of
 
 
 @pytest.fixture
@@ -115,6 +116,60 @@ def test_an_own_commit_without_a_mark_waits_for_a_look(arena: Arena, shown: Show
     assert not arena.fresh()
     arena.saw(6, mark_of(6))
     assert arena.fresh()
+
+
+# Usage of the volume
+
+USAGE = (1 << 40, 1 << 63, (1 << 64) - 1, 5)
+
+
+def test_usage_is_known_until_the_next_commit(arena: Arena, shown: Shown) -> None:
+    assert arena.usage() is None
+    arena.usage_put(5, *USAGE)
+    assert arena.usage() == USAGE
+    arena.saw(5, mark_of(5))
+    assert arena.usage() == USAGE, "nothing has happened"
+    arena.committing()
+    shown.show(mark_of(6))
+    arena.committed({}, 6, arena.token(), mark_of(6))
+    assert arena.fresh() and arena.usage() is None
+    arena.usage_put(6, *USAGE)
+    shown.show(mark_of(7))
+    arena.saw(7, mark_of(7))
+    assert arena.fresh() and arena.usage() is None
+
+
+def test_usage_that_was_overtaken_by_a_commit_is_not_kept(arena: Arena, shown: Shown) -> None:
+    position = arena.applied
+    shown.show(mark_of(6))
+    arena.usage_put(position, *USAGE)
+    assert arena.usage() is None, "somebody's commit is not known yet"
+    arena.saw(6, mark_of(6))
+    arena.usage_put(position, *USAGE)
+    assert arena.fresh() and arena.usage() is None, "it is known by now, and was perhaps not when the usage was read"
+
+
+def test_usage_of_a_store_that_cannot_be_watched_is_not_kept() -> None:
+    """Others may have committed since the log was read, and a lease does not tell."""
+    arena = Arena(MIB)
+    arena.lease(time.monotonic() + 60, True)
+    assert arena.fresh()
+    arena.usage_put(arena.applied, *USAGE)
+    assert arena.usage() is None
+
+
+def test_usage_goes_when_limits_change_and_with_a_holder_of_the_lock(arena: Arena) -> None:
+    arena.usage_put(5, *USAGE)
+    arena.usage_drop()
+    assert arena.usage() is None
+    arena.usage_put(5, *USAGE)
+    killed_after(lambda: arena.hold_lock(-2))
+    arena.hold_lock(-2)
+    arena.give_lock(-2)
+    assert arena.usage() is None
+
+
+# Commits under way
 
 
 def test_nothing_that_was_seen_counts_while_a_commit_is_under_way(arena: Arena, shown: Shown) -> None:

@@ -4,6 +4,7 @@ Offsets lie within a few bytes of chunk borders, near and far, so that ranges cr
 """
 
 import errno
+import itertools
 import os
 from dataclasses import dataclass, field
 
@@ -14,6 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from cairnfs.const import CHUNK_BYTES
 from cairnfs.errors import FsError
 from cairnfs.ext import slicer
+from cairnfs.meta.core import MetaCore
+from cairnfs.meta.layout import Layout
 from cairnfs.meta.layout_write import MAX_COPY_BYTES
 from cairnfs.types import Inode, PackId
 from support.metavolume import MetaVolume
@@ -215,4 +218,23 @@ class Layouts(RuleBasedStateMachine):
             return None
 
 
+class RecallingLayouts(Layouts):
+    """Two nodes by turns, which begin with the rows they remember, and are never told of what the other has changed."""
+
+    def begin_two(self) -> None:
+        self.by_turns = itertools.cycle([self.volume.layout, Layout(MetaCore(self.volume.store))])
+        for _ in range(2):
+            next(self.by_turns)._core.recall.start()
+
+    @property  # type: ignore[override]
+    def layout(self) -> Layout:
+        if not hasattr(self, "by_turns"):
+            self.begin_two()
+        return next(self.by_turns)
+
+    @layout.setter
+    def layout(self, layout: Layout) -> None: ...
+
+
+TestLayoutsRecalled = RecallingLayouts.TestCase
 TestLayouts = Layouts.TestCase

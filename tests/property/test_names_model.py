@@ -304,5 +304,15 @@ class SqliteNamesMachine(NamesMachine):
         shutil.rmtree(self.folder)
 
 
+class RecallingNamesMachine(NamesMachine):
+    """Nodes that begin with the rows they remember, and are never told of what the other has changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for node in self.nodes:
+            node.core.recall.start()
+
+
+TestNamesRecalled = RecallingNamesMachine.TestCase
 TestNamesOverMemory = NamesMachine.TestCase
 TestNamesOverSqlite = SqliteNamesMachine.TestCase

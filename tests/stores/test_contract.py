@@ -205,6 +205,15 @@ def test_read_keeps_the_order_asked_with_duplicates_and_missing_rows(store: Stor
     assert store.read([]) == []
 
 
+def test_a_row_comes_with_the_one_it_names(store: Store) -> None:
+    named: Key = (b"q" + bytes(range(8)), b"key")
+    assert store.read_via(A, b"q", b"key") == (None, None)
+    first = put(store, A, bytes(range(8)) + b"and more")
+    assert store.read_via(A, b"q", b"key") == (Row(bytes(range(8)) + b"and more", first), None)
+    second = put(store, named, b"")
+    assert store.read_via(A, b"q", b"key") == (Row(bytes(range(8)) + b"and more", first), Row(b"", second))
+
+
 @pytest.mark.parametrize("n_rows", [64, 65, 1000])
 def test_read_takes_many_keys(store: Store, n_rows: int) -> None:
     keys: list[Key] = [(b"p", i64(n)) for n in range(n_rows)]

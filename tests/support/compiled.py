@@ -130,4 +130,4 @@ class Asking:
     def answered(self) -> dict[str, int]:
         """What compiled code has answered; it counts after it has replied."""
         time.sleep(0.02)
-        return self.peer.channel.answered()
+        return {opcode: sum(buckets) for opcode, (buckets, _) in self.peer.channel.answers().items()}

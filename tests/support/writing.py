@@ -116,7 +116,8 @@ class Mounted:
         assert (answered, asked - answered) == (compiled, python)
 
     def _counted(self, opcode: str) -> tuple[int, int]:
-        return self.peer.channel.counts().get(opcode, 0), self.peer.channel.answered().get(opcode, 0)
+        buckets, _ = self.peer.channel.answers().get(opcode, ((), 0))
+        return self.peer.channel.counts().get(opcode, 0), sum(buckets)
 
     def assert_nothing_is_kept(self) -> None:
         """Of files that are closed."""

@@ -19,9 +19,12 @@ from cairnfs.errors import FsError, StoreError
 from cairnfs.ext.arena import ADOPTED, BARRED, DIRTY
 from cairnfs.meta.records import SUSTAINED_PREFIX
 from cairnfs.meta.stores.base import Committed, Condition, Effect, Store
-from cairnfs.types import Inode, SetAttr
+from cairnfs.metrics import Histogram
+from cairnfs.types import Inode, SetAttr, StatFs
 from support.compiled import COMPILED_FH, Asking, Node
 from support.engine import ME, ROOT, Engine, new_volume
+
+STATFS_OUT = struct.Struct("=QQQQQIIII24x")
 
 
 @pytest.fixture
@@ -47,6 +50,62 @@ def test_a_handle_is_opened_read_and_closed_without_python(node: Node, kernel: A
     kernel.release(ino, fh)
     assert kernel.answered == {"LOOKUP": 1, "OPEN": 1, "READ": 1, "RELEASE": 1}
     node.assert_nothing_is_open([ino])
+
+
+def test_answers_are_timed_in_buckets_as_those_of_every_histogram(node: Node, kernel: Asking) -> None:
+    ino = node.warm("f", b"content")
+    kernel.lookup(b"f")
+    kernel.release(ino, kernel.open_compiled(ino))
+    assert kernel.answered == {"LOOKUP": 1, "OPEN": 1, "RELEASE": 1}
+    for buckets, sum_ns in kernel.peer.channel.answers().values():
+        cells = [0] * Histogram.N_CELLS
+        Histogram(cells, 0).observe_ns(sum_ns)  # of one answer
+        assert [*buckets, sum_ns] == cells
+        assert 0 < sum_ns < 60 * 10**9
+
+
+def test_totals_of_the_volume_are_answered_until_something_is_committed(node: Node, kernel: Asking) -> None:
+    other = Engine(node.engine.url)
+
+    def totals(by_compiled: bool) -> tuple[int, ...]:
+        before = kernel.answered.get("STATFS", 0)
+        reply = kernel.peer.call("STATFS", b"", ROOT)
+        assert (reply.error, kernel.answered.get("STATFS", 0) - before) == (0, by_compiled)
+        return STATFS_OUT.unpack_from(reply.body)
+
+    node.warm("f", bytes(8192))
+    known = totals(by_compiled=False)
+    for _ in range(3):
+        assert totals(by_compiled=True) == known
+    node.files.write("g", bytes(8192))
+    after_own = totals(by_compiled=False)
+    assert totals(by_compiled=True) == after_own
+    assert after_own[1] == known[1] - 2 and after_own[4] == known[4] - 1
+    other.files.write("h", bytes(4096))
+    after_others = totals(by_compiled=False)
+    assert after_others[1] == after_own[1] - 1 and after_others[4] == after_own[4] - 1
+    node.follower.catch_up()
+    assert totals(by_compiled=False) == after_others == totals(by_compiled=True)
+    node.engine.volume.refresh_format()
+    assert totals(by_compiled=False) == after_others == totals(by_compiled=True)
+    other.close()
+
+
+def test_totals_with_limits_that_are_refreshed_meanwhile_are_not_kept(
+    node: Node, kernel: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.warm("f", b"")
+    read = node.engine.meta.attrs.statfs
+
+    def overtaken() -> StatFs:
+        found = read()
+        node.engine.volume.refresh_format()
+        return found
+
+    monkeypatch.setattr(node.engine.meta.attrs, "statfs", overtaken)
+    for _ in range(2):
+        kernel.peer.call("STATFS", b"", ROOT)
+    assert "STATFS" not in kernel.answered
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["unknown", "known-to-python"])

@@ -3,6 +3,7 @@
 import inspect
 import os
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from cairnfs.meta.stores import open_store
 from cairnfs.meta.stores.base import Absent, ConditionFailed, Put
 from cairnfs.meta.stores.counting import CountingStore
 from cairnfs.meta.stores.memory import MemoryStore
-from cairnfs.metrics import BUCKETS_US, META_OPERATIONS, OPCODES, OPERATIONS, Histogram, Metrics
+from cairnfs.metrics import ANSWERED_OPCODES, BUCKETS_US, META_OPERATIONS, OPCODES, OPERATIONS, Distribution, Histogram, Metrics
 from cairnfs.objects.counting import CountingObjects
 from cairnfs.objects.file import FileStore
 from cairnfs.objects.retry import Retrying
@@ -50,7 +51,7 @@ def test_label_values_are_those_of_the_code(tmp_path: Path) -> None:
     assert set(META_OPERATIONS) == found
     assert set(OPCODES) == {name for name, _ in fuse_table.OPCODES.values()} | {"UNKNOWN", "MALFORMED"}
     methods = {name for name, _ in inspect.getmembers(Vfs, inspect.isfunction) if not name.startswith("_")}
-    assert methods - set(OPERATIONS) == {"close", "follow", "forget", "invalidate", "held", "invalidate_all", "resume"}
+    assert methods - set(OPERATIONS) == {"close", "fence", "follow", "forget", "invalidate", "held", "invalidate_all", "resume"}
     assert set(OPERATIONS) <= methods
 
 
@@ -64,6 +65,23 @@ def test_a_time_falls_into_the_bucket_whose_bound_is_next(ns: int, bucket: int) 
     assert value.counts.index(1) == bucket and value.n == 1 and value.sum_ns == ns
     if bucket < len(BUCKETS_US):
         assert ns <= BUCKETS_US[bucket] * 1000
+
+
+def test_what_compiled_code_may_answer_has_a_histogram() -> None:
+    """A request that is answered without Python under an opcode that is not declared would be in no count."""
+    source = (Path(__file__).parents[2] / "ext" / "fuse_chan_hot.c").read_text()
+    switches = source[source.index("\nint fc_answer_hot(") :]
+    assert set(re.findall(r"case FW_(\w+):", switches)) | {"FLUSH"} == set(ANSWERED_OPCODES)
+    assert set(ANSWERED_OPCODES) <= set(OPCODES)
+
+
+def test_times_that_are_kept_elsewhere_are_counted_as_well() -> None:
+    metrics = Metrics()
+    metrics.fuse_answers.source = lambda: {"READ": Distribution((2, 0, 1, *[0] * 23), 5_000)}
+    found = dict(metrics.samples())
+    assert found['cairnfs_fuse_answer_seconds_count{opcode="READ"}'] == found['cairnfs_fuse_answers_total{opcode="READ"}'] == 3
+    assert found['cairnfs_fuse_answer_seconds_sum{opcode="READ"}'] == 5e-6
+    assert found['cairnfs_fuse_answer_seconds_count{opcode="OPEN"}'] == found['cairnfs_fuse_answers_total{opcode="OPEN"}'] == 0
 
 
 def test_counts_live_in_the_cells_that_are_given() -> None:

@@ -5,6 +5,8 @@ import os
 import signal
 import stat
 import struct
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -94,6 +96,38 @@ def test_a_removal_that_was_done_has_succeeded() -> None:
 def test_what_was_made_and_is_gone_again_is_said_to_be_gone() -> None:
     with killed(lambda peer: peer.send("MKDIR", MKDIR + b"other\0"), "mkdir", done=True) as (peer, unique):
         assert peer.receive() == (errno.ENOENT, unique, b"")
+
+
+def test_requests_that_are_left_when_the_kernel_has_hung_up_are_nobodys() -> None:
+    """Of a worker that is killed just before an unmount, whose successor comes after it."""
+    slots, handler = Slots(8, REQUEST_BYTES), MemoryHandler()
+    handler.before["mkdir"] = lambda *_: time.sleep(60)
+    peer = FusePeer(handler, min_threads=1, max_threads=8, slots=slots)
+    peer.send("INIT", struct.pack("=IIIII44x", 7, 45, 131072, 0xFFFFFFFF, 0xFFFFFFFF))
+    for i in range(4):
+        peer.send("MKDIR", MKDIR + b"made%d\0" % i)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            theirs = peer._theirs.fileno()
+            Channel(theirs, handler, set_attr=SetAttr, lock=Lock, min_threads=1, max_threads=8, slots=slots).serve()
+        finally:
+            os._exit(1)
+    deadline = time.monotonic() + 20
+    while len(slots.waiting()) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    handler.before.clear()
+    peer.kernel.close()
+    successor = Channel(peer._theirs.fileno(), handler, set_attr=SetAttr, lock=Lock, min_threads=1, max_threads=8, slots=slots)
+    successor.stop()
+    thread = threading.Thread(target=successor.serve, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive(), "a channel that is over opens lanes for ever"
+    peer._theirs.close()
 
 
 def test_a_request_that_every_process_dies_of_fails() -> None:

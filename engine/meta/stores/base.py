@@ -141,6 +141,12 @@ class Store(Protocol):
         """The rows, in the order asked, from one consistent snapshot, in one round trip."""
         ...
 
+    def read_via(self, key: Key, prefix: bytes, subkey: bytes) -> tuple[Row | None, Row | None]:
+        """A row, and the one it names: of the partition that `prefix` and the first 8 bytes of its value are, with key `subkey`.
+        In one round trip where round trips cost anything.
+        """
+        ...
+
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
         """Up to `limit` rows of a partition whose key starts with `prefix`, in key order, with key > `after`."""
         ...

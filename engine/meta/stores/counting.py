@@ -64,6 +64,13 @@ class CountingStore:
         finally:
             self._reads.observe_ns(perf_counter_ns() - started_ns)
 
+    def read_via(self, key: Key, prefix: bytes, subkey: bytes) -> tuple[Row | None, Row | None]:
+        started_ns = perf_counter_ns()
+        try:
+            return self._store.read_via(key, prefix, subkey)
+        finally:
+            self._reads.observe_ns(perf_counter_ns() - started_ns)
+
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
         started_ns = perf_counter_ns()
         try:

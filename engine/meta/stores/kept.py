@@ -43,6 +43,16 @@ class KeptStore:
         self._arena.note(list(keys), rows, token)
         return rows
 
+    def read_via(self, key: Key, prefix: bytes, subkey: bytes) -> tuple[Row | None, Row | None]:
+        token = self._arena.token()
+        first, second = self._store.read_via(key, prefix, subkey)
+        keys, rows = [key], [first]
+        if first is not None:
+            keys.append((prefix + first.value[:8], subkey))
+            rows.append(second)
+        self._arena.note(keys, rows, token)
+        return first, second
+
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
         token = self._arena.token()
         found = self._store.scan(partition, after, limit, prefix=prefix)

@@ -101,6 +101,10 @@ class MemoryStore:
         with self._volume.lock:
             return [self._volume.row(key) for key in keys]
 
+    def read_via(self, key: Key, prefix: bytes, subkey: bytes) -> tuple[Row | None, Row | None]:
+        row = self.read((key,))[0]
+        return row, None if row is None else self.read(((prefix + row.value[:8], subkey),))[0]
+
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
         with self._volume.lock:
             held = self._volume.partitions.get(partition)

@@ -90,7 +90,8 @@ class RedisStore:
         self._tag = tag
         self._client_id = os.urandom(8)
         self._done = tag + b"done:" + self._client_id.hex().encode()
-        self._commit, self._read_log, self._read, self._scan = (Script(name) for name in ("commit", "log", "read", "scan"))
+        self._commit, self._read_log, self._scan = Script("commit"), Script("log"), Script("scan")
+        self._read, self._via = Script("read"), Script("via")
         self._slots: list[list[int]] = []  # [slot, commits so far], when not in use
         self._n_slots = 0
         self._lock = threading.Lock()
@@ -110,6 +111,12 @@ class RedisStore:
             arguments = [argument for part, key in keys for argument in (numbers[part], key)]
             found = self._run(self._read, [self._rows + part for part in parts], arguments)
         return [_row(raw) for raw in found]
+
+    def read_via(self, key: Key, prefix: bytes, subkey: bytes) -> tuple[Row | None, Row | None]:
+        part, field = key
+        found = self._run(self._via, [self._rows + part], [field, self._rows + prefix, subkey])
+        first, second = (_row(raw) for raw in found)
+        return first, second
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
         first = b"(" + after if after is not None and after >= prefix else b"[" + prefix

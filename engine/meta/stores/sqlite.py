@@ -104,6 +104,10 @@ class SqliteStore:
             connection.execute("COMMIT")
             return found
 
+    def read_via(self, key: Key, prefix: bytes, subkey: bytes) -> tuple[Row | None, Row | None]:
+        row = self.read((key,))[0]
+        return row, None if row is None else self.read(((prefix + row.value[:8], subkey),))[0]
+
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
         statement = "SELECT key, value, version FROM rows WHERE part = ?"
         arguments: list[bytes | int] = [partition]

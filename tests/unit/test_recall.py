@@ -1,0 +1,121 @@
+"""Operations begin with remembered rows: what they cost in round trips, and that a wrong guess is never seen."""
+
+import errno
+from collections.abc import Callable
+
+import pytest
+
+from cairnfs.errors import FsError
+from cairnfs.meta.recall import Recall
+from cairnfs.meta.records import chunk_key, dentry_key, inode_key
+from cairnfs.meta.stores.base import Put
+from cairnfs.meta.stores.memory import MemoryStore
+from cairnfs.types import SetAttr
+from support.namespaces import ROOT, USER, Node, Volume
+
+
+@pytest.fixture
+def nodes() -> tuple[Node, Node]:
+    volume = Volume()
+    return recalling(volume), volume.node()
+
+
+def recalling(volume: Volume) -> Node:
+    node = volume.node()
+    node.core.recall.start()
+    return node
+
+
+def trips(node: Node, call: Callable[[], object]) -> list[str]:
+    """Round trips of one operation."""
+    node.store.trips.clear()
+    call()
+    return list(node.store.trips)
+
+
+def test_each_operation_on_known_rows_is_one_round_trip(nodes: tuple[Node, Node]) -> None:
+    node, _ = nodes
+    with pytest.raises(FsError):
+        node.names.lookup(ROOT, b"file")  # as kernels do before they create
+    node.names.get(ROOT)
+    assert trips(node, lambda: node.file(b"file")) == ["commit"]
+    ino = node.names.lookup(ROOT, b"file").ino
+    assert trips(node, lambda: node.attrs.set(USER, ino, SetAttr(mode=0o600))) == ["commit"]
+    with pytest.raises(FsError):
+        node.names.lookup(ROOT, b"other")
+    assert trips(node, lambda: node.rename((ROOT, b"file"), (ROOT, b"other"))) == ["commit"]
+    with pytest.raises(FsError):
+        node.names.lookup(ROOT, b"again")
+    assert trips(node, lambda: node.names.link(ino, ROOT, b"again")) == ["commit"]
+    assert trips(node, lambda: node.unlink(b"other")) == ["commit"]
+    assert trips(node, lambda: node.unlink(b"again")) == ["commit"]
+    with pytest.raises(FsError):
+        node.names.lookup(ROOT, b"dir")
+    assert trips(node, lambda: node.dir(b"dir")) == ["commit"]
+    assert trips(node, lambda: node.names.rmdir(ROOT, b"dir")) == ["commit"]
+
+
+def test_a_name_that_others_have_taken_or_removed(nodes: tuple[Node, Node]) -> None:
+    node, other = nodes
+    with pytest.raises(FsError):
+        node.names.lookup(ROOT, b"file")
+    taken = other.file(b"file")
+    with pytest.raises(FsError) as refused:
+        node.file(b"file")
+    assert refused.value.errno == errno.EEXIST
+    assert node.names.lookup(ROOT, b"file").ino == taken.ino
+    other.unlink(b"file")
+    with pytest.raises(FsError) as refused:
+        node.unlink(b"file")
+    assert refused.value.errno == errno.ENOENT
+    assert node.file(b"file").ino != taken.ino
+
+
+def test_a_refusal_by_remembered_rows_is_made_sure_of(nodes: tuple[Node, Node]) -> None:
+    node, other = nodes
+    folder = node.dir(b"dir")
+    inner = node.file(b"file", folder.ino)
+    other.unlink(b"file", folder.ino)
+    node.names.rmdir(ROOT, b"dir")  # remembered as having an entry
+    assert node.row(inode_key(inner.ino)) is None
+    assert node.row(inode_key(folder.ino)) is None
+
+
+def test_what_others_change_is_forgotten_when_told(nodes: tuple[Node, Node]) -> None:
+    node, other = nodes
+    ino = node.file(b"file").ino
+    other.attrs.set(USER, ino, SetAttr(mode=0o640))
+    node.core.recall.changed([inode_key(ino)])
+    assert trips(node, lambda: node.attrs.set(USER, ino, SetAttr(uid=5))) == ["read", "commit"]
+    assert node.names.get(ino).mode & 0o777 == 0o640
+
+
+def test_rows_read_while_others_were_changing_are_not_remembered() -> None:
+    store = MemoryStore()
+    recall = Recall(store)
+    recall.start()
+    key = inode_key(7)
+    moment = recall.moment
+    row = store.read([key])[0]
+    recall.changed([inode_key(8)])
+    recall.learn({key: row}, moment)
+    assert recall.known([key]) == {}
+    recall.read([key])
+    assert recall.known([key]) == {key: None}
+
+
+def test_only_rows_that_are_conditions_are_remembered_and_not_too_many() -> None:
+    store = MemoryStore()
+    recall = Recall(store, max_rows=10)
+    recall.read([inode_key(1)])
+    assert recall.known([inode_key(1)]) == {}, "nobody tells of changes"
+    recall.start()
+    keys = [chunk_key(1, 1), dentry_key(1, b"large")]
+    store.commit([], [Put(key, b"x" * 5000) for key in keys])
+    recall.read(keys)
+    assert recall.known(keys) == {}
+    many = [inode_key(n) for n in range(30)]
+    recall.read(many)
+    assert list(recall.known(many)) == many[-10:]
+    recall.clear()
+    assert recall.known(many) == {}
