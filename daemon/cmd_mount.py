@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,13 @@ def mount_command(
     """Mount the volume at META_URL on MOUNTPOINT.
 
     Any setting may be given in -o as well: -o ro,cache-memory=1G. As root, other users have access (allow_other).
+
+    The same volume, mounted there already, is taken over: the process that serves it ends, and those who use it notice nothing.
     """
     given = {name.replace("_", "-"): text for name, text in settings.items() if text is not None}
     sorted_words = sort_words(word for argument in words for word in split_words(argument))
     request = make_request(meta_url, mountpoint.absolute(), given, sorted_words, read_only=read_only, as_root=os.geteuid() == 0)
+    request = replace(request, take_over=True)
     level = logging.DEBUG if debug or request.fuse.debug else ctx.obj
     return mount_in_background(request, level) if background else mount_in_foreground(request, level)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cairnfs.daemon.apart import Apart
-from cairnfs.daemon.inherited import Inherited
+from cairnfs.daemon.inherited import MAX_THREADS, Inherited
 from cairnfs.daemon.mountpoint import Mounted, abort, clear_stale, find_mount, mount_fuse, unmount
 from cairnfs.errors import MountError
 from cairnfs.ext.arena import Arena
@@ -25,7 +25,6 @@ from cairnfs.vfs.virtual import FIRST_INO
 log = logging.getLogger(__name__)
 
 KEPT_S = 86400.0  # what the kernel may keep when nothing else is asked for: changes are told of, so this is no staleness
-MAX_THREADS = 256  # of one channel; more would only wait for the GIL
 MAX_BACKGROUND = 65535  # what the protocol can say
 
 

@@ -40,7 +40,7 @@ def registered_session(volume: Volume, mountpoint: Path) -> Iterator[SessionId]:
 def shared_session(volume: Volume, mountpoint: Path, carried: Carried, owner: Process) -> Iterator[SessionId]:
     """Like `registered_session`; a successor of this process goes on with it, for as long as the process `owner` lives."""
     sessions = volume.meta.sessions
-    if not (carried.session and sessions.resume(SessionId(carried.session))):
+    if not (carried.session and sessions.resume(SessionId(carried.session), owner, VERSION)):
         if carried.session:
             log.error("session %d was taken for dead: its locks and the deleted files it held open are gone", carried.session)
         sessions.clean_stale(volume.clock.now_ns())

@@ -4,6 +4,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +14,12 @@ from cairnfs.ext.fuse_slots import Slots
 from cairnfs.meta.process import Process, this_process
 from cairnfs.vfs.carried import Carried
 
+LAYOUT = 2  # of all shared memory but the arena: slots, journal, handles, page. Another one for each change of what is where
 MIN_ARENA_BYTES = 4 << 20
 LONGEST_OTHER_BYTES = 72 << 10  # of a request that is no WRITE
 PAGE_BYTES = 4096
 PULSE_S = 0.25
+MAX_THREADS = 256  # of one channel; more would only wait for the GIL
 N_PARKED = 192  # requests that wait for a lock, beyond the threads that work
 
 
@@ -75,11 +78,12 @@ class Inherited:
     carried: Carried
     outcomes: Outcomes
     supervisor: Process = field(default_factory=this_process)
+    first: list[Callable[[], None]] = field(default_factory=list)  # what a worker does before anything else
 
 
 def make_inherited(request: MountRequest, fd: int) -> Inherited:
     """Reserve everything. OSError without memory."""
     n_bytes = max(request.fuse.max_write_bytes, LONGEST_OTHER_BYTES) + PAGE_BYTES
-    slots = Slots(min(request.fuse.max_threads, 256) + N_PARKED, n_bytes)
+    slots = Slots(min(request.fuse.max_threads, MAX_THREADS) + N_PARKED, n_bytes)
     carried = Carried(Arena(arena_bytes(request)), request.engine.buffer_bytes, request.workers)
     return Inherited(fd, slots, carried, Outcomes())

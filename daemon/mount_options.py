@@ -178,6 +178,7 @@ class MountRequest:
     consistency: str = "close-to-open"  # of stores on another machine; on this one every open sees everything anyway
     workers: int = DEFAULT_WORKERS  # only the compiled channel has any
     worker_timeout_s: float = 30.0
+    take_over: bool = False  # from the process that serves the mountpoint, if there is one
 
 
 def default_of(setting: Setting) -> str:

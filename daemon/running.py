@@ -2,7 +2,8 @@
 
 The file of a mount is locked (flock) by its process for as long as it lives: a file without a lock is left over from a
 killed process and counts for nothing. It is named after the mountpoint, and has JSON: pid, mountpoint, url, version, and,
-from a process that could not save everything, `failure`.
+from a process that could not save everything, `failure`. Beside it is the socket of a mount that can be taken over; the lock then
+passes to the other process with the descriptor, so that there is none without.
 """
 
 import errno
@@ -11,11 +12,15 @@ import json
 import os
 import select
 import socket
+import time
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from cairnfs.errors import CairnError, MountError
+
+SOCKET = ".sock"
+LOOK_AGAIN_S = 0.02  # at a note whose process has ended, while another one has it locked
 
 
 def running_dir(uid: int) -> Path:
@@ -49,6 +54,7 @@ def _remove_if_left_over(path: Path) -> None:
     except OSError:
         return  # somebody has it locked, or has just removed it
     path.unlink()
+    path.with_suffix(SOCKET).unlink(missing_ok=True)
     os.close(fd)
 
 
@@ -75,48 +81,108 @@ def _open_locked(path: Path) -> int:
 class Registration:
     """The note of this process that it serves a mountpoint. `close` takes it away."""
 
-    def __init__(self, mountpoint: Path, details: dict[str, Any]) -> None:
+    def __init__(self, mountpoint: Path, details: dict[str, Any], fd: int | None = None) -> None:
+        """`fd`: that of the locked note of a process which this one takes over from.
+
+        MountError when another process has the note locked; CairnError when it cannot be written, or is not this mountpoint's.
+        """
         self._path = _file_of(mountpoint, os.geteuid())
         self._details = {"pid": os.getpid(), "mountpoint": str(mountpoint), **details}
+        self.given = False
         try:
-            _make_running_dir()
-            self._fd = _open_locked(self._path)
+            if fd is None:
+                _make_running_dir()
+                self.fd = _open_locked(self._path)
+            elif os.path.samestat(os.fstat(fd), os.stat(self._path)):
+                self.fd = fd
+                return  # it goes on saying whose the mount was, until `renew`
+            else:
+                raise CairnError(f"{self._path} is another note than the one that was handed over")
         except BlockingIOError:
             raise MountError(f"{mountpoint} is being mounted or unmounted by another cairnfs process") from None
         except CairnError:
             raise
         except OSError as error:
             raise CairnError(f"cannot note the mount in {self._path.parent}: {error.strerror}", error.errno) from error
-        self._write()
+        self.renew()
+
+    @property
+    def socket_path(self) -> Path:
+        """Where others can ask for the mount."""
+        return self._path.with_suffix(SOCKET)
 
     def fail(self, message: str) -> None:
         """Tell whoever waits for this process that it could not save everything."""
         self._details["failure"] = message
-        self._write()
+        self.renew()
+
+    def renew(self) -> None:
+        """Say again what this process is. In one step, since others read the note at any time."""
+        text = json.dumps(self._details).encode()
+        os.pwrite(self.fd, text.ljust(os.fstat(self.fd).st_size), 0)
+
+    def give(self) -> None:
+        """Another process has the note now, and its lock."""
+        self.given = True
+        os.close(self.fd)
 
     def close(self) -> None:
+        if self.given:
+            return
         os.unlink(self._path)
-        os.close(self._fd)
-
-    def _write(self) -> None:
-        os.truncate(self._fd, 0)
-        os.pwrite(self._fd, json.dumps(self._details).encode(), 0)
+        self.socket_path.unlink(missing_ok=True)
+        os.close(self.fd)
 
 
 class RunningMount:
     """Another process that serves a mountpoint; keeps hold of it, so that its end and its last words are not missed."""
 
-    def __init__(self, file_fd: int, pidfd: int, pid: int, url: str) -> None:
+    def __init__(self, path: Path, file_fd: int, pidfd: int, details: dict[str, Any]) -> None:
         self._file_fd = file_fd
         self._pidfd = pidfd
-        self.pid = pid
-        self.url = url
+        self.socket_path = path.with_suffix(SOCKET)
+        self.pid = int(details["pid"])
+        self.url = str(details.get("url", ""))
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until the process has ended; False when it has not within `timeout_s`."""
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
+        """Wait until the process has ended, and those that have taken over from it; False when not within `timeout_s`."""
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left_s = None if deadline_s is None else max(deadline_s - time.monotonic(), 0)
+            poll = select.poll()
+            poll.register(self._pidfd, select.POLLIN)
+            if not poll.poll(None if left_s is None else left_s * 1000):
+                return False
+            if not self._is_locked():
+                return True
+            if not self._go_on():
+                if left_s is not None and left_s < LOOK_AGAIN_S:
+                    return False
+                time.sleep(LOOK_AGAIN_S)  # its worker stores the rest, or somebody is just taking over
+
+    def _is_locked(self) -> bool:
+        """Does a process have the note that is at its place?"""
+        if os.fstat(self._file_fd).st_nlink == 0:
+            return False
+        try:
+            fcntl.flock(self._file_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(self._file_fd, fcntl.LOCK_UN)
+        return False
+
+    def _go_on(self) -> bool:
+        """Take hold of the process that the note names now, if that is another one."""
+        pid = _read_details(self._file_fd).get("pid", self.pid)
+        if pid == self.pid:
+            return False
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            return False
+        os.close(self._pidfd)
+        self._pidfd, self.pid = pidfd, pid
+        return True
 
     def failure(self) -> str | None:
         """What the process could not save, as it said at its end."""
@@ -146,17 +212,17 @@ def find_running(mountpoint: Path, uid: int) -> RunningMount | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _hold(fd)
+        return _hold(path, fd)
     path.unlink(missing_ok=True)
+    path.with_suffix(SOCKET).unlink(missing_ok=True)
     os.close(fd)
     return None
 
 
-def _hold(fd: int) -> RunningMount | None:
+def _hold(path: Path, fd: int) -> RunningMount | None:
     details = _read_details(fd)
     try:
-        pid = int(details["pid"])
-        return RunningMount(fd, os.pidfd_open(pid), pid, str(details.get("url", "")))
+        return RunningMount(path, fd, os.pidfd_open(int(details["pid"])), details)
     except (OSError, ValueError, KeyError):
         os.close(fd)
         return None

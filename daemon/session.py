@@ -55,6 +55,10 @@ def serve(request: MountRequest, on_ready: Callable[[], None]) -> int:
         from cairnfs.daemon.supervisor import supervise  # not at the top: it forks workers, which are this module's
 
         return supervise(request, on_ready)
+    if request.take_over:
+        from cairnfs.daemon.takeover import refuse_to_take_over
+
+        refuse_to_take_over(request)
     return serve_here(request, on_ready)
 
 

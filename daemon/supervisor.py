@@ -11,6 +11,7 @@
       worker ended by itself: the mount is over, and so is this process
       SIGTERM, SIGINT, SIGHUP: passed on; SIGUSR1 as well
       killed: the worker gets SIGTERM, stores everything and unmounts
+      another process takes the mount over (handover.py): this one ends
 
 Once worker 0 serves, others are started, which fetch for it (fetch_worker.py). They are just killed at the end.
 
@@ -18,28 +19,29 @@ It has one thread and opens nothing but the mount: whatever a fork copies is wha
 """
 
 import faulthandler
-import json
 import logging
 import os
 import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
-from typing import Any
 
+from cairnfs.daemon.control import Control
 from cairnfs.daemon.fetch_worker import fetch
 from cairnfs.daemon.front_channel import agree
-from cairnfs.daemon.inherited import make_inherited
+from cairnfs.daemon.inherited import Inherited, make_inherited
 from cairnfs.daemon.mount_options import MountRequest
 from cairnfs.daemon.mountpoint import check_mountpoint, clear_stale, is_mounted, mount_fuse, unmount
 from cairnfs.daemon.running import Registration
+from cairnfs.daemon.scout import Scout
 from cairnfs.daemon.session import STOP_SIGNALS, held_signals, work
+from cairnfs.daemon.takeover import take_over
 from cairnfs.daemon.worker import INTERRUPTED, Worker
-from cairnfs.errors import CairnError, MountError
+from cairnfs.errors import MountError
 from cairnfs.version import VERSION
-from cairnfs.volume import open_volume
 
 log = logging.getLogger(__name__)
 
@@ -56,59 +58,54 @@ def supervise(request: MountRequest, on_ready: Callable[[], None]) -> int:
     """
     with held_signals():
         clear_stale(request.mountpoint)
-        check_mountpoint(request.mountpoint)
-        registration = Registration(request.mountpoint, {"url": request.url, "version": VERSION})
+        taken = take_over(request) if request.take_over else None
+        if taken is None:
+            check_mountpoint(request.mountpoint)
+            registration = Registration(request.mountpoint, {"url": request.url, "version": VERSION})
+        else:
+            request, registration = taken.request, taken.registration
         try:
-            name = _look_at_volume(request)
+            if taken is not None:
+                with _held(taken.inherited.fd, registration, request.mountpoint):
+                    return _Supervisor(request, on_ready, taken.inherited, registration, taken.control).run()
+            with Scout(request) as volume:
+                name, uuid = volume.name, volume.uuid
             fd = mount_fuse(request.mountpoint, replace(request.fuse, volume_name=name))
-            try:
-                return _Supervisor(request, on_ready, registration, fd).run()
-            finally:
-                os.close(fd)
-                clear_stale(request.mountpoint)
+            with _held(fd, registration, request.mountpoint):
+                inherited = make_inherited(request, fd)
+                control = Control(request, inherited, registration, uuid)
+                return _Supervisor(request, on_ready, inherited, registration, control).run()
         finally:
             registration.close()
 
 
-def _look_at_volume(request: MountRequest) -> str:
-    """The volume's name, found out by a child: a process that has opened a volume must not fork. Raises what that raised."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os._exit(_tell_name(request, writing))
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        said = pipe.read()
-    os.waitpid(pid, 0)
-    answer: dict[str, Any] = json.loads(said) if said else {"message": "a process that looked at the volume died", "exit_code": 1}
-    if "name" in answer:
-        return str(answer["name"])
-    error = CairnError(answer["message"])
-    error.exit_code = answer["exit_code"]
-    raise error
-
-
-def _tell_name(request: MountRequest, writing: int) -> int:
-    answer: dict[str, object]
+@contextmanager
+def _held(fd: int, registration: Registration, mountpoint: Path) -> Iterator[None]:
+    """The mount is this process's while the block runs; what is then left of it is cleared away, unless another one has it."""
     try:
-        with open_volume(request.url, replace(request.engine, background_jobs=False)) as volume:
-            answer = {"name": volume.format.name}
-    except OSError as error:
-        answer = {"message": str(error), "exit_code": error.exit_code if isinstance(error, CairnError) else 1}
-    except BaseException as error:
-        answer = {"message": f"{type(error).__name__}: {error}", "exit_code": 1}
-    os.write(writing, json.dumps(answer).encode())
-    return 0
+        yield
+    finally:
+        os.close(fd)
+        if not registration.given:
+            clear_stale(mountpoint)
 
 
 class _Supervisor:
     """One mount's."""
 
-    def __init__(self, request: MountRequest, on_ready: Callable[[], None], registration: Registration, fd: int) -> None:
+    def __init__(
+        self,
+        request: MountRequest,
+        on_ready: Callable[[], None],
+        inherited: Inherited,
+        registration: Registration,
+        control: Control,
+    ) -> None:
         self._request = request
         self._on_ready = on_ready
+        self._inherited = inherited
         self._registration = registration
-        self._inherited = make_inherited(request, fd)
+        self._control = control
         self._workers = [Worker(number, self._inherited.carried, self._work) for number in range(request.workers)]
         self._serving, *self._fetching = self._workers
         self._ready = False
@@ -129,6 +126,8 @@ class _Supervisor:
 
     def _work(self, number: int) -> int:
         try:
+            for step in self._inherited.first:
+                step()
             if number == 0:
                 return work(self._request, self._inherited)
             fetch(self._request, self._inherited, number)
@@ -147,6 +146,8 @@ class _Supervisor:
                 self._stopping = True
                 self._serving.kill(number.si_signo)
             if self._ready and not self._stopping:
+                if self._control.poll(self._working):
+                    return 0
                 self._look_after_fetching()
             status = self._serving.status()
             if status is None:
@@ -156,6 +157,9 @@ class _Supervisor:
                 return self._end(status)
             if not self._replace_serving():
                 return self._give_up()
+
+    def _working(self) -> list[int]:
+        return [worker.pid for worker in self._workers if worker.pid and worker.status() is None]
 
     def _ask_for_stacks(self, number: int, frame: FrameType | None) -> None:
         """SIGUSR1: workers write theirs, too."""
@@ -195,7 +199,7 @@ class _Supervisor:
 
     def _has_crashed(self, exit_code: int) -> bool:
         """Did a worker end by itself while there was something to serve?"""
-        return exit_code > 0 and self._ready and not self._stopping and is_mounted(self._request.mountpoint)
+        return exit_code > 0 and self._inherited.carried.answered and not self._stopping and is_mounted(self._request.mountpoint)
 
     def _look_for_life(self, worker: Worker) -> None:
         """Kill a worker that has shown no sign of life for too long, after it was asked to write its stacks to the log."""

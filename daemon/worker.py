@@ -73,17 +73,17 @@ class Worker:
             pass
 
     def status(self) -> int | None:
-        """None while it runs, its exit code, or a negative number when it was killed (perhaps half: see _half_dead)."""
+        """None while it runs, its exit code, or a negative number when it was killed (perhaps half: see half_dead)."""
         if self._status is None:
             self._status = self._ask()
         return self._status
 
     def _ask(self) -> int | None:
-        half_dead = _half_dead(self.pid)
+        is_half_dead = half_dead(self.pid)
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         if pid:
             return os.waitstatus_to_exitcode(status)
-        if half_dead:
+        if is_half_dead:
             self._lingering.add(self.pid)
             return -1
         self._lingering -= {pid for pid in self._lingering if os.waitpid(pid, os.WNOHANG)[0]}
@@ -105,7 +105,7 @@ class Worker:
         self._alive_s = time.monotonic()
 
 
-def _half_dead(pid: int) -> bool:
+def half_dead(pid: int) -> bool:
     """Killed or crashed, but not gone: a thread waits in the kernel for a request that only a successor can answer.
 
     The threads of a process that ends well may take their time, too, on a busy machine: nobody need follow it.

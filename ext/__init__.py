@@ -18,6 +18,7 @@ KERNELS = (
     "ino_map",
     "journal",
     "listing",
+    "shm",
     "slicer",
 )
 """Every kernel, by module name: an editable install cannot list the folder as a package, so they are named here."""

@@ -11,8 +11,8 @@
  * Everything is a hint but `opens`: whatever is not found is asked for elsewhere.
  *
  * Offset table of the header (struct ar_header): 0 u64 magic, 8 u32 version, 12 u32 reserved, 16 u64 total bytes, 24 .. tables as
- * (u64 offset, u64 buckets) pairs, in the order above; then the log's numbers. Processes get it by fork: no descriptor stays
- * open. Buckets of a table lie behind one another: a 16-byte head (u32 seq, u32 hand, u64 stamp), then its entries.
+ * (u64 offset, u64 buckets) pairs, in the order above; then the log's numbers. Processes get it by fork, or by its descriptor
+ * (shm_impl.h). Buckets of a table lie behind one another: a 16-byte head (u32 seq, u32 hand, u64 stamp), then its entries.
  *
  * Positions decide what may be kept. `newest` is the greatest position of a commit that was told of. Whoever fetches rows takes
  * a token before (ar_token: newest, and the epoch above bit 48) and puts them with it; whoever tells of a change stamps the bucket with
@@ -178,6 +178,7 @@ struct ar_header {
 /* One process's way to an arena. */
 struct ar_arena {
     struct ar_header *h;
+    int fd;
     const uint8_t *watch; /* AR_MARK_BYTES that change with every commit of anybody, or NULL */
 };
 
@@ -186,7 +187,11 @@ struct ar_arena {
 /* Make an arena of about `total` bytes, AR_MIN_BYTES to AR_MAX_BYTES. 0, or a negative errno (-ENOSPC: no memory to reserve). */
 int ar_create(struct ar_arena *arena, uint64_t total);
 
-/* Unmap it here; it goes with its last mapping. */
+/* Map the arena of `total` bytes that another process has made; `fd` belongs to it from then on. 0, or a negative errno: -EINVAL
+ * when it is not one of that size, or (1) does not hold. */
+int ar_attach(struct ar_arena *arena, int fd, uint64_t total);
+
+/* Unmap it here and close its descriptor; it goes with the last of both. */
 void ar_destroy(struct ar_arena *arena);
 
 /* 0, or the number of the invariant that does not hold. No other thread or process may use the arena meanwhile. */

@@ -11,6 +11,7 @@ cdef extern from "<pthread.h>" nogil:
 
 cdef extern from "arena.h" nogil:
     enum:
+        AR_VERSION
         AR_MARK_BYTES
         AR_DIRTY
         AR_BARRED
@@ -56,9 +57,11 @@ cdef extern from "arena.h" nogil:
 
     struct ar_arena:
         ar_header *h
+        int fd
         const uint8_t *watch
 
     int ar_create(ar_arena *arena, uint64_t total)
+    int ar_attach(ar_arena *arena, int fd, uint64_t total)
     void ar_destroy(ar_arena *arena)
     int ar_check(ar_arena *arena)
     void ar_lock(ar_arena *arena, pthread_mutex_t *lock)

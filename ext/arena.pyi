@@ -18,6 +18,8 @@ ADOPTED: int
 """Mark: whoever set it is told of every close of a handle that compiled code has given out."""
 MARK_BYTES: int
 """Length of what a watched store shows of its newest commit."""
+VERSION: int
+"""Of the layout in memory."""
 
 @final
 class Watch:
@@ -35,13 +37,21 @@ class Watch:
 class Arena:
     """Shared memory of one mount."""
 
-    def __new__(cls, n_bytes: int) -> Arena:
-        """About `n_bytes`, 1 MiB at least; processes that are forked share it. OSError: ENOSPC or ENOMEM without memory, EINVAL
-        for a bad size.
+    def __new__(cls, n_bytes: int, fd: int = -1) -> Arena:
+        """About `n_bytes`, 1 MiB at least; or with `fd` the one of exactly that size that another process has made.
+
+        The descriptor is then this object's to close.
+
+        OSError: ENOSPC or ENOMEM without memory, EINVAL for a bad size; and, while `fd` stays the caller's, for what is no arena
+        of this version.
         """
 
     @property
     def n_bytes(self) -> int: ...
+    @property
+    def fd(self) -> int:
+        """Its descriptor, which goes with the object."""
+
     @property
     def max_slice_bytes(self) -> int:
         """The longest slice that is kept; 0 when there is no room for any."""

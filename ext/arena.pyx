@@ -21,6 +21,7 @@ DIRTY = AR_DIRTY
 BARRED = AR_BARRED
 ADOPTED = AR_ADOPTED
 MARK_BYTES = AR_MARK_BYTES
+VERSION = AR_VERSION
 
 cdef enum:
     INO_PART = 9  # bytes of the partition's name: a letter and a number
@@ -53,10 +54,10 @@ cdef class Watch:
 cdef class Arena:
     """Shared memory of one mount."""
 
-    def __cinit__(self, uint64_t n_bytes):
+    def __cinit__(self, uint64_t n_bytes, int fd=-1):
         cdef int error
         self.overflow = {}
-        error = ar_create(&self.arena, n_bytes)
+        error = ar_create(&self.arena, n_bytes) if fd < 0 else ar_attach(&self.arena, fd, n_bytes)
         if error:
             raise OSError(-error, f"no arena of {n_bytes} bytes: {os.strerror(-error)}")
 
@@ -68,6 +69,11 @@ cdef class Arena:
     @property
     def n_bytes(self):
         return self.arena.h.total
+
+    @property
+    def fd(self):
+        """Its descriptor, which goes with the object."""
+        return self.arena.fd
 
     @property
     def max_slice_bytes(self):

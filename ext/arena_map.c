@@ -1,6 +1,7 @@
 /* Making, mapping and locking an arena. */
 #define _GNU_SOURCE
 #include "arena_impl.h"
+#include "shm_impl.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -88,6 +89,44 @@ static int initialise(struct ar_header *h, const struct ar_header *planned)
     return error;
 }
 
+/* (1), for memory of `n_bytes`. What it says of places is then within the memory. */
+static int header_holds(const struct ar_header *h, uint64_t n_bytes)
+{
+    const struct ar_table *tables[] = {&h->attrs, &h->names, &h->opens, &h->index, &h->shown};
+    static const size_t entries[] = {AR_WAYS * sizeof(struct ar_attr), AR_WAYS * sizeof(struct ar_name), AR_OPEN_WAYS * sizeof(struct ar_open),
+                                     AR_WAYS * sizeof(struct ar_slice), AR_WAYS * sizeof(struct ar_shown)};
+    if (h->magic != AR_MAGIC || h->version != AR_VERSION || h->total != n_bytes)
+        return 0;
+    uint64_t end = round_up(sizeof *h, PAGE);
+    for (size_t i = 0; i < 5; i++) {
+        uint64_t n = tables[i]->n_buckets, bucket = sizeof(struct ar_bucket) + entries[i];
+        if (n < AR_N_LOCKS || (n & (n - 1)) || n > n_bytes / bucket || tables[i]->offset < end || tables[i]->offset > n_bytes - n * bucket)
+            return 0;
+        end = tables[i]->offset + n * bucket;
+    }
+    if (h->n_segments > AR_MAX_SEGMENTS || h->n_reserved > h->n_segments || h->writing > h->n_segments)
+        return 0;
+    if (h->segment_bytes < MIN_SEGMENT || h->segment_bytes > UINT32_MAX || h->max_slice > h->segment_bytes / 4)
+        return 0;
+    return h->segments_offset >= end && h->segments_offset <= n_bytes &&
+           h->n_segments * h->segment_bytes == n_bytes - h->segments_offset;
+}
+
+/* The arena of a descriptor and its mapping; both are given back when there was an error. */
+static int keep(struct ar_arena *arena, int fd, void *base, uint64_t n_bytes, int error)
+{
+    if (error) {
+        if (base != NULL)
+            munmap(base, n_bytes);
+        close(fd);
+        return error;
+    }
+    arena->h = base;
+    arena->fd = fd;
+    arena->watch = NULL;
+    return 0;
+}
+
 int ar_create(struct ar_arena *arena, uint64_t total)
 {
     struct ar_header planned = {0};
@@ -95,36 +134,42 @@ int ar_create(struct ar_arena *arena, uint64_t total)
     if (total < AR_MIN_BYTES || total > AR_MAX_BYTES)
         return -EINVAL;
     plan(&planned, total, &fixed);
-    int fd = memfd_create("cairnfs-arena", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    int fd = shm_create("cairnfs-arena", planned.total);
     if (fd < 0)
-        return -errno;
-    int error = ftruncate(fd, (off_t)planned.total) < 0 ? -errno : -posix_fallocate(fd, 0, (off_t)fixed);
-    if (!error && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
-        error = -errno;
-    void *base = error ? MAP_FAILED : mmap(NULL, planned.total, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (!error && base == MAP_FAILED)
-        error = -errno;
-    /* Before Linux 5.14 nothing can be reserved once the descriptor is closed. */
+        return fd;
+    void *base = NULL;
+    int error = -posix_fallocate(fd, 0, (off_t)fixed);
+    if (!error)
+        error = shm_map(fd, planned.total, &base);
+    /* Before Linux 5.14 memory cannot be reserved segment by segment. */
     if (!error && madvise(base, PAGE, MADV_POPULATE_WRITE) < 0 && errno == EINVAL)
         error = -posix_fallocate(fd, (off_t)fixed, (off_t)(planned.total - fixed));
-    close(fd);
-    if (error) {
-        if (base != MAP_FAILED)
-            munmap(base, planned.total);
-        return error;
-    }
-    arena->h = base;
-    arena->watch = NULL;
-    error = -initialise(arena->h, &planned);
+    if (!error)
+        error = -initialise(base, &planned);
+    return keep(arena, fd, base, planned.total, error);
+}
+
+int ar_attach(struct ar_arena *arena, int fd, uint64_t total)
+{
+    void *base;
+    if (total < sizeof(struct ar_header) || total > AR_MAX_BYTES)
+        return -EINVAL;
+    int error = shm_map(fd, total, &base);
     if (error)
-        ar_destroy(arena);
-    return error;
+        return error;
+    if (!header_holds(base, total)) {
+        munmap(base, total);
+        return -EINVAL;
+    }
+    return keep(arena, fd, base, total, 0);
 }
 
 void ar_destroy(struct ar_arena *arena)
 {
-    if (arena->h != NULL)
-        munmap(arena->h, arena->h->total);
+    if (arena->h == NULL)
+        return;
+    munmap(arena->h, arena->h->total);
+    close(arena->fd);
     arena->h = NULL;
 }
 
@@ -149,18 +194,7 @@ void ar_unlock(pthread_mutex_t *lock)
 
 int ar_check(struct ar_arena *arena)
 {
-    const struct ar_header *h = arena->h;
-    if (h->magic != AR_MAGIC || h->version != AR_VERSION)
-        return 1;
-    uint64_t end = round_up(sizeof *h, PAGE);
-    const struct ar_table *tables[] = {&h->attrs, &h->names, &h->opens, &h->index, &h->shown};
-    for (size_t i = 0; i < 5; i++) {
-        uint64_t n = tables[i]->n_buckets;
-        if (tables[i]->offset < end || n < AR_N_LOCKS || (n & (n - 1)))
-            return 1;
-        end = tables[i]->offset + 1;
-    }
-    if (h->segments_offset < end || h->segments_offset + h->n_segments * h->segment_bytes != h->total)
+    if (!header_holds(arena->h, arena->h->total))
         return 1;
     int broken = ar_check_meta(arena);
     if (!broken)

@@ -3,6 +3,8 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from cairnfs.ext.shm cimport SharedMemory
+
 
 cdef extern from "fuse_slot.h" nogil:
     enum:
@@ -35,6 +37,7 @@ cdef extern from "fuse_slot.h" nogil:
 
 cdef class Slots:
     cdef fc_slots slots
+    cdef readonly SharedMemory memory
+    cdef readonly size_t request_bytes
 
-    cdef size_t n_bytes(self) noexcept
     cdef int check_worker(self, uint32_t worker) except -1

@@ -1,24 +1,11 @@
 """Slots: shared memory for the requests that a channel's lanes have in work. fuse_slot.h is the contract."""
 
 cimport cython
-from libc.errno cimport errno
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from cairnfs.ext.fuse_wire cimport FW_LOOKUP, FW_READ, fw_in_header
-
-import os
-
-cdef extern from "<sys/mman.h>" nogil:
-    enum:
-        PROT_READ
-        PROT_WRITE
-        MAP_SHARED
-        MAP_ANONYMOUS
-        MAP_NORESERVE
-    void *MAP_FAILED
-    void *mmap(void *addr, size_t n_bytes, int prot, int flags, int fd, long offset)
-    int munmap(void *addr, size_t n_bytes)
+from cairnfs.ext.shm cimport SharedMemory
 
 cdef extern from "fuse_slots_jobs.h" nogil:
     enum:
@@ -45,26 +32,24 @@ MAX_FETCHERS = FC_MAX_FETCHERS
 
 @cython.final
 cdef class Slots:
-    """Room for `n_slots` requests of up to `request_bytes`, shared by every process forked from now on."""
+    """Room for `n_slots` requests of up to `request_bytes`."""
 
-    def __cinit__(self, int n_slots, size_t request_bytes):
+    def __cinit__(self, int n_slots, size_t request_bytes, SharedMemory memory=None):
+        cdef size_t n_bytes
         if not 1 <= n_slots <= 1024 or not 8192 <= request_bytes <= 2 << 20:
             raise ValueError(f"{n_slots} slots of {request_bytes} bytes")
         self.slots.slot_bytes = FC_SLOT_PAGE + (request_bytes + 4095) // 4096 * 4096
         self.slots.n_slots = n_slots
-        cdef void *base = mmap(
-            NULL, self.n_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0
-        )
-        if base == MAP_FAILED:
-            raise OSError(errno, os.strerror(errno))
-        self.slots.base = <uint8_t *>base
+        self.request_bytes = request_bytes
+        n_bytes = FC_SHARED_BYTES + <size_t>n_slots * self.slots.slot_bytes
+        self.memory = SharedMemory("slots", n_bytes) if memory is None else memory
+        if self.memory.n_bytes != n_bytes:
+            raise ValueError(f"{n_slots} slots of {request_bytes} bytes in {self.memory.n_bytes} bytes")
+        self.slots.base = self.memory.base
 
-    def __dealloc__(self):
-        if self.slots.base != NULL:
-            munmap(self.slots.base, self.n_bytes())
-
-    cdef size_t n_bytes(self) noexcept:
-        return FC_SHARED_BYTES + <size_t>self.slots.n_slots * self.slots.slot_bytes
+    @property
+    def n_slots(self):
+        return self.slots.n_slots
 
     @property
     def agreed(self):

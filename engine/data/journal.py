@@ -4,13 +4,13 @@ A ring of records (`ext.journal`). A record lives from before its write is ackno
 more. Records are added here, and by compiled code for inodes that have a grant; these become known here when they are taken.
 """
 
-import mmap
 import threading
 from collections import defaultdict
 from typing import NamedTuple
 
 from cairnfs.const import KIB
 from cairnfs.ext.journal import Ring
+from cairnfs.ext.shm import SharedMemory
 from cairnfs.types import Buffer, Inode
 
 RECORD_BYTES = 40
@@ -29,10 +29,14 @@ class Written(NamedTuple):
 class Journal:
     """The ring, by one of the processes that use it. Thread-safe. Made before these processes, which inherit it."""
 
-    def __init__(self, n_bytes: int) -> None:
+    def __init__(self, n_bytes: int, memory: SharedMemory | None = None) -> None:
+        """`memory`: of a journal of `n_bytes` that another process has made. ValueError when it is of another size."""
         self.ring_bytes = n_bytes // 8 * 8
-        self._memory = mmap.mmap(-1, Ring.region_bytes(self.ring_bytes))
-        self.ring = Ring(self._memory, self.ring_bytes)
+        all_bytes = Ring.region_bytes(self.ring_bytes)
+        self.memory = SharedMemory("journal", all_bytes) if memory is None else memory
+        if self.memory.n_bytes != all_bytes:
+            raise ValueError(f"a journal of {n_bytes} bytes in {self.memory.n_bytes} bytes")
+        self.ring = Ring(self.memory.view, self.ring_bytes)
         self._lock = threading.Lock()
         self._of: defaultdict[int, list[int]] = defaultdict(list)  # inode -> places of its live records
 

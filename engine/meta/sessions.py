@@ -77,12 +77,19 @@ class Sessions:
         self.n_known += 1
         return session
 
-    def resume(self, session: SessionId) -> bool:
-        """Go on with a session that another process has opened. False when it was taken for dead and cleaned up meanwhile."""
+    def resume(self, session: SessionId, process: Process | None = None, version: str | None = None) -> bool:
+        """Go on with a session that another process has opened. False when it was taken for dead and cleaned up meanwhile.
+
+        From now on it lives as long as `process`, and is of `version`, if they are given.
+        """
         row = self._core.store.read((session_key(session),))[0]
         if row is None:
             return False
-        self._own = _decode(session, row.value)
+        found = _decode(session, row.value)
+        own = found._replace(process=process or found.process, version=version or found.version)
+        if own != found and not self._core.transact(_replace(own)):
+            return False
+        self._own = own
         self._core.store.origin = session
         return True
 
@@ -162,6 +169,18 @@ def _refresh(session: SessionInfo) -> Callable[[Txn], bool]:
         known = txn.get(session_key(session.id)) is not None
         txn.put(session_key(session.id), _encode(session))
         return known
+
+    return build
+
+
+def _replace(session: SessionInfo) -> Callable[[Txn], bool]:
+    """Write the row if it is still there; whether it was."""
+
+    def build(txn: Txn) -> bool:
+        if txn.get(session_key(session.id)) is None:
+            return False
+        txn.put(session_key(session.id), _encode(session))
+        return True
 
     return build
 

@@ -194,11 +194,12 @@ def test_umount_of_what_is_not_mounted_is_one_line(tmp_path: Path) -> None:
 
 def test_a_mountpoint_that_cannot_be_used_is_one_line_and_leaves_no_session(mount: Mount, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    other = Volume(tmp_path / "other")
     for background in ((), ("-d",)):
         for path, hint in ((tmp_path / "none", "mkdir -p"), (tmp_path / "file", "not a directory"), (mount.path, "in use")):
-            args = ("mount", mount.volume.url, path, "--front", mount.front, "--log", tmp_path / "log", *background)
+            args = ("mount", other.url, path, "--front", mount.front, "--log", tmp_path / "log", *background)
             assert hint in fails(*args)
-    assert len(sessions(mount.volume)) == 1
+    assert len(sessions(mount.volume)) == 1 and sessions(other) == []
 
 
 def test_a_volume_whose_objects_are_gone_is_not_mounted(mounts: MountFactory, tmp_path: Path, front: str) -> None:

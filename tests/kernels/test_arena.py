@@ -310,13 +310,14 @@ def mapped() -> list[str]:
         return [line for line in maps if "cairnfs-arena" in line]
 
 
-def test_memory_is_given_back_and_no_descriptor_is_kept() -> None:
+def test_memory_is_given_back_with_its_descriptor() -> None:
     before, descriptors = mapped(), os.listdir("/proc/self/fd")
     arena = Arena(3 * MIB)
     assert len(mapped()) == len(before) + 1
-    assert len(os.listdir("/proc/self/fd")) == len(descriptors)
+    assert len(os.listdir("/proc/self/fd")) == len(descriptors) + 1
     del arena
     assert mapped() == before
+    assert len(os.listdir("/proc/self/fd")) == len(descriptors)
 
 
 @pytest.mark.parametrize("n_bytes", [0, MIB - 1, 1 << 62])

@@ -91,14 +91,14 @@ def test_a_running_mount_is_found_by_its_mountpoint(notes: Path, tmp_path: Path)
 
 def test_a_note_left_by_a_killed_process_counts_for_nothing(notes: Path, tmp_path: Path) -> None:
     registration = Registration(tmp_path, {"url": "memory://x"})
-    os.close(registration._fd)  # as a killed process does: the lock goes, the file stays
+    os.close(registration.fd)  # as a killed process does: the lock goes, the file stays
     assert find_running(tmp_path, os.geteuid()) is None
     assert list(notes.iterdir()) == []
 
 
 def test_a_new_mount_removes_notes_left_by_killed_processes(notes: Path, tmp_path: Path) -> None:
     alive = Registration(tmp_path, {})
-    os.close(Registration(tmp_path / "a", {})._fd)
+    os.close(Registration(tmp_path / "a", {}).fd)
     Registration(tmp_path / "b", {}).close()
     assert len(list(notes.iterdir())) == 1
     alive.close()

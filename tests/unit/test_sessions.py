@@ -10,7 +10,7 @@ import pytest
 from cairnfs.errors import CorruptError, FsError, StoreError
 from cairnfs.meta import Meta, records
 from cairnfs.meta import process as process_module
-from cairnfs.meta.process import Process, this_process
+from cairnfs.meta.process import Process, process_of, this_process
 from cairnfs.meta.sessions import STALE_S, SessionInfo, is_dead
 from cairnfs.meta.stores.base import Delete, Put
 from cairnfs.meta.stores.memory import MemoryStore
@@ -138,6 +138,28 @@ def test_session_of_an_ended_process_is_cleaned_up_at_once(
     meta.locks.setlk(ino, Lock(WRITE_LOCK, 0, 9, 1, 1))
     with pytest.raises(FsError):
         meta.names.get(opened)
+
+
+def test_session_goes_on_under_the_name_of_another_process(
+    meta: Meta, other: Meta, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = replace(this_process(), pid_start=1)
+    session = run_as(other, ended, monkeypatch)
+    ino = other.names.create(Caller(), ROOT, b"f", REGULAR).ino
+    other.locks.setlk(ino, Lock(WRITE_LOCK, 0, 9, 1, 1))
+    successor = replace(this_process(), pid=os.getppid(), pid_start=process_of(os.getppid()).pid_start)
+    position = other.store.position()
+    assert other.sessions.resume(session, ended, "0")
+    assert other.store.position() == position, "nothing to change"
+    assert other.sessions.resume(session, successor, "1")
+    (found,) = meta.sessions.list()
+    assert (found.id, found.process, found.version, found.mountpoint) == (session, successor, "1", "/mnt")
+    assert meta.sessions.clean_stale(clock.now_ns()) == []
+    other.sessions.heartbeat()
+    assert meta.sessions.list()[0].process == successor
+    meta.sessions._clean(session)
+    assert not other.sessions.resume(session, successor, "2")
+    assert meta.sessions.list() == []
 
 
 def test_file_that_got_a_name_again_survives_the_cleaning(meta: Meta, other: Meta, monkeypatch: pytest.MonkeyPatch) -> None:
