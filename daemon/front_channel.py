@@ -186,8 +186,9 @@ class ChannelFront:
         self._transport, n_queues = choose(self._options, self._inherited is not None)
         if self._inherited is None:
             return _channel(fd, self._vfs, self._options, arena=self._arena, uring_queues=n_queues)
-        slots = self._inherited.slots
-        return _channel(fd, self._vfs, self._options, arena=self._arena, slots=slots, serving=serving, done=self._done)
+        slots, ring = self._inherited.slots, self._inherited.carried.journal.ring
+        more = {"arena": self._arena, "slots": slots, "journal": ring, "serving": serving, "done": self._done}
+        return _channel(fd, self._vfs, self._options, **more)
 
     def _widen_readahead(self) -> None:
         """Let the kernel read ahead in whole requests: only root may set more than the 128 KiB every device has."""

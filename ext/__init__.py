@@ -16,6 +16,7 @@ KERNELS = (
     "fuse_slots",
     "fuse_table",
     "ino_map",
+    "journal",
     "listing",
     "shm",
     "slicer",

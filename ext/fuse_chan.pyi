@@ -13,6 +13,7 @@ from typing import Any, final
 from cairnfs.ext.arena import Arena
 from cairnfs.ext.fuse_notify import Notifier
 from cairnfs.ext.fuse_slots import Slots
+from cairnfs.ext.journal import Ring
 
 @final
 class Channel(Notifier):
@@ -41,6 +42,7 @@ class Channel(Notifier):
         arena: Arena | None = None,
         slots: Slots | None = None,
         uring_queues: int = 0,
+        journal: Ring | None = None,
         serving: object | None = None,
         done: Iterable[int] = (),
     ) -> Channel:

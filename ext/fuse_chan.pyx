@@ -22,6 +22,7 @@ from cairnfs.ext.fuse_req cimport FC_UNWANTED, Handler, Payload, Request, Rules,
 from cairnfs.ext.fuse_resumed cimport serve_done
 from cairnfs.ext.fuse_slots cimport FC_N_BUCKETS, Slots, fc_shared, fc_shared_of, fc_slot_request, fc_times
 from cairnfs.ext.fuse_table cimport operations, served_by
+from cairnfs.ext.journal cimport Ring
 
 import logging
 import os
@@ -82,6 +83,7 @@ cdef class Channel(Notifier):
     cdef int uring_errno
     cdef Arena arena  # keeps it alive
     cdef Slots slots  # likewise
+    cdef Ring journal  # likewise
     cdef object serving
     cdef set done
 
@@ -108,6 +110,7 @@ cdef class Channel(Notifier):
         Arena arena=None,
         Slots slots=None,
         unsigned int uring_queues=0,
+        Ring journal=None,
         object serving=None,
         done=(),
     ):
@@ -155,6 +158,9 @@ cdef class Channel(Notifier):
         if arena is not None and not debug:
             self.arena = arena
             self.chan.arena = &arena.arena
+            if journal is not None:
+                self.journal = journal
+                self.chan.journal = &journal.journal
 
     def __dealloc__(self):
         if self.chan != NULL:

@@ -375,7 +375,7 @@ int fc_answer_hot(struct fc_lane *lane, const struct fw_in_header *header, struc
     struct fc_chan *chan = lane->chan;
     if (chan->arena == NULL)
         return 0;
-    switch (header->opcode) { /* what is only counted needs no fence */
+    switch (header->opcode) { /* what is only counted, or depends on nobody, needs no fence */
     case FW_FORGET:
     case FW_BATCH_FORGET:
         return forget(lane, header, cursor);
@@ -383,6 +383,10 @@ int fc_answer_hot(struct fc_lane *lane, const struct fw_in_header *header, struc
         return release(lane, header, cursor);
     case FW_RELEASEDIR:
         return fc_release_dir(lane, header, cursor);
+    case FW_FLUSH:
+        return fc_flush_clean(lane, header);
+    case FW_WRITE:
+        return fc_write_file(lane, header, cursor);
     }
     if (!fc_may_answer(chan))
         return 0;

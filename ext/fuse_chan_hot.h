@@ -34,4 +34,8 @@ int fc_open_dir(struct fc_lane *lane, const struct fw_in_header *header, struct 
 int fc_read_dir(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor);
 int fc_release_dir(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor);
 
+/* Writing (fuse_chan_write.c); 1 = answered. */
+int fc_write_file(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor);
+int fc_flush_clean(struct fc_lane *lane, const struct fw_in_header *header);
+
 #endif

@@ -6,6 +6,7 @@ from posix.uio cimport iovec
 
 from cairnfs.ext.arena cimport ar_arena
 from cairnfs.ext.fuse_slots cimport fc_times, fc_slot, fc_slots
+from cairnfs.ext.journal cimport jn_journal
 from cairnfs.ext.fuse_wire cimport fw_attr, fw_entry_out, fw_in_header
 
 
@@ -51,6 +52,7 @@ cdef extern from "fuse_lane.h" nogil:
         int n_parked
         uint64_t n_malformed
         ar_arena *arena
+        jn_journal *journal
         Span attr_valid
         Span entry_valid
         Span dir_entry_valid

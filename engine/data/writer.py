@@ -127,13 +127,15 @@ class FileWriter:
 
     # Changing it
 
-    def write(self, offset: int, data: Buffer) -> None:
-        """Copy `data` into the buffer. Waits for memory; raises what keeps uploads from giving it back (EIO, ENOSPC)."""
+    def write(self, offset: int, data: Buffer, when_ns: int = 0, *, reserved: bool = False) -> None:
+        """Copy `data` into the buffer, as of `when_ns` (0: now). Waits for memory; raises what keeps uploads from giving it back
+        (EIO, ENOSPC). Not if it is `reserved`: then the caller has the memory, and hands it over.
+        """
         view = memoryview(data).cast("B")
         block_bytes = self._s.block_bytes
         while view:
             n_bytes = min(len(view), block_bytes - offset % block_bytes)
-            self._write_in_block(offset, view[:n_bytes])
+            self._write_in_block(offset, view[:n_bytes], when_ns or self._s.clock.now_ns(), reserved)
             offset += n_bytes
             view = view[n_bytes:]
 
@@ -211,9 +213,10 @@ class FileWriter:
 
     # Sealing
 
-    def _write_in_block(self, offset: int, view: memoryview) -> None:
+    def _write_in_block(self, offset: int, view: memoryview, when_ns: int, reserved: bool) -> None:
         n_bytes = len(view)
-        self._s.reserve(n_bytes)
+        if not reserved:
+            self._s.reserve(n_bytes)
         grown = 0
         sealed: list[Batch] = []
         try:
@@ -223,7 +226,7 @@ class FileWriter:
                 grown = block.write(offset, view)
                 self._blocks[block_no] = block
                 self._dirty_end = max(self._dirty_end, offset + n_bytes)
-                self._mtime_ns = self._s.clock.now_ns()
+                self._mtime_ns = when_ns
                 self._n_writes += 1
                 if block.full:
                     sealed = self._seal([block_no])

@@ -62,6 +62,7 @@ class Writers:
         self._n_full = 0
         self._wake = threading.Event()
         self._closing = False
+        self.gather: Callable[[], None] | None = None  # has what was written elsewhere put into the buffers
         self._services = WriterServices(
             layout=layout,
             uploader=uploader,
@@ -184,6 +185,8 @@ class Writers:
                 log.exception("background write-back failed")
 
     def _tick(self) -> None:
+        if self.gather is not None:
+            self.gather()
         now_s = self._clock.monotonic_s()
         if self._budget.under_pressure:
             self._relieve(0)

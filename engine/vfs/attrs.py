@@ -47,13 +47,13 @@ class Attributes:
             return self._set(c, ino, change)
         if change.mtime_ns is None or file.writer is None:
             return self._set_open(c, file, change)
-        with file.change:  # a write in between would win over the time set here
+        with file.changing():  # a write in between would win over the time set here
             file.mtime_set()
             return self._set_open(c, file, change)
 
     def truncate(self, file: OpenFile, size: int, kill_suidgid: bool) -> Attr:
         """Set the size of an open file; what is cut off is gone, what is added is a hole."""
-        with file.change:
+        with file.changing():
             if size:
                 file.flush()
             else:

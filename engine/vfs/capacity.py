@@ -25,13 +25,30 @@ class Capacity:
         self._pending_bytes = 0
         self._read_at_s: float | None = None
 
-    def reserve(self, n_bytes: int) -> None:
-        """Count `n_bytes` that a write appends to a file. ENOSPC when the volume is known to be full."""
+    def has_room(self, n_bytes: int) -> bool:
+        """Whether so much, and what is on its way, will fit into the volume as far as is known."""
+        limit = self._meta.format.capacity_bytes
+        if not limit:
+            return True
+        now = self._clock.monotonic_s()
+        if self._read_at_s is None or now - self._read_at_s >= USAGE_AGE_S:
+            used = self._meta.attrs.statfs().used_bytes
+            with self._lock:
+                self._used_bytes, self._read_at_s = used, now
+        return self._used_bytes + self._pending_bytes + n_bytes <= limit
+
+    def reserve(self, n_bytes: int, *, sure: bool = False) -> None:
+        """Count `n_bytes` that a write appends to a file. ENOSPC when the volume is known to be full; not if the write is `sure`,
+        because it has been acknowledged.
+        """
         limit = self._meta.format.capacity_bytes
         if not limit or n_bytes <= 0:
             return
         now = self._clock.monotonic_s()
         with self._lock:
+            if sure:
+                self._pending_bytes += n_bytes
+                return
             fresh = self._read_at_s is not None and now - self._read_at_s < USAGE_AGE_S
             if fresh and self._used_bytes + self._pending_bytes + n_bytes <= limit:
                 self._pending_bytes += n_bytes

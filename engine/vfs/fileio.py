@@ -11,13 +11,12 @@ import stat
 
 from cairnfs.const import MAX_FILE_BYTES
 from cairnfs.errors import CorruptError, FsError, ObjectError, ObjectMissing
-from cairnfs.meta.records import FLAG_XATTR
 from cairnfs.types import Attr, Buffer, Caller, Inode, Opened, PackId, SetAttr, SliceRef, serving
 from cairnfs.vfs.attrs import Attributes
 from cairnfs.vfs.handles import FIRST_COMPILED, Handle
 from cairnfs.vfs.locks import Locking
 from cairnfs.vfs.namespace import Namespace
-from cairnfs.vfs.openfile import OpenFile
+from cairnfs.vfs.openfile import OpenFile, may_have_privileges
 from cairnfs.vfs.state import VfsState
 
 log = logging.getLogger("cairnfs.vfs")
@@ -88,7 +87,10 @@ class FileIo:
         return self._handed_out(handle, keep_cache)
 
     def _handed_out(self, handle: Handle, keep_cache: bool) -> Opened:
-        return Opened(self._state.handles.add(handle), keep_cache)
+        fh = self._state.handles.add(handle)
+        if handle.can_write and not handle.append and handle.drops is None:
+            handle.file.grant(fh)
+        return Opened(fh, keep_cache)
 
     def _used(self, handle: Handle) -> None:
         """The kernel uses a handle for the first time since it was told to drop pages."""
@@ -182,7 +184,7 @@ class FileIo:
         n_bytes = len(data)
         if kill_suidgid:
             self._drop_privileges(c, file)
-        with file.change:
+        with file.changing():
             request = 0
             if handle.append and not mapped:
                 request = serving.request
@@ -195,6 +197,8 @@ class FileIo:
                 raise FsError(errno.EFBIG)
             if n_bytes:
                 file.write(offset, data, request)
+            if not handle.append and not mapped:
+                file.grant(fh, n_bytes)
         return n_bytes
 
     def _drop_privileges(self, c: Caller, file: OpenFile) -> None:
@@ -202,7 +206,7 @@ class FileIo:
         if file.unprivileged:
             return
         attr = file.attr()
-        if attr.mode & (stat.S_ISUID | stat.S_ISGID) or attr.flags & FLAG_XATTR:
+        if may_have_privileges(attr):
             self._attrs.setattr(c, file.ino, SetAttr(kill_suidgid=True))
         file.unprivileged = True
 

@@ -56,6 +56,8 @@ class MountedVfs(Vfs):
             clock.now_ns(),
             carried,
         )
+        if self._state.files.grants is not None:
+            self._state.files.grants.on_collected = metrics.written_bytes.add
         metrics.open_handles.source = self._state.n_handles
         metrics.open_directories.source = lambda: len(self._dirs.handles)
         metrics.open_inodes.source = self._state.n_inodes

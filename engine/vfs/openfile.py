@@ -1,17 +1,22 @@
 """One inode held open by this process: its write buffer, what is known of its layout, and what compiled code may say of it."""
 
 import errno
+import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from cairnfs.const import MAX_FILE_BYTES
 from cairnfs.data import Data
 from cairnfs.data.writer import FileWriter
-from cairnfs.errors import FsError
+from cairnfs.errors import CairnError, FsError
 from cairnfs.ext.arena import DIRTY
 from cairnfs.meta import Meta
+from cairnfs.meta.records import FLAG_XATTR
 from cairnfs.types import Attr, Buffer, Inode
 from cairnfs.vfs.capacity import Capacity
+from cairnfs.vfs.granted import FIRST_BYTES, MOST_BYTES
 from cairnfs.vfs.pages import PageVersions
 
 if TYPE_CHECKING:
@@ -39,18 +44,24 @@ class Dirty(NamedTuple):
 CLEAN = Dirty(0, None, 0)
 
 
+def may_have_privileges(attr: Attr) -> bool:
+    """Set-user-id, set-group-id, or capabilities, which a write of an ordinary user takes away."""
+    return bool(attr.mode & (stat.S_ISUID | stat.S_ISGID) or attr.flags & FLAG_XATTR)
+
+
 class OpenFile:
     """One open inode.
 
-    `change` is held by whatever changes content or size (write, truncate, fallocate, copy into), so that "flush, then
-    change the layout" is one step for other writers. Readers, getattr and flush do not take it.
+    `changing` is for whatever changes content or size (write, truncate, fallocate, copy into), so that "flush, then
+    change the layout" is one step for other writers, compiled code among them. Readers, getattr and flush do not take its lock.
+    Whoever looks at `writer`, or asks what is dirty, sees what compiled code has taken until then: it is collected first.
     `known` attributes and layouts are as of the last fetch or own commit; `invalidate` forgets them.
     """
 
     def __init__(self, ino: Inode, meta: Meta, data: Data, pages: PageVersions, capacity: Capacity, files: "OpenFiles") -> None:
         self.ino = ino
         self.change = threading.RLock()
-        self.writer: FileWriter | None = None
+        self._writer: FileWriter | None = None
         self.unlinked = False  # its last name went while it was open: free it at the last close
         self.lock_owners: set[int] = set()  # owners that may hold fcntl locks taken through this process
         self.unprivileged = False  # known to have neither set-user-id nor capabilities, until that may have changed
@@ -62,6 +73,11 @@ class OpenFile:
         self._files = files
         self._arena = files.arena
         self._journal = files.journal
+        self._grants = files.grants
+        self._collecting = threading.Lock()  # what follows; taken after `change`, before the writer's locks and `_state`
+        self.granted = 0  # the handle through which compiled code takes writes, 0: none
+        self._credit = 0  # bytes reserved for what it takes
+        self._target = 0  # what they were when it was last reserved
         self._state = threading.Lock()  # the fields below
         self._n_writing = 0
         self._marked = False  # compiled code leaves the inode alone, because something is or may be dirty
@@ -96,6 +112,8 @@ class OpenFile:
             if known is None or known.data_version != attr.data_version:
                 self._chunks.clear()
             self._attr = attr
+            if not may_have_privileges(attr):
+                self.unprivileged = True
 
     def token(self) -> int:
         """Taken before a fetch, given back to `learn`."""
@@ -121,18 +139,133 @@ class OpenFile:
         """The inode may have been changed otherwise than by a commit of content here: fetch anew."""
         with self._state:
             self._forget()
-        self.unprivileged = False
+            self.unprivileged = False
+            if self.granted and self._grants is not None:
+                self._grants.ring.unplain(self.ino)
+
+    # What compiled code writes
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Nobody else, compiled code included, changes content or size meanwhile."""
+        with self.change:
+            held = self._grants.ring if self._grants is not None and self.granted else None
+            if held is not None:
+                held.hold(self.ino)
+            try:
+                self.collect()
+                yield
+            finally:
+                if held is not None:
+                    held.let(self.ino)
+
+    def grant(self, fh: int, n_bytes: int = 0) -> None:
+        """Let compiled code take the next writes through a handle, which is not one that appends; the last one that was not
+        for it had `n_bytes`. Not if somebody else is just changing the file, nor without memory.
+        """
+        grants = self._grants
+        if grants is None or not self.change.acquire(blocking=False):
+            return
+        try:
+            credit = self._credit
+            if not self.granted:
+                self._target = FIRST_BYTES
+            elif credit < max(n_bytes, self._target // 4):
+                self._target = min(4 * max(self._target, n_bytes), MOST_BYTES)
+            more = self._target - credit if credit < max(n_bytes, self._target // 4) else 0
+            self._set_grant(fh, more if more > 0 and grants.reserve(self, more) else 0)
+        finally:
+            self.change.release()
+
+    def collect(self) -> None:
+        """Bring what compiled code has taken into the write buffer. Whoever began before is waited for."""
+        grants = self._grants
+        if self.granted and grants is not None and (grants.ring.pending(self.ino) or self._collecting.locked()):
+            with self._collecting:
+                self._take()
+
+    def end_grant(self) -> None:
+        """Compiled code leaves all writes to others from now on."""
+        grants = self._grants
+        if grants is None:
+            return
+        with self._collecting:
+            if not self.granted:
+                return
+            if not grants.ring.end_idle(self.ino):
+                self._take(ends=True)
+            self.granted = 0
+            credit, self._credit = self._credit, 0
+        grants.ended(self, credit)
+
+    def _set_grant(self, fh: int, added: int) -> None:
+        grants = self._grants
+        if grants is None:
+            return
+        with self._collecting:
+            self._credit += added
+            if not self._credit:
+                return
+            renewed = self.granted
+            self.granted = fh
+            if renewed:
+                grants.ring.hold(self.ino)
+                self._take()  # so that the credit is what compiled code may fill, and nothing of it is in use
+            with self._state:
+                granted = grants.ring.grant(self.ino, fh, self._credit, MAX_FILE_BYTES, self.unprivileged)
+            if granted:
+                if renewed:
+                    grants.ring.let(self.ino)
+                return
+            self.granted = 0
+            credit, self._credit = self._credit, 0
+        grants.ended(self, credit)
+
+    def _take(self, ends: bool = False) -> None:
+        """The caller holds `_collecting`."""
+        if self._journal is None or self._grants is None:
+            return
+        with self._state:
+            self._n_writing += 1  # before it is taken: so nobody finds the file clean in between
+        try:
+            found = self._journal.take(self.ino, ends)
+            if not found:
+                return
+            self._mark()
+            n_bytes = sum(len(data) for _, data, _ in found)
+            self._credit -= n_bytes
+            self._grants.spent(n_bytes)
+            self._count([(offset, len(data)) for offset, data, _ in found], credited=True)
+            writer = self._open_writer()
+            for offset, data, when_ns in found:
+                writer.write(offset, data, when_ns, reserved=True)
+        finally:
+            self._written()
 
     # Dirty data
 
     @property
+    def writer(self) -> FileWriter | None:
+        """The write buffer, None before the first write."""
+        if self.granted:
+            self.collect()
+        return self._writer
+
+    @property
     def dirty(self) -> bool:
         """Whether something written is not committed."""
-        return self.writer is not None and self.writer.dirty
+        return self.writer is not None and self._is_dirty()
+
+    def _is_dirty(self) -> bool:
+        return self._writer is not None and self._writer.dirty
 
     def size(self) -> int:
         """Size in bytes including what is not committed."""
-        writer = self.writer
+        self.collect()
+        return self._size()
+
+    def _size(self) -> int:
+        writer = self._writer
         dirty_end = writer.dirty_end if writer is not None else 0
         return max(dirty_end, self.attr().size)
 
@@ -154,34 +287,56 @@ class OpenFile:
             shown.ctime_ns = max(attr.ctime_ns, dirty.mtime_ns)
         return shown
 
-    def write(self, offset: int, data: Buffer, request: int = 0, *, journaled: bool = True) -> None:
-        """Buffer a write. The caller holds `change`. ENOSPC when the volume is full, EIO when uploads keep failing. `request`:
-        of an append, see `Journal`; `journaled` is False for what is in the journal already.
+    def write(self, offset: int, data: Buffer, request: int = 0, when_ns: int = 0, *, journaled: bool = True) -> None:
+        """Buffer a write. The caller is `changing`. ENOSPC when the volume is full, EIO when uploads keep failing. `request`:
+        of an append, see `Journal`; `journaled` is False for what is in the journal already, since `when_ns` (0: now).
         """
         with self._state:
             self._n_writing += 1
-            if not self._marked:
-                self._marked = True
-                self._arena.mark(self.ino, DIRTY)
+        self._mark()
         try:
             if journaled and self._journal is not None:
                 self._files.note_write(self.ino, offset, data, request)
-            self._write(offset, data)
+            self._count([(offset, len(data))])
+            self._open_writer().write(offset, data, when_ns)
         finally:
-            with self._state:
-                self._n_writing -= 1
-            if not self.dirty:
-                self._unmark_if_clean()
+            self._written()
 
-    def _write(self, offset: int, data: Buffer) -> None:
-        grown = offset + len(data) - max(offset, self.size())
-        if grown > 0:
-            self._capacity.reserve(grown)
+    def _mark(self) -> None:
+        with self._state:
+            if not self._marked:
+                self._marked = True
+                self._arena.mark(self.ino, DIRTY)
+
+    def _written(self) -> None:
+        with self._state:
+            self._n_writing -= 1
+        if not self._is_dirty():
+            self._unmark_if_clean()
+
+    def _count(self, pieces: list[tuple[int, int]], *, credited: bool = False) -> None:
+        """Count what writes (offset, length) add to the file against the volume's capacity. ENOSPC unless they are `credited`."""
+        try:
+            size = self._size()
+        except CairnError:
+            if not credited:
+                raise
+            return  # it is an estimate, and the writes are acknowledged
+        grown = 0
+        for offset, n_bytes in pieces:
+            end = offset + n_bytes
+            if end > size:
+                grown += end - max(offset, size)
+                size = end
+        if grown:
+            self._capacity.reserve(grown, sure=credited)
             with self._state:
                 self._new_bytes += grown
-        if self.writer is None:
-            self.writer = self._data.writers.open(self.ino, self._on_commit)
-        self.writer.write(offset, data)
+
+    def _open_writer(self) -> FileWriter:
+        if self._writer is None:
+            self._writer = self._data.writers.open(self.ino, self._on_commit)
+        return self._writer
 
     def flush(self) -> None:
         """Store and commit what is dirty; nothing to do costs nothing. EIO or ENOSPC when that fails, ESTALE once
@@ -206,8 +361,8 @@ class OpenFile:
 
     def discard(self) -> None:
         """Forget what is dirty: the caller holds `change` and is about to remove all content."""
-        if self.writer is not None:
-            self.writer.discard()
+        if (writer := self.writer) is not None:
+            writer.discard()
             self._settle(False)
         self._unmark_if_clean()
 
@@ -229,26 +384,33 @@ class OpenFile:
 
     def mtime_set(self) -> None:
         """The modification time is about to be set explicitly: it must outlive the commit of what is dirty now."""
-        if self.writer is not None:
-            self.writer.mtime_set()
+        if (writer := self.writer) is not None:
+            writer.mtime_set()
 
     def close(self) -> None:
         """Give the buffer back; what is still dirty is lost."""
-        if self.writer is not None:
+        self.end_grant()
+        if self._writer is not None:
             self.discard()
-            self.writer.close()
-            self.writer = None
+            self._writer.close()
+            self._writer = None
         self._unmark_if_clean()
 
     def _unmark_if_clean(self) -> None:
         """Let compiled code answer for the inode again, unless something is dirty or about to be."""
-        if self._marked:
-            with self._state:
-                if not self._n_writing and not self.dirty:
-                    self._marked = False
-                    if self._journal is not None:
-                        self._journal.free(self.ino)
-                    self._arena.unmark(self.ino, DIRTY)
+        if not self._marked:
+            return
+        with self._state:
+            if self._n_writing or self._is_dirty():
+                return
+            ring = self._grants.ring if self._grants is not None and self.granted else None
+            if ring is None or not ring.hold(self.ino):
+                self._marked = False
+                if self._journal is not None:
+                    self._journal.free(self.ino)
+                self._arena.unmark(self.ino, DIRTY)
+            if ring is not None:
+                ring.let(self.ino, not self._marked)
 
     def _on_commit(self, attr: Attr) -> None:
         """A commit of this process is done. Until this returns, what it committed is still in the writer's snapshots, so

@@ -21,6 +21,7 @@ from cairnfs.meta import Meta
 from cairnfs.meta.links import Unlinked
 from cairnfs.types import Buffer, Inode
 from cairnfs.vfs.capacity import Capacity
+from cairnfs.vfs.granted import Grants
 from cairnfs.vfs.openfile import OpenFile
 from cairnfs.vfs.pages import PageVersions
 
@@ -82,6 +83,9 @@ class OpenFiles:
     ) -> None:
         self.arena = arena
         self.journal = journal
+        self.grants = None if journal is None else Grants(journal, data.budget, capacity)
+        if self.grants is not None:
+            data.writers.gather = self.grants.collect
         self._meta = meta
         self._data = data
         self._pages = pages
@@ -171,7 +175,7 @@ class OpenFiles:
                     if file.n_refs:
                         return
                     del self._files[file.ino]
-                    if file.writer is None and not file.unlinked:
+                    if file.writer is None and not file.granted and not file.unlinked:
                         return
                     self._bar(file.ino)
                     break
@@ -210,6 +214,7 @@ class OpenFiles:
         oldest = journal.oldest()
         file = None if oldest is None else self.get(oldest)
         if oldest is None or file is None:
+            time.sleep(LATE_S)  # compiled code is just putting something into the ring
             return
         file.flush()
         if oldest == writing and not file.dirty:

@@ -41,7 +41,7 @@ class Ranges:
             raise FsError(errno.EINVAL)
         if offset + length > MAX_FILE_BYTES:
             raise FsError(errno.EFBIG)
-        with file.change:
+        with file.changing():
             file.flush()
             file.commit(lambda: self._reshape(file, mode, offset, length))
 
@@ -79,7 +79,7 @@ class Ranges:
         if off_out + length > MAX_FILE_BYTES:
             raise FsError(errno.EFBIG)
         source.flush()
-        with target.change:
+        with target.changing():
             target.flush()
             return self._copy(source, off_in, target, off_out, length)
 

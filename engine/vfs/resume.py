@@ -59,11 +59,11 @@ def _restore(state: VfsState, held: HeldHandle) -> None:
 def _write_again(state: VfsState, written: list[Written]) -> None:
     """In the order in which it was written; files that nobody has open any more are stored at once."""
     files: dict[Inode, OpenFile] = {}
-    for ino, offset, data in written:
+    for ino, offset, data, when_ns in written:
         file = files.get(ino) or files.setdefault(ino, state.files.acquire(ino))
         try:
-            with file.change:
-                file.write(offset, data, journaled=False)
+            with file.changing():
+                file.write(offset, data, when_ns=when_ns, journaled=False)
         except CairnError as error:
             log.error("inode %d: what was written before a process was killed is lost: %s", ino, error)
     if written:
