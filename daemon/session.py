@@ -225,8 +225,11 @@ class MountProcess:
         if inherited is None or not inherited.carried.generation:
             return ()
         vfs.resume([unique for _, unique, _ in inherited.slots.waiting()])
+        began = inherited.slots.began()
+        if began is None:
+            return ()
         try:
-            return done_requests(volume.store, Position(inherited.carried.told))
+            return done_requests(volume.store, Position(began))
         except LogTrimmed:
             log.error("%s: the change log does not tell any more what the killed process did", self._request.mountpoint)
             return ()

@@ -93,7 +93,7 @@ class Worker:
         """Since when it has shown no sign of life."""
         now_s = time.monotonic()
         pulse = self._carried.pulse(self.number)
-        if pulse != self._pulse or not self.answers:
+        if pulse != self._pulse:
             self._pulse, self._alive_s = pulse, now_s
         return now_s - self._alive_s
 

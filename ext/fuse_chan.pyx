@@ -394,7 +394,13 @@ cdef class Channel(Notifier):
 
     def counts(self):
         """Requests read so far, by the kernel's name of the opcode; those that never came are left out."""
-        cdef dict found = self.by_name(fc_count)
+        cdef dict found = {}
+        cdef uint64_t n
+        for opcode in range(fw.FW_N_OPCODES):
+            n = fc_count(self.chan, opcode)
+            if n:
+                name = name_of(opcode)
+                found[name] = found.get(name, 0) + n
         if self.chan.n_malformed:
             found["MALFORMED"] = self.chan.n_malformed
         return found
@@ -414,16 +420,6 @@ cdef class Channel(Notifier):
     def answered_bytes(self):
         """Bytes of files in these answers."""
         return fc_answered_bytes(self.chan)
-
-    cdef dict by_name(self, uint64_t (*count)(fc_chan *chan, int opcode) noexcept nogil):
-        cdef dict found = {}
-        cdef uint64_t n
-        for opcode in range(fw.FW_N_OPCODES):
-            n = count(self.chan, opcode)
-            if n:
-                name = name_of(opcode)
-                found[name] = found.get(name, 0) + n
-        return found
 
     @property
     def n_threads(self):
@@ -456,8 +452,7 @@ cdef class Channel(Notifier):
         return self.chan.follows != 0
 
     @follows.setter
-    def follows(self, bint value):
-        self.chan.follows = value
+    def follows(self, bint value): self.chan.follows = value
 
     @property
     def n_known(self):

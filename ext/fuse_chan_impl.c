@@ -392,6 +392,8 @@ int fc_next(struct fc_lane *lane)
             fc_retire(lane);
             continue;
         }
+        if (lane->slot != NULL && chan->arena != NULL)
+            lane->slot->began = atomic_load(&chan->arena->h->newest);
         fc_register(lane, header->unique);
         atomic_fetch_add(&chan->n_in_python, 1);
         fu_let_go(lane);

@@ -5,7 +5,8 @@
  *   page    0 u32 agreed (0: INIT is not answered yet), 4 u32 minor, 8 u64 caps, 16 u64 read_bytes, 64 .. marks (enum fc_mark),
  *           4160 .. requests read by opcode (64 times u64), 4672 u64 bytes of files in answers without Python,
  *           4680 .. how many of these took how long, by opcode (64 times struct fc_times), 20480 .. jobs (fuse_jobs.h)
- *   slot    0 u64 answered, 8 u64 interrupted, 16 i32 error, 20 u32 n_reply, 24 u32 n_tries, 32 .. reply; from byte FC_SLOT_PAGE on the request
+ *   slot    0 u64 answered, 8 u64 interrupted, 16 i32 error, 20 u32 n_reply, 24 u32 n_tries, 32 u64 began, 40 .. reply; from byte
+ *           FC_SLOT_PAGE on the request
  *
  * States of a slot, by what is in it, and what a successor does with it:
  *   header.len == 0                          nothing
@@ -36,6 +37,7 @@ struct fc_slot {
     uint32_t n_reply;
     uint32_t n_tries; /* of processes that died with the request */
     uint32_t spare;
+    uint64_t began; /* a position in the change log: what the request commits comes after it */
     uint8_t reply[FC_SLOT_REPLY];
 };
 

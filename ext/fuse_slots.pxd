@@ -14,6 +14,7 @@ cdef extern from "fuse_slot.h" nogil:
 
     struct fc_slot:
         uint64_t answered
+        uint64_t began
 
     struct fc_times:
         uint64_t *buckets

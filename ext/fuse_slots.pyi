@@ -29,6 +29,9 @@ class Slots:
     def waiting(self) -> list[tuple[int, int, int]]:
         """(slot, unique, opcode) of the requests that were read and have no reply yet."""
 
+    def began(self) -> int | None:
+        """A position in the change log after which everything is that these requests have committed. None without any."""
+
     # Jobs: what is fetched for the process that serves, by workers with numbers from 1 on
 
     @property

@@ -4,7 +4,7 @@ cimport cython
 from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t, uint64_t
 
-from cairnfs.ext.fuse_wire cimport FW_LOOKUP, FW_READ, fw_in_header
+from cairnfs.ext.fuse_wire cimport FW_LOOKUP, FW_READ, FW_SETLKW, fw_in_header
 from cairnfs.ext.shm cimport SharedMemory
 
 cdef extern from "fuse_slots_jobs.h" nogil:
@@ -66,6 +66,12 @@ cdef class Slots:
             if header.len and fc_slot_at(&self.slots, i).answered != header.unique:
                 found.append((i, header.unique, header.opcode))
         return found
+
+    def began(self):
+        """A position in the change log after which everything is that these requests have committed. None without any."""
+        # Who waits for a lock commits nothing that must not be committed twice, and may have begun long ago.
+        waiting = [slot for slot, _, opcode in self.waiting() if opcode != FW_SETLKW]
+        return min([fc_slot_at(&self.slots, slot).began for slot in waiting], default=None)
 
     # Jobs: what is fetched for the process that serves, by workers with numbers from 1 on
 

@@ -33,7 +33,7 @@ def test_unusable_volumes_and_mountpoints_get_one_line(mounts: MountFactory, tmp
     assert "cairnfs format" in one_line_failure("mount", missing, empty)
     one_line_failure("mount", "nonsense://x", empty, code=2)
     assert "no-such" in one_line_failure("mount", mount.volume.url, tmp_path / "no-such", "-d")
-    assert "mount" in one_line_failure("mount", mount.volume.url, mount.path, "-d")
+    assert "mount" in one_line_failure("mount", mounts.volume().url, mount.path, "-d")
     (tmp_path / "file").touch()
     one_line_failure("mount", mount.volume.url, tmp_path / "file", "-d")
     (tmp_path / "text.db").write_text("this is not a database, " * 100)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from cairnfs.ext.arena import Arena
 from cairnfs.ext.fuse_chan import Channel
 from cairnfs.ext.fuse_slots import Slots
 from cairnfs.types import Lock, SetAttr, serving
@@ -151,6 +152,24 @@ def test_a_request_that_every_process_dies_of_fails() -> None:
         assert peer.receive() == (errno.EIO, unique, b"")
         handler.before.clear()
         assert peer.call("MKDIR", MKDIR + b"fine\0").error == 0
+
+
+def test_what_a_request_commits_is_looked_for_from_where_the_log_was_when_it_began() -> None:
+    slots, handler, arena = Slots(4, REQUEST_BYTES), MemoryHandler(), Arena(4 << 20)
+    inside, go_on = threading.Event(), threading.Event()
+    handler.before["mkdir"] = lambda *_: (inside.set(), go_on.wait(20))
+    arena.saw(41, None)
+    with FusePeer(handler, min_threads=2, max_threads=4, slots=slots, arena=arena) as peer:
+        peer.init()
+        assert slots.began() is None
+        peer.send("MKDIR", MKDIR + b"made\0")
+        assert inside.wait(20)
+        arena.saw(50, None)  # its own commit among them: the log is followed while nobody is answered
+        assert slots.began() == 41
+        go_on.set()
+        assert peer.receive().error == 0
+        assert peer.call("STATFS").error == 0
+        assert slots.began() is None
 
 
 def test_commits_carry_the_number_of_the_request() -> None:
