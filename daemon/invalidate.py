@@ -21,7 +21,7 @@ from cairnfs.daemon.lease import CHECK_S, LEASE_S, Lease
 from cairnfs.daemon.shared_call import SharedCall
 from cairnfs.errors import CairnError
 from cairnfs.ext.arena import Arena
-from cairnfs.meta.recall import Recall
+from cairnfs.meta.core import MetaCore
 from cairnfs.meta.records import DENTRY_PREFIX, INODE_PREFIX, LOCKS_SUBKEY
 from cairnfs.meta.stores.base import Effect, Key, LogRecord, LogTrimmed, Store
 from cairnfs.types import Inode, Position
@@ -67,7 +67,7 @@ class Follower(threading.Thread):
         arena: Arena | None = None,
         told: int | None = None,
         is_pushed: bool = False,
-        recall: Recall | None = None,
+        core: MetaCore | None = None,
     ) -> None:
         """`is_pushed`: opens do not ask for the end of the log, but take what it has brought so far.
 
@@ -81,7 +81,7 @@ class Follower(threading.Thread):
         self._reading = threading.Lock()  # guards the position and what follows from it
         self._arena = arena
         self._is_pushed = is_pushed
-        self._recall = recall
+        self._core = core
         self._is_watched = store.watch() is not None
         self._shared_fence = SharedCall(self._ask_for_the_end)
         mark = store.mark()
@@ -89,8 +89,8 @@ class Follower(threading.Thread):
         self._position = newest if told is None else Position(told)
         self._strange_until = Position(0) if told is None else newest
         self.on_told: Callable[[Position], None] = lambda position: None
-        if recall is not None and not self._is_watched:  # else reading costs nothing
-            recall.start()
+        if core is not None and not self._is_watched:  # else reading costs nothing
+            core.recall.start()
         if arena is not None:
             arena.drop_all()
             arena.saw(self._position, mark if told is None else None)
@@ -204,8 +204,8 @@ class Follower(threading.Thread):
                 while more and (records := self._store.log(self._position, LOG_BATCH)):
                     more = len(records) == LOG_BATCH
                     others = [record for record in records if not self._own(record)]
-                    if self._recall is not None and others:
-                        self._recall.changed(key for record in others for key in record.keys)
+                    if self._core is not None and others:
+                        self._core.recall.changed(key for record in others for key in record.keys)
                     if self._arena is not None:
                         for record in others:
                             self._arena.changed(record.keys, record.position)
@@ -240,8 +240,10 @@ class Follower(threading.Thread):
         """
         log.warning("the change log no longer reaches back to position %d: dropping every cache", self._position)
         position = self._store.position()
-        if self._recall is not None:
-            self._recall.clear()
+        if self._core is not None:
+            self._core.forget()
+        if self._arena is not None:
+            self._arena.restart(position)  # the store may be one that lacks commits which were known here
         self._vfs.invalidate_all()
         self._everything = True
         self._position = position

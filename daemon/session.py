@@ -202,7 +202,7 @@ class MountProcess:
         self._watcher.attach(front)
         told = carried.told if carried is not None and carried.told else None
         is_pushed = self._request.consistency == "push"
-        follower = Follower(volume.store, vfs, front, volume.arena, told, is_pushed, volume.meta.core.recall)
+        follower = Follower(volume.store, vfs, front, volume.arena, told, is_pushed, volume.meta.core)
         if carried is not None:
             follower.on_told = carried.tell
             follower.on_told(follower.position)

@@ -252,6 +252,12 @@ void ar_drop_all(struct ar_arena *arena);
 /* Commits up to `position` are told of: nothing fetched from now on is older. */
 void ar_advance(struct ar_arena *arena, uint64_t position);
 
+/* ---- arena_restart.c ---- */
+
+/* Everything is forgotten, slices and listings too, and `position` is the newest from now on, even if that is less than before. Not what
+ * the kernel's pages show, nor handles. */
+void ar_restart(struct ar_arena *arena, uint64_t position);
+
 /* ---- arena_shown.c: which content the kernel's pages show; engine/vfs/pages.py says what the operations mean ---- */
 
 int ar_shown_opened(struct ar_arena *arena, uint64_t ino, uint64_t version);

@@ -67,6 +67,7 @@ cdef extern from "arena.h" nogil:
     void ar_lock(ar_arena *arena, pthread_mutex_t *lock)
     void ar_unlock(pthread_mutex_t *lock)
 
+    void ar_restart(ar_arena *arena, uint64_t position)
     int ar_fresh(const ar_arena *arena)
     int ar_fresh_for_open(const ar_arena *arena)
     void ar_committing(ar_arena *arena)

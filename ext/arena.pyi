@@ -101,6 +101,9 @@ class Arena:
     def drop_all(self) -> None:
         """Drop attributes and names of everything."""
 
+    def restart(self, position: int) -> None:
+        """Forget everything, slices and listings too; `position` is the newest from now on, even if it is less than before."""
+
     def attr(self, ino: int) -> tuple[int, int, int, int, int, int] | None:
         """What is known of an inode: (version, mode, size, data version, flags, layout), None when nothing."""
 

@@ -157,6 +157,10 @@ cdef class Arena:
         """Drop attributes and names of everything."""
         ar_drop_all(&self.arena)
 
+    def restart(self, uint64_t position):
+        """Forget everything, slices and listings too; `position` is the newest from now on, even if it is less than before."""
+        ar_restart(&self.arena, position)
+
     cdef int note_row(self, bytes part, bytes key, bytes value, uint64_t version, uint64_t token) except -1:
         cdef const uint8_t *name = <const uint8_t *>PyBytes_AS_STRING(part)
         cdef ar_attr attr

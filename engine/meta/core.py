@@ -25,6 +25,11 @@ class MetaCore:
         self.ids = Ids(store)
         self.recall = Recall(store)
 
+    def forget(self) -> None:
+        """The store may have gone back: nothing that came of it counts any more."""
+        self.recall.clear()
+        self.ids.forget()
+
     @property
     def session(self) -> SessionId:
         """The session of this process, 0 before one is opened."""

@@ -33,6 +33,10 @@ class _Batch:
             self._next += 1
             return self._next - 1
 
+    def forget(self) -> None:
+        with self._lock:
+            self._next = self._end
+
 
 class Ids:
     """The allocators of one process."""
@@ -41,6 +45,11 @@ class Ids:
         self._store = store
         self._inodes = _Batch(store, records.NEXT_INODE_AT, INODE_BATCH)
         self._packs = _Batch(store, records.NEXT_PACK_AT, PACK_BATCH)
+
+    def forget(self) -> None:
+        """Use no more numbers of the present batches: the store has lost that they were given out."""
+        self._inodes.forget()
+        self._packs.forget()
 
     def inode(self) -> Inode:
         """An inode number no inode ever had. StoreError when the store fails."""

@@ -337,3 +337,23 @@ def test_far_more_rows_than_fit_leave_some_and_none_wrong(arena: Arena) -> None:
     assert 400 < sum(name is not None for name in names.values()) < n
     assert all(version in (None, ino) for ino, version in versions.items())
     assert all(found in (None, ino) for ino, found in names.items())
+
+
+def test_a_store_that_has_gone_back_is_begun_anew() -> None:
+    arena = Arena(4 * MIB)
+    arena.saw(100, None)
+    note(arena, inode_row(5, 90), name_row(1, b"name", 5, 90))
+    assert arena.slice_put(3, 512, b"x" * 1000)
+    before = arena.token()
+    commit(arena, inode_row(6, 101))
+    arena.restart(40)
+    assert (arena.newest, arena.attr(5), arena.attr(6), arena.name(1, b"name")) == (40, None, None, None)
+    assert arena.slice_get(3, 512) is None
+    note(arena, inode_row(5, 39), token=before)
+    assert arena.attr(5) is None, "it was fetched from the store of before"
+    commit(arena, inode_row(6, 41))
+    note(arena, inode_row(5, 39))
+    assert (version_of(arena, 5), version_of(arena, 6)) == (39, 41)
+    assert arena.slice_put(3, 512, b"y" * 1000)
+    assert arena.slice_get(3, 512) == b"y" * 1000
+    arena.check()

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from conftest import ExpectedLogs
 
 from cairnfs.errors import StoreError, UsageError
 from cairnfs.meta.stores import open_store, redis_store
@@ -19,6 +20,9 @@ from cairnfs.meta.stores.base import Add, Delete, Effect, Exists, LogTrimmed, Pu
 from cairnfs.meta.stores.redis_link import Address, parse_url
 from cairnfs.meta.stores.redis_store import RedisStore
 from cairnfs.types import Position
+from cairnfs.volume import format_volume, new_format
+from support.compiled import Node
+from support.engine import Engine
 from support.redis_server import RedisServer, free_port
 from support.rows import A, B, put, value
 
@@ -319,3 +323,30 @@ def test_urls_that_are_wrong(url: str) -> None:
     scheme, _, rest = url.partition("://")
     with pytest.raises(UsageError):
         parse_url(scheme, rest)
+
+
+def test_a_node_forgets_what_its_server_has_lost(redis_server: RedisServer, tmp_path: Path, expected_logs: ExpectedLogs) -> None:
+    expected_logs.add("the change log no longer reaches back")
+    url = f"{redis_server.url}/6"
+    format_volume(url, new_format("failed-over", bucket=str(tmp_path / "bucket")))
+    node, other = Node(url), Engine(url)
+    node.warm("file", b"old")
+    with redis_server.client() as client:
+        client.select(6)
+        kept = {key: client.dump(key) for key in client.keys("*")}
+        for n in range(5):
+            node.warm("file", b"lost %d" % n)
+        newest = node.arena.newest
+        client.flushdb()  # what failing over to a replica that lacks the newest commits does
+        for key, value_then in kept.items():
+            client.restore(key, 0, value_then)
+    node.follower.catch_up()
+    assert node.arena.newest < newest
+    assert node.files.read("file") == b"old"
+    other.files.write("file", b"new")
+    node.follower.catch_up()
+    assert node.files.read("file") == b"new"
+    assert node.arena.attr(node.files.ino("file")) is not None
+    node.arena.check()
+    other.close()
+    node.engine.close()
