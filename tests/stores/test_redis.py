@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -350,3 +351,26 @@ def test_a_node_forgets_what_its_server_has_lost(redis_server: RedisServer, tmp_
     node.arena.check()
     other.close()
     node.engine.close()
+
+
+def test_sentinel_leads_to_whoever_is_master(own_server: Callable[..., RedisServer], tmp_path: Path) -> None:
+    master = own_server()
+    replica = own_server("--replicaof", "127.0.0.1", str(master.port))
+    config = tmp_path / "sentinel.conf"
+    config.write_text(
+        f"sentinel monitor chief 127.0.0.1 {master.port} 1\nsentinel down-after-milliseconds chief 500\n"
+        "sentinel failover-timeout chief 3000\n"
+    )
+    sentinel = own_server(config=config)
+    with opened(f"redis://chief,127.0.0.1:{sentinel.port}/2", 60) as store, ThreadPoolExecutor(2) as pool:
+        assert store.commit([], [Add(COUNT, 0, 1)]).added == [1]
+        with replica.client() as client:
+            client.select(2)
+            while client.info("replication")["master_link_status"] != "up" or not client.dbsize():
+                time.sleep(0.01)
+        master.kill()
+        done = [pool.submit(store.commit, [], [Add(COUNT, 0, 1)]) for _ in range(20)]
+        assert sorted(each.result().added[0] for each in done) == list(range(2, 22))
+        assert counted(store) == 21
+        with replica.client() as client:
+            assert client.info("replication")["role"] == "master"

@@ -19,14 +19,17 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """One server; its data stays in `folder` when it is stopped and started again."""
+    """One server; its data stays in `folder` when it is stopped and started again. With a `config`, a Sentinel."""
 
-    def __init__(self, folder: Path, *options: str, port: int | None = None, password: str = "") -> None:
+    def __init__(
+        self, folder: Path, *options: str, port: int | None = None, password: str = "", config: Path | None = None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.port = port or free_port()
         self.password = password
         self.options = options
+        self.config = config
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -40,15 +43,14 @@ class RedisServer:
 
     def start(self) -> None:
         assert REDIS_SERVER is not None
+        common = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        if self.config is not None:
+            command = [REDIS_SERVER, str(self.config), "--sentinel", *common]
+        else:
+            command = [REDIS_SERVER, *common, "--save", "", "--appendonly", "yes", "--unixsocket", str(self.socket)]
+            command += ["--requirepass", self.password] if self.password else []
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [REDIS_SERVER, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", ""]
-                + ["--appendonly", "yes", "--unixsocket", str(self.socket)]
-                + (["--requirepass", self.password] if self.password else [])
-                + list(self.options),
-                stdout=log,
-                stderr=log,
-            )
+            self._process = subprocess.Popen([*command, *self.options], stdout=log, stderr=log)
         self.wait()
 
     def wait(self) -> None:
