@@ -187,7 +187,7 @@ class MountRequest:
     metrics: Address | None = None
     consistency: str = "close-to-open"  # of stores on another machine; on this one every open sees everything anyway
     workers: int = DEFAULT_WORKERS  # only the compiled channel has any
-    worker_timeout_s: float = 30.0
+    worker_timeout_s: float = 10.0
     take_over: bool = False  # from the process that serves the mountpoint, if there is one
 
 

@@ -3,7 +3,7 @@
 Each name has one process that changes it; version numbers, begun and acknowledged, are in memory that all share. Versions of some
 names come by renaming over, of others by writing in place; every fifth version is that there is no such file. On the mount that
 changes a name everything is seen at once. On the other, content is seen by the next open, but a name may lead to a file that is
-still open somewhere until the follower has told the kernel.
+still open somewhere until the follower has told the kernel. On SQLite and on Redis, for CAIRN_VERSIONS_SECONDS.
 """
 
 import errno
@@ -24,7 +24,7 @@ from support.mounts import MountFactory
 
 pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
-SECONDS = 10.0
+SECONDS = float(os.environ.get("CAIRN_VERSIONS_SECONDS", "10"))
 NAMES_FOLLOW_S = 2.0
 N_NAMES = 8
 ABSENT_EVERY = 5
@@ -172,16 +172,18 @@ class Worker:
             del self.kept[at]
 
 
-@pytest.fixture
-def tops(mounts: MountFactory) -> Iterator[list[Path]]:
-    one = mounts.new(None, "--heartbeat", "30")
+@pytest.fixture(params=["sqlite", "redis"])
+def tops(request: pytest.FixtureRequest, mounts: MountFactory) -> Iterator[list[Path]]:
+    server = request.getfixturevalue("redis_server") if request.param == "redis" else None
+    one = mounts.new(mounts.volume(url=None if server is None else f"{server.url}/5"), "--heartbeat", "30")
     two = mounts.new(one.volume, "--heartbeat", "30")
     (one.path / "d").mkdir()
     until((two.path / "d").exists)
     yield [one.path / "d", two.path / "d"]
     for mount in (one, two):
         found = totals(mount).compiled
-        assert found["OPEN"] > 20 and found["LOOKUP"] > 20, found
+        assert found["LOOKUP"] > 20, found
+        assert found["OPEN"] > 20 or server is not None, found  # on Redis, opens ask for the end of the log
     until(lambda: sustained(one.volume) == [])
 
 
@@ -198,7 +200,7 @@ def run_workers(tops: list[Path], begun: memoryview, promised: memoryview) -> No
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(SECONDS + 50)
     assert [process.exitcode for process in processes] == [0] * len(processes)
     assert sum(promised) > 100
     begun.release()
