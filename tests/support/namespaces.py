@@ -54,6 +54,10 @@ class WatchedStore:
         self.trips.append("read")
         return self._store.read(keys)
 
+    def read_via(self, key: Key, prefix: bytes, subkey: bytes) -> tuple[Row | None, Row | None]:
+        self.trips.append("read")
+        return self._store.read_via(key, prefix, subkey)
+
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
         self.trips.append("scan")
         return self._store.scan(partition, after, limit, prefix=prefix)

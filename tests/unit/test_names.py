@@ -1,7 +1,7 @@
 """Names: creation, links, removal, listing; round trips; and what happens when another node gets in between."""
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 
@@ -120,16 +120,17 @@ class TestLookup:
         node.file(b"a")
         other = volume.node()
         fresh = other.file(b"new")
-        plain_read = node.store.read
         moves: list[Callable[[], object]] = [lambda: other.rename((ROOT, b"new"), (ROOT, b"a"))]
 
-        def read_then_replace(keys: Sequence[Key]) -> list[Row | None]:
-            rows = plain_read(keys)
+        def replaced_between(key: Key, prefix: bytes, subkey: bytes) -> tuple[Row | None, Row | None]:
+            """As a store without snapshots may do."""
+            row = volume.store.read((key,))[0]
             if moves:
                 moves.pop()()
-            return rows
+            assert row is not None
+            return row, volume.store.read(((prefix + row.value[:8], subkey),))[0]
 
-        node.store.read = read_then_replace  # type: ignore[method-assign]
+        node.store.read_via = replaced_between  # type: ignore[method-assign]
         assert node.names.lookup(ROOT, b"a").ino == fresh.ino
 
     def test_name_without_inode_is_corruption(self, volume: Volume, node: Node) -> None:
@@ -293,7 +294,7 @@ class TestRoundTrips:
         ("operation", "trips"),
         [
             (lambda node: node.names.get(ROOT), ["read"]),
-            (lambda node: node.names.lookup(ROOT, b"f"), ["read", "read"]),
+            (lambda node: node.names.lookup(ROOT, b"f"), ["read"]),
             (lambda node: node.file(b"new"), ["read", "commit"]),
             (lambda node: node.dir(b"new"), ["read", "commit"]),
             (lambda node: node.names.link(node.made.ino, ROOT, b"new"), ["read", "commit"]),
