@@ -34,8 +34,8 @@ def change(mount: Mount, act: Callable[[], object]) -> dict[str, float]:
 
 @pytest.fixture
 def quiet(mounts: MountFactory, front: str) -> Mount:
-    """A mount whose heartbeat does not commit in the middle of a test, and whose kernel keeps nothing. Nobody fetches for it: what was
-    fetched is answered by compiled code.
+    """A mount whose heartbeat does not commit in the middle of a test, and whose kernel keeps nothing. Nobody fetches for it:
+    what was fetched is answered by compiled code.
     """
     more = ("--workers", "1") if front == "channel" else ()
     return mounts.new(None, "--heartbeat", "30", *more, front=front)
