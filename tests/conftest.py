@@ -40,6 +40,12 @@ def pytest_sessionstart() -> None:
                 subprocess.run(["umount", "-l", mountpoint], check=False)
 
 
+def pytest_collection_finish() -> None:
+    """What is there before the first test stays: the collections around every test need not look at it."""
+    gc.collect()
+    gc.freeze()
+
+
 def missing(what: str) -> None:
     """Skip for want of something on this machine; in CI, where it must be there, fail."""
     if IN_CI:
