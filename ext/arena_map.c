@@ -1,6 +1,7 @@
 /* Making, mapping and locking an arena. */
 #define _GNU_SOURCE
 #include "arena_impl.h"
+#include "robust_lock.h"
 #include "shm_impl.h"
 
 #include <errno.h>
@@ -52,19 +53,6 @@ static void plan(struct ar_header *h, uint64_t total, uint64_t *fixed)
     h->total = end + h->n_segments * h->segment_bytes;
 }
 
-static int make_lock(pthread_mutex_t *lock)
-{
-    pthread_mutexattr_t attr;
-    int error = pthread_mutexattr_init(&attr);
-    if (error)
-        return error;
-    pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED);
-    pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST);
-    error = pthread_mutex_init(lock, &attr);
-    pthread_mutexattr_destroy(&attr);
-    return error;
-}
-
 static int initialise(struct ar_header *h, const struct ar_header *planned)
 {
     h->version = planned->version;
@@ -80,11 +68,11 @@ static int initialise(struct ar_header *h, const struct ar_header *planned)
     h->max_slice = planned->max_slice;
     if (getrandom(h->salt, sizeof h->salt, 0) != sizeof h->salt)
         return EIO;
-    int error = make_lock(&h->log_lock);
+    int error = rl_make(&h->log_lock);
     if (!error)
-        error = make_lock(&h->seen_lock);
+        error = rl_make(&h->seen_lock);
     for (size_t i = 0; i < AR_N_LOCKS && !error; i++)
-        error = make_lock(&h->locks[i]);
+        error = rl_make(&h->locks[i]);
     h->magic = planned->magic;
     return error;
 }

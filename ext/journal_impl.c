@@ -1,20 +1,8 @@
 #include "journal_impl.h"
+#include "robust_lock.h"
 
 #include <errno.h>
 #include <string.h>
-
-static int make_lock(pthread_mutex_t *lock)
-{
-    pthread_mutexattr_t attr;
-    int error = pthread_mutexattr_init(&attr);
-    if (error)
-        return error;
-    pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED);
-    pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST);
-    error = pthread_mutex_init(lock, &attr);
-    pthread_mutexattr_destroy(&attr);
-    return error;
-}
 
 /* 1 = locked, 0 = somebody has it. Nothing is ever left half done by a holder that died. */
 static int take_lock(pthread_mutex_t *lock, int wait)
@@ -34,9 +22,9 @@ int jn_attach(struct jn_journal *journal, void *base, uint64_t ring_bytes)
         return h->ring_bytes == ring_bytes ? 0 : -EINVAL;
     if (ring_bytes % 8 || h->magic)
         return -EINVAL;
-    int error = make_lock(&h->lock);
+    int error = rl_make(&h->lock);
     for (size_t i = 0; i < JN_SETS * JN_WAYS && !error; i++)
-        error = make_lock(&h->grants[i].lock);
+        error = rl_make(&h->grants[i].lock);
     h->ring_bytes = ring_bytes;
     h->magic = JN_MAGIC;
     return -error;

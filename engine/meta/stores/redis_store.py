@@ -13,6 +13,7 @@ import hashlib
 import os
 import struct
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -133,10 +134,11 @@ class RedisStore:
 
     def partitions(self, prefix: bytes, after: bytes | None, limit: int) -> list[bytes]:
         if after is None or self._listed[0] != prefix:
-            self._listed = (prefix, sorted(self._names(self._rows + prefix)))
-        cut = len(self._rows)
-        names = [name[cut:] for name in self._listed[1]]
-        return [name for name in names if after is None or name > after][:limit]
+            cut = len(self._rows)
+            self._listed = (prefix, sorted(name[cut:] for name in self._names(self._rows + prefix)))
+        names = self._listed[1]
+        first = 0 if after is None else bisect_right(names, after)
+        return names[first : first + limit]
 
     def position(self) -> Position:
         return Position(int(self._link.call(lambda client: client.get(self._position)) or 0))
