@@ -12,7 +12,7 @@ from support.mounts import Mount, MountFactory, alive, cairnfs, cairnfs_mounts
 from support.takeovers import config, dies_in, sessions, take_over, wait_for, wait_for_end
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_worker_kill import finish, start
+from test_worker_kill import finish, mixed_load
 from worker_load import content
 
 pytestmark = [pytest.mark.fuse, pytest.mark.slow]
@@ -73,21 +73,7 @@ class Writing:
 @pytest.mark.parametrize("n_workers", [1, 3])
 def test_a_load_goes_on_while_the_mount_is_taken_over_again_and_again(mounts: MountFactory, n_workers: int) -> None:
     mount = mounts.new(None, "--workers", str(n_workers))
-    files = mount.path / "files"
-    files.mkdir()
-    for i in range(50):
-        (files / f"file{i}").write_bytes(content(i, 30_000))
-    shared = mount.path / "shared"
-    shared.mkdir()
-    for name in ("counter-lockf", "counter-flock"):
-        (shared / name).write_bytes(b"%020d" % 0)
-    loads = {}
-    for i, kind in enumerate(["writer", "appender", "names", "unlinked"]):
-        folder = mount.path / f"{kind}{i}"
-        folder.mkdir()
-        loads[f"{kind}{i}"] = start(kind, folder, i)
-    loads |= {f"counter{i}": start("counter", shared, i) for i in (1, 2)}
-    loads |= {"reader": start("reader", files, 7)}
+    shared, loads = mixed_load(mount, ["writer", "appender", "names", "unlinked"])
     for _ in range(N_TAKEOVERS):
         take_over(mount)
         time.sleep(0.3)

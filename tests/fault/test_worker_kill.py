@@ -74,6 +74,26 @@ def start(kind: str, folder: Path, seed: int) -> "subprocess.Popen[str]":
     )
 
 
+def mixed_load(mount: Mount, kinds: list[str]) -> "tuple[Path, dict[str, subprocess.Popen[str]]]":
+    """Loads of these kinds, two that count under locks in the folder returned, and a reader."""
+    files = mount.path / "files"
+    files.mkdir()
+    for i in range(50):
+        (files / f"file{i}").write_bytes(content(i, 30_000))
+    shared = mount.path / "shared"
+    shared.mkdir()
+    for name in ("counter-lockf", "counter-flock"):
+        (shared / name).write_bytes(b"%020d" % 0)
+    loads = {}
+    for i, kind in enumerate(kinds):
+        folder = mount.path / f"{kind}{i}"
+        folder.mkdir()
+        loads[f"{kind}{i}"] = start(kind, folder, i)
+    loads |= {f"counter{i}": start("counter", shared, i) for i in (1, 2)}
+    loads |= {"reader": start("reader", files, 7)}
+    return shared, loads
+
+
 def stats(mount: Mount) -> dict[str, float]:
     lines = (mount.path / ".stats").read_text().splitlines()
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
@@ -118,21 +138,7 @@ def report(n_kills: int, seconds: float, done: dict[str, Done], counts: dict[str
 def test_a_load_goes_on_while_workers_are_killed_again_and_again(mounts: MountFactory, n_workers: int, all_at_once: bool) -> None:
     mount = mounts.new(None, "--workers", str(n_workers))
     mount.expected_log.append(KILLED)
-    files = mount.path / "files"
-    files.mkdir()
-    for i in range(50):
-        (files / f"file{i}").write_bytes(content(i, 30_000))
-    shared = mount.path / "shared"
-    shared.mkdir()
-    for name in ("counter-lockf", "counter-flock"):
-        (shared / name).write_bytes(b"%020d" % 0)
-    loads = {}
-    for i, kind in enumerate(["writer", "appender", "names", "unlinked", "writer"]):
-        folder = mount.path / f"{kind}{i}"
-        folder.mkdir()
-        loads[f"{kind}{i}"] = start(kind, folder, i)
-    loads |= {f"counter{i}": start("counter", shared, i) for i in (1, 2)}
-    loads |= {"reader": start("reader", files, 7)}
+    shared, loads = mixed_load(mount, ["writer", "appender", "names", "unlinked", "writer"])
     chance = random.Random(5)
     began_s = time.monotonic()
     for _ in range(N_KILLS):
