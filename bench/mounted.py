@@ -1,5 +1,6 @@
 """A cairnfs volume mounted for the length of a measurement, and what its processes and counters say."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,10 +13,16 @@ CAIRNFS = [sys.executable, "-m", "cairnfs.daemon.cli"]
 @contextmanager
 def mounted(root: Path, bucket: Path, *options: str) -> Iterator[Path]:
     """A fresh volume with its metadata below `root` and its objects in `bucket`."""
-    url, mountpoint = f"sqlite3://{root}/meta.db", root / "mnt"
+    with mounted_at(root / "mnt", f"sqlite3://{root}/meta.db", root / "log", ["--bucket", str(bucket)], options) as mountpoint:
+        yield mountpoint
+
+
+@contextmanager
+def mounted_at(mountpoint: Path, url: str, log: Path, format_options: list[str], options: tuple[str, ...] = ()) -> Iterator[Path]:
+    """A fresh volume on any stores."""
     mountpoint.mkdir()
-    subprocess.run([*CAIRNFS, "format", url, "bench", "--bucket", bucket], check=True, capture_output=True)
-    subprocess.run([*CAIRNFS, "mount", url, mountpoint, "-d", "--log", root / "log", *options], check=True, capture_output=True)
+    subprocess.run([*CAIRNFS, "format", url, "bench", *format_options], check=True, capture_output=True)
+    subprocess.run([*CAIRNFS, "mount", url, mountpoint, "-d", "--log", log, *options], check=True, capture_output=True)
     try:
         yield mountpoint
     finally:
@@ -35,15 +42,25 @@ def requests(before: dict[str, float], after: dict[str, float], opcode: str) -> 
     return asked, answered
 
 
-def memory_bytes(mountpoint: Path) -> dict[str, int]:
-    """Resident memory of the mount's processes: what is their own, and what they share (the arena, the journal)."""
-    own, shared = 0, 0
+def processes(mountpoint: Path) -> list[int]:
+    """The mount's processes: those whose command line is `mount` of this place."""
+    found = []
     for entry in Path("/proc").iterdir():
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            if str(mountpoint).encode() not in words or b"mount" not in words:
-                continue
-            fields = dict(line.split(":", 1) for line in (entry / "status").read_text().splitlines())
+        except OSError:
+            continue
+        if os.fsencode(mountpoint) in words and b"mount" in words:
+            found.append(int(entry.name))
+    return found
+
+
+def memory_bytes(mountpoint: Path) -> dict[str, int]:
+    """Resident memory of the mount's processes: what is their own, and what they share (the arena, the journal)."""
+    own, shared = 0, 0
+    for pid in processes(mountpoint):
+        try:
+            fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         except (OSError, ValueError):
             continue
         own += _kib(fields, "RssAnon")
