@@ -62,7 +62,7 @@ def _colour(n: int) -> str:
 
 def plot(lines: Sequence[LineResult], places: Sequence[str]) -> str:
     """Groups of bars; every line has a scale of its own, because its unit or its magnitude differ."""
-    parts, y = [], 0
+    parts, y = [], GAP_PX
     for line in lines:
         highest = max(max(values) for values in line.values.values())
         better = "more" if line.more_is_better else "less"

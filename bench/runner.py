@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 
 from cairnfs.bench import costs
 from cairnfs.bench.environment import environment
-from cairnfs.bench.places import Place
+from cairnfs.bench.places import IN_MEMORY, Place
 from cairnfs.bench.results import LineResult, Results
 from cairnfs.bench.workload import Settings, Workload, run_of
 from cairnfs.units import format_duration
@@ -104,6 +104,6 @@ def settle(places: Sequence[Place]) -> None:
 def _no_cold(place: Place, settings: Settings) -> str:
     if not settings.cold:
         return f"{place.name}: cold lines are left out, as --no-cold says"
-    if place.mount.fstype in ("tmpfs", "ramfs"):
+    if place.mount.fstype in IN_MEMORY:
         return f"{place.name}: {place.mount.fstype} has nothing but memory, so nothing is ever cold"
     return f"{place.name}: cold lines are left out, because only root may drop the kernel's caches"

@@ -58,7 +58,7 @@ def _all(settings: Settings) -> list[Workload]:
 
 
 SUITES = {
-    "quick": Suite(1000, 64 * MIB, 200, _quick),
+    "quick": Suite(800, 64 * MIB, 200, _quick),
     "small-files": Suite(2000, 64 * MIB, 0, _small_files),
     "metadata": Suite(2000, 64 * MIB, 0, _metadata),
     "large": Suite(2000, 512 * MIB, 0, _large),

