@@ -7,26 +7,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cairnfs.errors import CairnError
+
 CAIRNFS = [sys.executable, "-m", "cairnfs.daemon.cli"]
+
+
+def run_cairnfs(*words: str | Path) -> None:
+    """The command line, as a user has it. CairnError with its one line when it fails."""
+    done = subprocess.run([*CAIRNFS, *words], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise CairnError(f"cairnfs {words[0]}: {said[-1].removeprefix('cairnfs: ')}")
 
 
 @contextmanager
 def mounted(root: Path, bucket: Path, *options: str) -> Iterator[Path]:
     """A fresh volume with its metadata below `root` and its objects in `bucket`."""
-    with mounted_at(root / "mnt", f"sqlite3://{root}/meta.db", root / "log", ["--bucket", str(bucket)], options) as mountpoint:
+    with mounted_at(root / "mnt", f"sqlite3://{root}/meta.db", root / "log", ("--bucket", str(bucket)), options) as mountpoint:
         yield mountpoint
 
 
 @contextmanager
-def mounted_at(mountpoint: Path, url: str, log: Path, format_options: list[str], options: tuple[str, ...] = ()) -> Iterator[Path]:
-    """A fresh volume on any stores."""
+def mounted_at(mountpoint: Path, url: str, log: Path, stores: tuple[str, ...], options: tuple[str, ...] = ()) -> Iterator[Path]:
+    """A fresh volume on any stores: `stores` are options of `cairnfs format`, `options` those of `cairnfs mount`."""
     mountpoint.mkdir()
-    subprocess.run([*CAIRNFS, "format", url, "bench", *format_options], check=True, capture_output=True)
-    subprocess.run([*CAIRNFS, "mount", url, mountpoint, "-d", "--log", log, *options], check=True, capture_output=True)
+    run_cairnfs("format", url, "bench", *stores)
+    run_cairnfs("mount", url, mountpoint, "-d", "--log", log, *options)
     try:
         yield mountpoint
     finally:
-        subprocess.run([*CAIRNFS, "umount", mountpoint], check=True, capture_output=True)
+        run_cairnfs("umount", mountpoint)
 
 
 def counters(mountpoint: Path) -> dict[str, float]:

