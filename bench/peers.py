@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cairnfs.bench.mounted import mounted_at
 from cairnfs.bench.places import Place, mount_of
-from cairnfs.bench.servers import START_S, PeerError, end, redis_server, wait_for
+from cairnfs.bench.servers import PeerError, redis_server, start, wait_for
 from cairnfs.errors import CairnError
 
 Say = Callable[[str], None]
@@ -95,16 +95,12 @@ def juicefs(root: Path, stack: ExitStack, program: Path, name: str, url: str) ->
     if done.returncode != 0:
         raise PeerError(f"juicefs format: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
     command = [str(program), "mount", "--no-usage-report", "--cache-dir", str(root / f"{word}-cache"), url, str(mountpoint)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    stack.callback(unmount, mountpoint, process)
+    process = start(command, stack)
+    stack.callback(unmount, mountpoint)
     wait_for(lambda: os.path.ismount(mountpoint), process, "juicefs")
     return Place(name, mountpoint, mount_of(mountpoint), (str(process.pid),))
 
 
-def unmount(mountpoint: Path, process: "subprocess.Popen[bytes]") -> None:
+def unmount(mountpoint: Path) -> None:
     command = ["umount"] if os.geteuid() == 0 else [shutil.which("fusermount3") or "fusermount", "-u"]
     subprocess.run([*command, str(mountpoint)], check=False, capture_output=True)
-    try:
-        process.wait(START_S)
-    except subprocess.TimeoutExpired:
-        end(process)

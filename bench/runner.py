@@ -18,7 +18,7 @@ from cairnfs.units import format_duration
 
 WARM_UP_PART = 8
 WARM_UP_MIN_FILES = 40
-MIN_ROUNDS, MAX_ROUNDS = 3, 15
+MIN_ROUNDS, MAX_ROUNDS = 3, 24
 QUIET_S, QUIET_CPU_S, MAX_SETTLE_S = 0.1, 0.02, 5.0
 
 Say = Callable[[str], None]

@@ -39,12 +39,20 @@ def wait_for(ready: Callable[[], bool], process: "subprocess.Popen[bytes]", prog
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
+    process.terminate()  # nothing happens to one that has ended
     try:
         process.wait(START_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def start(command: list[str], stack: ExitStack) -> "subprocess.Popen[bytes]":
+    """A server until the end of the run; in a session of its own, so that an interrupt does not end it before what uses it."""
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+    stack.callback(end, process)
+    return process
 
 
 def redis_server(folder: Path, stack: ExitStack) -> int:
@@ -55,8 +63,7 @@ def redis_server(folder: Path, stack: ExitStack) -> int:
     folder.mkdir()
     port = free_port()
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--appendonly", "yes"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    stack.callback(end, process)
+    process = start(command, stack)
     wait_for(lambda: _answers(port), process, "redis-server")
     return port
 
