@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SUITE_NAMES = ("quick", "small-files", "metadata", "large", "train", "all")
 MIN_FILES = 10
+WORK = ("n_files", "n_procs", "sizes", "large_bytes")  # settings in which runs that are compared should agree
 MIN_LARGE_BYTES = 8 * MIB  # for each process: a warm-up does an eighth
 
 
@@ -176,7 +177,10 @@ def compare_command(before: Path, after: Path, fail_above: float | None, as_json
     from cairnfs.bench.report import number
     from cairnfs.bench.results import load
 
-    changes = compare(load(before), load(after))
+    old, new = load(before), load(after)
+    changes = compare(old, new)
+    for name in [name for name in WORK if old.settings[name] != new.settings[name]]:
+        note(f"the runs did different work: {name} is {old.settings[name]} in {before}, {new.settings[name]} in {after}")
     worse = [change for change in changes if fail_above is not None and change.is_worse_than(fail_above)]
     if as_json:
         print_json([{**change._asdict(), "fails": change in worse} for change in changes])

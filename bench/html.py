@@ -65,10 +65,9 @@ def plot(lines: Sequence[LineResult], places: Sequence[str]) -> str:
     parts, y = [], GAP_PX
     for line in lines:
         highest = max(max(values) for values in line.values.values())
-        better = "more" if line.more_is_better else "less"
+        said = f"<title>{'more' if line.more_is_better else 'less'} is better</title>{escape(line.name)}"
         middle = y + BAR_PX * len(line.values) / 2 + 4
-        parts.append(f'<text x="0" y="{middle:.0f}">{escape(line.name)} <tspan fill="#888">{escape(line.unit)}</tspan></text>')
-        parts.append(f"<title>{escape(line.name)}, {escape(line.unit)}: {better} is better</title>")
+        parts.append(f'<text x="0" y="{middle:.0f}">{said} <tspan fill="#888">{escape(line.unit)}</tspan></text>')
         for n, place in enumerate(places):
             if place in line.values:
                 parts += _bar(y, line.values[place], highest, _colour(n), place)

@@ -1,21 +1,24 @@
 """`cairnfs bench` on a real mount and a plain directory: every line is measured, costs are counts, cold is proved."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from cairnfs.bench import sense
+from cairnfs.bench import peers, sense
 from cairnfs.bench.content import parse_sizes
 from cairnfs.bench.places import places_of
 from cairnfs.bench.results import load
 from cairnfs.bench.runner import bench
 from cairnfs.bench.sense import BenchError
+from cairnfs.bench.servers import PeerError
 from cairnfs.bench.suites import SUITES
 from cairnfs.bench.workload import Settings
 from cairnfs.bench.workloads.small_files import SmallFiles
 from cairnfs.const import MIB
-from support.mounts import META, Mount, cairnfs
+from support.mounts import META, Mount, cairnfs, cairnfs_mounts
+from support.redis_server import REDIS_SERVER
 
 pytestmark = pytest.mark.fuse
 
@@ -99,3 +102,26 @@ def test_results_name_what_a_mount_was_made_with(channel_mount: Mount, tmp_path:
     found = json.loads(path.read_text())["places"][str(channel_mount.path)]
     assert found["cairnfs"]["front"] == "channel" and found["cairnfs"]["engine"]["cache_bytes"] > 0
     assert channel_mount.volume.url.startswith(found["metadata"] + ":") and found["storage"]
+
+
+def test_peers_are_set_up_and_taken_down(monkeypatch: pytest.MonkeyPatch, need_fuse: None) -> None:
+    """Without JuiceFS, which comes over the network."""
+
+    def not_there(root: Path) -> Path:
+        raise PeerError("no network")
+
+    monkeypatch.setattr(peers, "juicefs_program", not_there)
+    said: list[str] = []
+    before = cairnfs_mounts()
+    with ExitStack() as stack:
+        places = peers.set_up(stack, said.append, "train")
+        found = {place.name: place.mount.fstype for place in places}
+        assert {"cairnfs", "local", "cairnfs, small cache"} <= set(found)
+        assert ("cairnfs, Redis" in found) == (REDIS_SERVER is not None)
+        assert all((fstype == "fuse.cairnfs") == (name != "local") for name, fstype in found.items())
+        assert all(place.describe()["cairnfs"]["front"] == "channel" for place in places if place.cairnfs)
+        small = next(place for place in places if place.name == "cairnfs, small cache")
+        assert small.describe()["cairnfs"]["engine"]["cache_bytes"] == 64 * MIB
+        (places[1].top / "file").write_text("x")
+    assert "without JuiceFS: no network" in said
+    assert cairnfs_mounts() == before and not places[1].top.exists()

@@ -15,7 +15,7 @@ from support.mounts import cairnfs
 
 RATE = ("small files", "create", "files/s", True, "files", "it commits")
 TIME = ("package tree", "import", "s", False, "run", "it asks")
-SETTINGS = {"n_files": 10, "sizes": "64 KiB", "n_procs": 2, "n_rounds": 2}
+SETTINGS = {"n_files": 10, "sizes": "64 KiB", "n_procs": 2, "n_rounds": 2, "large_bytes": 0}
 PLACES = {
     "/mnt": {"path": "/mnt", "fstype": "fuse.cairnfs", "options": "rw"},
     "/local": {"path": "/local", "fstype": "ext4", "options": "rw"},
@@ -106,6 +106,12 @@ def test_runs_of_other_places_cannot_be_compared(tmp_path: Path) -> None:
     paths = written(tmp_path / "a.json", results()), written(tmp_path / "b.json", after)
     done = cairnfs("bench", "compare", *paths, check=False)
     assert done.returncode == 1 and "no directory in common" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_runs_that_did_different_work_are_told_apart(tmp_path: Path) -> None:
+    after = replace(results(), settings={**SETTINGS, "n_files": 20})
+    done = cairnfs("bench", "compare", written(tmp_path / "a.json", results()), written(tmp_path / "b.json", after))
+    assert "the runs did different work: n_files is 10 in " in done.stderr
 
 
 def test_limits_that_are_none_are_wrong_usage(tmp_path: Path) -> None:

@@ -186,6 +186,15 @@ def test_processor_time_of_other_processes_is_read() -> None:
     assert cpu_seconds([1 << 22]) == 0  # beyond what a process number can be
 
 
+def test_processes_are_named_by_number_or_program(tmp_path: Path) -> None:
+    name = Path("/proc/self/comm").read_text().strip()
+    assert places_of([tmp_path], (str(os.getpid()),))[0].pids() == [os.getpid()]
+    assert os.getpid() in places_of([tmp_path], (name,))[0].pids()
+    assert places_of([tmp_path], ("no-such-program",))[0].pids() == []
+    found = bench(places_of([tmp_path], (str(os.getpid()),)), workloads("quick")[:1], SMALL, "x", quiet)
+    assert all("server CPU µs" in line.costs[str(tmp_path)] for line in found.lines if line.costs)
+
+
 def test_a_folder_is_removed_whatever_happens(tmp_path: Path) -> None:
     (place,) = places_of([tmp_path])
     (workload, *_) = workloads("quick")
