@@ -22,7 +22,7 @@ class Outcome(NamedTuple):
 
     seconds: float  # from the start of the first to the end of the last
     cpu_s: float
-    storage_bytes: int | None  # read from block devices; None: this kernel does not say
+    storage_bytes: int  # read from block devices, 0 where the kernel does not say
     found: list[Any]
     n_passes: float  # how often each has done its share, on the average
 
@@ -31,13 +31,13 @@ class _Share(NamedTuple):
     started_s: float
     ended_s: float
     cpu_s: float
-    storage_bytes: int | None
+    storage_bytes: int
     found: Any
     n_passes: int
 
 
 def storage_read_bytes() -> int | None:
-    """Bytes that this process has read from block devices so far."""
+    """Bytes that this process, and its children that have ended, have read from block devices so far; None: nobody counts."""
     try:
         lines = Path("/proc/self/io").read_text().splitlines()
     except OSError:
@@ -74,15 +74,14 @@ def _run(work: Work, worker: int, least_s: float, gate: _Gate, answer: Connectio
     try:
         answer.send(READY)
         gate.wait()
-        read_before, cpu_before = storage_read_bytes(), _cpu_s()
+        read_before, cpu_before = storage_read_bytes() or 0, _cpu_s()
         started_s = time.perf_counter()
         n_passes, ended_s = 0, started_s
         while n_passes == 0 or ended_s - started_s < least_s:
             found = work(worker)
             n_passes += 1
             ended_s = time.perf_counter()
-        read_after = storage_read_bytes()
-        n_read = None if read_before is None or read_after is None else read_after - read_before
+        n_read = (storage_read_bytes() or 0) - read_before
         answer.send(_Share(started_s, ended_s, _cpu_s() - cpu_before, n_read, found, n_passes))
     except (BenchError, OSError) as error:
         answer.send(str(error))
@@ -135,11 +134,10 @@ def _answer(receiver: Connection) -> Any:
 
 def _summed(shares: list[_Share]) -> Outcome:
     seconds = max(share.ended_s for share in shares) - min(share.started_s for share in shares)
-    read = [share.storage_bytes for share in shares if share.storage_bytes is not None]
     return Outcome(
         seconds,
         sum(share.cpu_s for share in shares),
-        sum(read) if len(read) == len(shares) else None,
+        sum(share.storage_bytes for share in shares),
         [share.found for share in shares],
         sum(share.n_passes for share in shares) / len(shares),
     )

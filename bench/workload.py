@@ -20,7 +20,7 @@ from cairnfs.bench.content import Sizes
 from cairnfs.bench.costs import Reading, between, read, requests_by_opcode
 from cairnfs.bench.places import Place
 from cairnfs.bench.sense import Cold
-from cairnfs.bench.workers import Outcome, Work, together
+from cairnfs.bench.workers import Outcome, Work, storage_read_bytes, together
 from cairnfs.const import MIB
 
 FILES_A_FOLDER = 500
@@ -110,7 +110,7 @@ class Run:
                 return None
             if forget:
                 sense.drop_caches()
-            if not self.place.cairnfs and not self.place.on_device:
+            if not self.place.cairnfs and not self._says_what_it_reads:
                 sense.check_pages(f"{name}, {self.place.name}", sense.probes(cold.paths))
         before = read(self.place)
         outcome = together(work, n_procs or self.settings.n_procs, LEAST_S if again else 0)
@@ -122,10 +122,14 @@ class Run:
         self.costs[name] = between(before, after, outcome.cpu_s, n_done)
         return outcome
 
+    @property
+    def _says_what_it_reads(self) -> bool:
+        return self.place.on_device and storage_read_bytes() is not None
+
     def _prove(self, where: str, cold: Cold, before: Reading, after: Reading, outcome: Outcome) -> None:
         if self.place.cairnfs:
             sense.check_requests(where, cold, requests_by_opcode(before, after))
-        elif self.place.on_device and outcome.storage_bytes is not None:
+        elif self._says_what_it_reads:
             sense.check_storage(where, cold, outcome.storage_bytes)
 
     def note(self, name: str, value: float) -> None:
