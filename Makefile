@@ -18,7 +18,7 @@ demo: setup
 	@$(PY) -m cairnfs.bench.demo
 
 # The second run is of mounts by a single process; tests that say themselves how many there are have run already.
-SAID = takeover uring redis_mount two_mounts mount_command ordinary_user
+SAID = takeover uring redis_mount two_mounts mount_command ordinary_user s3_mount
 test: setup
 	@$(PY) -m pytest $(ARGS)
 ifeq ($(ARGS),)

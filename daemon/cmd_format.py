@@ -10,8 +10,13 @@ from cairnfs.units import format_size
 @click.command("format")
 @meta_url_argument
 @click.argument("name")
-@click.option("--storage", default="file", show_default=True, help="Kind of object storage.")
-@click.option("--bucket", metavar="DIR", help="Folder for objects. [default: /var/lib/cairnfs; not as root ~/.cairnfs/local]")
+@click.option("--storage", default="file", show_default=True, help="Kind of object storage: file, s3.")
+@click.option(
+    "--bucket",
+    metavar="PLACE",
+    help="Folder for objects, or URL of a bucket of S3. [default: /var/lib/cairnfs; not as root ~/.cairnfs/local]",
+)
+@click.option("--region", help="Region of a bucket of S3. [default: of the URL, environment or profile]")
 @click.option(
     "--block-size",
     type=size_type(KIB),
@@ -28,6 +33,7 @@ def format_command(
     name: str,
     storage: str,
     bucket: str | None,
+    region: str | None,
     block_size: int,
     compress: str,
     capacity: int,
@@ -51,6 +57,7 @@ def format_command(
         compression=compress,
         capacity_bytes=capacity,
         inodes=inodes,
+        storage_options={} if region is None else {"region": region},
     )
     format_volume(meta_url, fmt, force=force)
     if as_json:

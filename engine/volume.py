@@ -25,7 +25,8 @@ from cairnfs.meta.stores.counting import CountingStore
 from cairnfs.meta.stores.kept import KeptStore
 from cairnfs.meta.volume import VolumeFormat, create_volume, load_format
 from cairnfs.metrics import Cells, Metrics
-from cairnfs.objects import STORAGES, ObjectStore, bucket_exists, create_bucket, destroy_bucket, open_objects
+from cairnfs.objects import STORAGE_OPTIONS, STORAGES, ObjectStore, bucket_exists, create_bucket, destroy_bucket, open_objects
+from cairnfs.objects.s3_url import parse_s3_url
 from cairnfs.options import EngineOptions
 
 if TYPE_CHECKING:
@@ -177,10 +178,15 @@ def new_format(
     """The format of a volume to be made, with a new uuid. UsageError says which part is wrong."""
     if storage not in STORAGES:
         raise UsageError(f"object storage {storage!r} is not known: use {', '.join(STORAGES)}")
+    for option in storage_options or ():
+        if option not in STORAGE_OPTIONS[storage]:
+            raise UsageError(f"--{option.replace('_', '-')} does not go with --storage {storage}")
     if storage == "file":
         bucket = os.path.abspath(os.path.expanduser(bucket or default_bucket()))
     elif not bucket:
         raise UsageError(f"--storage {storage} needs --bucket")
+    if storage == "s3":
+        parse_s3_url(bucket)
     fmt = VolumeFormat(
         name=name,
         storage=storage,

@@ -15,10 +15,12 @@ from cairnfs.metrics import Metrics
 from cairnfs.objects.base import MARKER, Bucket, ObjectInfo, ObjectStore
 from cairnfs.objects.counting import CountingObjects
 from cairnfs.objects.retry import Retrying
+from cairnfs.options import EngineOptions
 
 __all__ = [
     "MARKER",
     "STORAGES",
+    "STORAGE_OPTIONS",
     "ObjectInfo",
     "ObjectStore",
     "bucket_exists",
@@ -44,28 +46,39 @@ class Place(Protocol):
     def storage_options(self) -> Mapping[str, str]: ...
 
 
-def _file(place: Place) -> Bucket:
+def _file(place: Place, io_timeout_s: float) -> Bucket:
     from cairnfs.objects.file import FileStore
 
     return FileStore(os.path.join(place.bucket, place.name))
 
 
-STORAGES: dict[str, Callable[[Place], Bucket]] = {"file": _file}  # imports wait, so that a volume loads its own kind only
+def _s3(place: Place, io_timeout_s: float) -> Bucket:
+    from cairnfs.objects.s3 import S3Objects
+
+    return S3Objects(place.bucket, place.name, place.storage_options.get("region"), io_timeout_s)
 
 
-def open_bucket(place: Place) -> Bucket:
-    """The place of a volume's objects, whoever's they are. UsageError for an unknown kind of storage."""
+# How each kind is made, imports included, so that a volume loads its own kind only; and what `storage_options` it may have.
+STORAGES: dict[str, Callable[[Place, float], Bucket]] = {"file": _file, "s3": _s3}
+STORAGE_OPTIONS: dict[str, tuple[str, ...]] = {"file": (), "s3": ("region",)}
+
+
+def open_bucket(place: Place, io_timeout_s: float = EngineOptions.io_timeout_s) -> Bucket:
+    """The place of a volume's objects, whoever's they are. UsageError for an unknown kind of storage.
+
+    No call of it may wait for longer than `io_timeout_s`, where it can wait at all.
+    """
     if place.storage not in STORAGES:
         raise UsageError(f"object storage {place.storage!r} is not known: use {', '.join(STORAGES)}")
-    return STORAGES[place.storage](place)
+    return STORAGES[place.storage](place, io_timeout_s)
 
 
 def open_objects(place: Place, io_timeout_s: float, metrics: Metrics | None = None) -> ObjectStore:
     """The volume's object store, with retries. Raises VolumeError when the place belongs to another volume or to none."""
-    bucket = open_bucket(place)
+    bucket = open_bucket(place, io_timeout_s)
     try:
         try:
-            found = _marked_uuid(bucket)
+            found = _uuid_of(Retrying(bucket, io_timeout_s, SystemClock(), random.Random()).get_marker(MARKER))
         except ObjectError as e:
             raise VolumeError(f"the objects of volume {place.name} are not at {bucket.where}: {e}") from e
         if found != place.uuid:
@@ -144,4 +157,8 @@ def _mark(bucket: Bucket, uuid: str) -> str:
 
 
 def _marked_uuid(bucket: Bucket) -> str:
-    return bucket.get(MARKER).decode("ascii", "replace").strip()
+    return _uuid_of(bucket.get(MARKER))
+
+
+def _uuid_of(marker: bytes) -> str:
+    return marker.decode("ascii", "replace").strip()

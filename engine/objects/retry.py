@@ -15,7 +15,7 @@ from typing import TypeVar
 from cairnfs.clock import Clock
 from cairnfs.errors import ObjectError, ObjectMissing
 from cairnfs.metrics import Metrics
-from cairnfs.objects.base import ObjectInfo, ObjectStore
+from cairnfs.objects.base import NotOurs, ObjectInfo, ObjectStore
 from cairnfs.types import Buffer
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,10 @@ class Retrying:
                     raise
 
         self._run(once, "store", name)
+
+    def get_marker(self, name: str) -> bytes:
+        """Read the marker of a place that is being opened: then a place that is not ours will not become ours by waiting."""
+        return self._run(lambda: self._store.get(name), "read", name, final=NotOurs)
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         try:
@@ -100,7 +104,7 @@ class Retrying:
         found = self._store.list(prefix)
         return found, next((info for info in found if info.name > last), None)
 
-    def _run(self, call: Callable[[], T], doing: str, name: str) -> T:
+    def _run(self, call: Callable[[], T], doing: str, name: str, final: type[ObjectError] = ObjectMissing) -> T:
         started_s = self._clock.monotonic_s()
         delay_s = FIRST_DELAY_S
         while True:
@@ -108,7 +112,7 @@ class Retrying:
                 return call()
             except ObjectError as e:
                 waited_s = self._clock.monotonic_s() - started_s
-                if self._gives_up(e, waited_s):
+                if isinstance(e, final) or self._gives_up(e, waited_s):
                     raise
                 if delay_s == FIRST_DELAY_S and e.errno not in _FULL:
                     log.warning("cannot %s object %s yet, trying again: %s", doing, name, e)

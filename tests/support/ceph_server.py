@@ -130,7 +130,7 @@ class CephCluster:
         return f"http://127.0.0.1:{self.gateway_port}"
 
     def _spawn_gateway(self) -> None:
-        frontend = f"beast endpoint=127.0.0.1:{self.gateway_port}"
+        frontend = f"beast endpoint=127.0.0.1:{self.gateway_port} tcp_nodelay=1"
         options = ["--rgw-frontends", frontend, "--rgw-enable-gc-threads", "false", "--rgw-dns-name", "127.0.0.1"]
         self._spawn("rgw", ["radosgw", "-c", str(self.conf), "-n", "client.admin", "-f", *options])
         self._wait(lambda: _listens(self.gateway_port), "the RADOS Gateway", 60)
