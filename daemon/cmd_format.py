@@ -3,20 +3,14 @@
 import click
 
 from cairnfs.const import DEFAULT_BLOCK_BYTES, KIB
-from cairnfs.daemon.command import json_option, limit_options, meta_url_argument, size_type
+from cairnfs.daemon.command import json_option, limit_options, meta_url_argument, place_options, size_type
 from cairnfs.units import format_size
 
 
 @click.command("format")
 @meta_url_argument
 @click.argument("name")
-@click.option("--storage", default="file", show_default=True, help="Kind of object storage: file, s3.")
-@click.option(
-    "--bucket",
-    metavar="PLACE",
-    help="Folder for objects, or URL of a bucket of S3. [default: /var/lib/cairnfs; not as root ~/.cairnfs/local]",
-)
-@click.option("--region", help="Region of a bucket of S3. [default: of the URL, environment or profile]")
+@place_options
 @click.option(
     "--block-size",
     type=size_type(KIB),
@@ -33,7 +27,7 @@ def format_command(
     name: str,
     storage: str,
     bucket: str | None,
-    region: str | None,
+    storage_options: dict[str, str],
     block_size: int,
     compress: str,
     capacity: int,
@@ -57,7 +51,7 @@ def format_command(
         compression=compress,
         capacity_bytes=capacity,
         inodes=inodes,
-        storage_options={} if region is None else {"region": region},
+        storage_options=storage_options,
     )
     format_volume(meta_url, fmt, force=force)
     if as_json:

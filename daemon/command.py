@@ -1,6 +1,7 @@
 """Arguments and options that several commands share."""
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import click
@@ -36,6 +37,27 @@ def size_type(bare_unit_bytes: int) -> Parsed:
 
 COUNT = Parsed("count", parse_count)
 DURATION = Parsed("duration", parse_duration)
+
+
+# Options that only some kinds of storage have: name, metavar, help. What is given goes into the volume's `storage_options`.
+STORAGE_OPTIONS = (("region", "NAME", "Region of a bucket of S3. [default: of the URL, environment or profile]"),)
+
+
+def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--storage, --bucket, and one argument `storage_options` for the options that only some kinds of storage have."""
+
+    @wraps(command)
+    def called(**given: Any) -> Any:
+        values = {name: given.pop(name) for name in (option.replace("-", "_") for option, _, _ in STORAGE_OPTIONS)}
+        return command(storage_options={name: value for name, value in values.items() if value is not None}, **given)
+
+    options = [click.option(f"--{name}", metavar=metavar, help=text) for name, metavar, text in STORAGE_OPTIONS]
+    where = "Folder for objects, or URL of a bucket of S3. [default: /var/lib/cairnfs; not as root ~/.cairnfs/local]"
+    bucket = click.option("--bucket", metavar="PLACE", help=where)
+    storage = click.option("--storage", default="file", show_default=True, help="Kind of object storage: file, s3.")
+    for option in (*reversed(options), bucket, storage):
+        called = option(called)
+    return called
 
 
 def limit_options(default: int | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
