@@ -14,11 +14,16 @@ from cairnfs.errors import ObjectError, UsageError, VolumeError
 from cairnfs.metrics import Metrics
 from cairnfs.objects.base import MARKER, Bucket, ObjectInfo, ObjectStore
 from cairnfs.objects.counting import CountingObjects
+from cairnfs.objects.limits import LimitedObjects, Limits, Turns
 from cairnfs.objects.retry import Retrying
 from cairnfs.options import EngineOptions
 
+NO_LIMITS = Limits()
+
 __all__ = [
     "MARKER",
+    "Limits",
+    "Turns",
     "STORAGES",
     "STORAGE_OPTIONS",
     "ObjectInfo",
@@ -73,8 +78,17 @@ def open_bucket(place: Place, io_timeout_s: float = EngineOptions.io_timeout_s) 
     return STORAGES[place.storage](place, io_timeout_s)
 
 
-def open_objects(place: Place, io_timeout_s: float, metrics: Metrics | None = None) -> ObjectStore:
-    """The volume's object store, with retries. Raises VolumeError when the place belongs to another volume or to none."""
+def open_objects(
+    place: Place,
+    io_timeout_s: float,
+    metrics: Metrics | None = None,
+    limits: Limits = NO_LIMITS,
+    turns: Turns | None = None,
+) -> ObjectStore:
+    """The volume's object store, with retries. `turns`: those of all processes that have to keep to the limits together.
+
+    Raises VolumeError when the place belongs to another volume or to none.
+    """
     bucket = open_bucket(place, io_timeout_s)
     try:
         try:
@@ -86,8 +100,12 @@ def open_objects(place: Place, io_timeout_s: float, metrics: Metrics | None = No
     except BaseException:
         bucket.close()
         raise
-    metrics = metrics or Metrics()
-    return Retrying(CountingObjects(bucket, metrics), io_timeout_s, SystemClock(), random.Random(), metrics)
+    metrics, clock = metrics or Metrics(), SystemClock()
+    counting = CountingObjects(bucket, metrics)
+    if not any(limits):
+        return Retrying(counting, io_timeout_s, clock, random.Random(), metrics)
+    limited = LimitedObjects(counting, limits, turns or Turns(), clock)
+    return Retrying(limited, io_timeout_s, clock, random.Random(), metrics, limited.waited_s)
 
 
 def create_bucket(place: Place) -> None:

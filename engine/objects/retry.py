@@ -34,12 +34,20 @@ class Retrying:
     """The store it is given, with failures that may pass tried again. `closing` ends all waiting."""
 
     def __init__(
-        self, store: ObjectStore, io_timeout_s: float, clock: Clock, rng: random.Random, metrics: Metrics | None = None
+        self,
+        store: ObjectStore,
+        io_timeout_s: float,
+        clock: Clock,
+        rng: random.Random,
+        metrics: Metrics | None = None,
+        waited_s: Callable[[], float] = float,
     ) -> None:
+        """`waited_s`: for how long the calling thread was made to wait for what is no failure; that time does not count."""
         self._store = store
         self._io_timeout_s = io_timeout_s
         self._clock = clock
         self._rng = rng
+        self._waited_s = waited_s
         self._retries = (metrics or Metrics()).object_retries
         self._closing = threading.Event()
 
@@ -105,13 +113,13 @@ class Retrying:
         return found, next((info for info in found if info.name > last), None)
 
     def _run(self, call: Callable[[], T], doing: str, name: str, final: type[ObjectError] = ObjectMissing) -> T:
-        started_s = self._clock.monotonic_s()
+        started_s = self._clock.monotonic_s() - self._waited_s()
         delay_s = FIRST_DELAY_S
         while True:
             try:
                 return call()
             except ObjectError as e:
-                waited_s = self._clock.monotonic_s() - started_s
+                waited_s = self._clock.monotonic_s() - self._waited_s() - started_s
                 if isinstance(e, final) or self._gives_up(e, waited_s):
                     raise
                 if delay_s == FIRST_DELAY_S and e.errno not in _FULL:
