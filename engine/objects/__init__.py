@@ -7,6 +7,8 @@ import errno
 import os
 import random
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Protocol
 
 from cairnfs.clock import SystemClock
@@ -19,6 +21,8 @@ from cairnfs.objects.retry import Retrying
 from cairnfs.options import EngineOptions
 
 NO_LIMITS = Limits()
+N_DELETERS = 16  # threads that delete the objects of a volume; most of the time they wait for a network
+DELETED_AT_ONCE = 1000
 
 __all__ = [
     "MARKER",
@@ -153,12 +157,14 @@ def _destroy(bucket: Bucket, uuid: str, deleted: Callable[[], None] | None) -> i
     if found != uuid:
         raise VolumeError(f"{bucket.where} holds the objects of another volume (uuid {found}): nothing was deleted there")
     n_deleted = 0
-    for info in bucket.list():
-        if info.name != MARKER:
-            bucket.delete(info.name)
-            n_deleted += 1
-            if deleted is not None:
-                deleted()
+    steady = Retrying(bucket, EngineOptions.io_timeout_s, SystemClock(), random.Random())
+    names = (info.name for info in steady.list() if info.name != MARKER)
+    with ThreadPoolExecutor(N_DELETERS) as pool:
+        while batch := list(islice(names, DELETED_AT_ONCE)):
+            for _ in pool.map(steady.delete, batch):
+                n_deleted += 1
+                if deleted is not None:
+                    deleted()
     bucket.delete(MARKER)
     bucket.tidy()
     return n_deleted

@@ -12,11 +12,10 @@ instead. Two who store the same name within one round trip then both succeed; pa
 import errno
 import os
 import re
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from cairnfs.errors import ObjectError, ObjectMissing, VolumeError
 from cairnfs.objects.base import MARKER, NotOurs, ObjectInfo, checked_name
@@ -57,13 +56,13 @@ class S3Objects:
         self._endpoint = (given or _amazon(self._region)).rstrip("/")
         by_host = given is None and "." not in found.bucket  # a dot in a name would not fit Amazon's certificate
         self._conditional: bool | None = None
-        self._lock = threading.Lock()
         self._client = Client(
             self._bucket,
             prefix=folder,
             endpoint=self._endpoint.replace("://", f"://{self._bucket}.", 1) if by_host else self._endpoint,
             virtual_hosted_style_request=by_host,
             region=self._region,
+            disable_bulk_delete=True,  # it would ask in bulk for a single object, which fewer servers know
             client_options=_client_options(self._endpoint, io_timeout_s),
             retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=io_timeout_s)},
             **keys.settings(),
@@ -73,13 +72,12 @@ class S3Objects:
         path = checked_name(name)
         data = b"".join(parts)
         if self._conditional is None:
-            with self._lock:
-                if self._conditional is None:
-                    self._first_put(path, data)
-                    return
-        if not self._conditional:
+            self._first_put(path, data)
+        elif self._conditional:
+            self._send(path, data, "create")
+        else:
             self._refuse_taken(path)
-        self._store(path, data)
+            self._send(path, data, "overwrite")
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         path = checked_name(name)
@@ -155,21 +153,23 @@ class S3Objects:
     # Storing
 
     def _first_put(self, path: str, data: bytes) -> None:
-        """Store an object, and find out whether the server refuses names that are taken; it may store this one twice for that."""
+        """Store an object, and find out whether the server refuses names that are taken; it may store this one twice for that.
+
+        Threads that come before this is known do the same, without waiting for each other.
+        """
         self._refuse_taken(path)
-        self._conditional = True
         try:
-            self._store(path, data)
-        except ObjectError:
-            self._conditional = None
-            raise
-        if not self._conditional:
-            return  # it has said so
-        try:
-            self._store(path, data)
+            self._send(path, data, "create")
+        except _Unknown:
             self._conditional = False
-        except ObjectError as error:
-            self._conditional = True if error.errno == errno.EEXIST else None  # what is stored is stored: asked again next time
+            self._send(path, data, "overwrite")
+            return
+        try:
+            self._send(path, data, "create")
+            self._conditional = False
+        except ObjectError as error:  # what is stored is stored; after another failure than the expected the next one asks again
+            if error.errno == errno.EEXIST:
+                self._conditional = True
 
     def _refuse_taken(self, path: str) -> None:
         try:
@@ -178,21 +178,8 @@ class S3Objects:
             return
         raise ObjectError(f"object {path} exists already in {self.where}", errno.EEXIST)
 
-    def _store(self, path: str, data: bytes) -> None:
-        """Store under a name that is not known to be taken."""
-
-        def send(mode: Any) -> None:
-            self._client.put(path, data, mode=mode, use_multipart=False)
-
-        if not self._conditional:
-            self._call("store", path, lambda: send("overwrite"))
-            return
-        try:
-            self._call("store", path, lambda: send("create"))
-        except _Unknown:
-            self._conditional = False
-            self._refuse_taken(path)
-            self._call("store", path, lambda: send("overwrite"))
+    def _send(self, path: str, data: bytes, mode: Literal["create", "overwrite"]) -> None:
+        self._call("store", path, lambda: self._client.put(path, data, mode=mode, use_multipart=False))
 
     # Reading
 

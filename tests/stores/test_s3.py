@@ -150,6 +150,45 @@ def test_a_server_that_stays_away_is_an_io_error_in_time(proxy: S3Proxy, mode: s
         store.put("packs/00/three", [b"z" * 1000])
 
 
+def test_destroying_a_volume_bears_a_bad_moment(proxy: S3Proxy, expected_logs: ExpectedLogs) -> None:
+    expected_logs.add("trying again")
+    fmt = new_format("volume", storage="s3", bucket=f"{proxy.url}/bucket-{next(_names)}")
+    create_bucket(fmt)
+    store = open_objects(fmt, 20.0)
+    for n in range(40):
+        store.put(f"packs/00/{n:016x}", [b"x"])
+    store.close()
+    proxy.fail("busy", "DELETE", n=10)
+    told: list[None] = []
+    assert destroy_bucket(fmt, lambda: told.append(None)) == len(told) == 40
+    assert proxy.counts["DELETE"] == 40 + 10 + 1  # the marker comes last
+
+
+def test_no_thread_waits_for_another_that_waits_for_the_server(proxy: S3Proxy, expected_logs: ExpectedLogs) -> None:
+    expected_logs.add("trying again")
+    with opened(f"{proxy.url}/bucket-{next(_names)}", io_timeout_s=2.0) as made:
+        proxy.fail("hang")
+        plain = S3Objects(f"{made._endpoint}/{made._bucket}", "volume", None, 2.0)
+        store, failed = retrying(plain, 2.0), []
+
+        def put(n: int) -> None:
+            with pytest.raises(ObjectError) as caught:
+                store.put(f"packs/00/{n}", [b"x"])
+            failed.append(caught.value.errno)
+
+        started_s = time.monotonic()
+        threads = [threading.Thread(target=put, args=(n,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failed == [errno.EIO] * 8
+        assert time.monotonic() - started_s < 12  # and not 8 times 2 s
+        proxy.fail("")
+        store.put("packs/00/0", [b"x"])
+        store.close()
+
+
 def test_opening_a_volume_bears_a_bad_moment(proxy: S3Proxy, expected_logs: ExpectedLogs) -> None:
     expected_logs.add("trying again")
     fmt = new_format("volume", storage="s3", bucket=f"{proxy.url}/bucket-{next(_names)}")
