@@ -52,7 +52,7 @@ class S3Objects:
         self._folder = folder
         self._keys = keys
         self._region = region or found.region or keys.region()
-        given = found.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        given = found.endpoint if found.endpoint or found.is_amazon else _endpoint_of_environment()
         self._endpoint = (given or _amazon(self._region)).rstrip("/")
         by_host = given is None and "." not in found.bucket  # a dot in a name would not fit Amazon's certificate
         self._conditional: bool | None = None
@@ -250,6 +250,10 @@ class _PastTheEnd(ObjectError):
 
 class _Unknown(ObjectError):
     """The server has no notion of what it was asked for."""
+
+
+def _endpoint_of_environment() -> str | None:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
 def _amazon(region: str) -> str:

@@ -12,11 +12,12 @@ _AWS_HOST = re.compile(r"(?:(?P<bucket>.+)\.)?s3(?:[.-](?P<region>[a-z]{2}(?:-[a
 
 
 class S3Url(NamedTuple):
-    """A bucket. `endpoint` is None for Amazon's own; `region` is None when the URL does not tell."""
+    """A bucket. `endpoint` and `region` are None when the URL does not tell; `is_amazon`: the region's own endpoint."""
 
     bucket: str
     endpoint: str | None
     region: str | None
+    is_amazon: bool = False
 
 
 def parse_s3_url(url: str) -> S3Url:
@@ -37,7 +38,7 @@ def parse_s3_url(url: str) -> S3Url:
         return _checked(url, S3Url(parts.netloc, None, None))
     aws = _AWS_HOST.fullmatch(host)
     if aws is not None and port is None and parts.scheme == "https" and bool(aws["bucket"]) != bool(path):
-        return _checked(url, S3Url(aws["bucket"] or path, None, aws["region"]))
+        return _checked(url, S3Url(aws["bucket"] or path, None, aws["region"], is_amazon=True))
     if not path:
         raise UsageError(f"'{url}' names no bucket: write {FORMS}")
     return _checked(url, S3Url(path, f"{parts.scheme}://{parts.netloc}", None))

@@ -281,12 +281,12 @@ def test_a_range_is_as_long_as_asked_whatever_the_object(url: str) -> None:
         ("https://host/bucket", S3Url("bucket", "https://host", None)),
         ("http://host:7480/bucket/", S3Url("bucket", "http://host:7480", None)),
         ("http://[::1]:7480/bucket", S3Url("bucket", "http://[::1]:7480", None)),
-        ("https://bucket.s3.eu-west-1.amazonaws.com", S3Url("bucket", None, "eu-west-1")),
-        ("https://b.c.s3.eu-west-1.amazonaws.com/", S3Url("b.c", None, "eu-west-1")),
-        ("https://bucket.s3-us-gov-west-1.amazonaws.com", S3Url("bucket", None, "us-gov-west-1")),
-        ("https://bucket.s3.cn-north-1.amazonaws.com.cn", S3Url("bucket", None, "cn-north-1")),
-        ("https://s3.eu-west-1.amazonaws.com/bucket", S3Url("bucket", None, "eu-west-1")),
-        ("https://bucket.s3.amazonaws.com", S3Url("bucket", None, None)),
+        ("https://bucket.s3.eu-west-1.amazonaws.com", S3Url("bucket", None, "eu-west-1", True)),
+        ("https://b.c.s3.eu-west-1.amazonaws.com/", S3Url("b.c", None, "eu-west-1", True)),
+        ("https://bucket.s3-us-gov-west-1.amazonaws.com", S3Url("bucket", None, "us-gov-west-1", True)),
+        ("https://bucket.s3.cn-north-1.amazonaws.com.cn", S3Url("bucket", None, "cn-north-1", True)),
+        ("https://s3.eu-west-1.amazonaws.com/bucket", S3Url("bucket", None, "eu-west-1", True)),
+        ("https://bucket.s3.amazonaws.com", S3Url("bucket", None, None, True)),
         ("s3://bucket", S3Url("bucket", None, None)),
     ],
 )
@@ -325,6 +325,8 @@ def test_where_buckets_of_amazon_are(s3_keys: None, monkeypatch: pytest.MonkeyPa
     assert place_of("http://host:1/bucket", "here") == ("http://host:1", "here", False)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://host:2/")
     assert place_of("s3://bucket") == ("http://host:2", "eu-west-1", False)
+    assert place_of(amazon) == (amazon, "eu-west-1", True)
+    assert place_of("http://host:1/bucket") == ("http://host:1", "eu-west-1", False)
 
 
 def test_keys_of_a_profile(url: str, s3_keys: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
