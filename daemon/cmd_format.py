@@ -1,5 +1,7 @@
 """`cairnfs format`: make a volume."""
 
+import os
+
 import click
 
 from cairnfs.const import DEFAULT_BLOCK_BYTES, KIB
@@ -10,8 +12,15 @@ from cairnfs.units import format_size
 @click.command("format")
 @meta_url_argument
 @click.argument("name")
-@click.option("--storage", default="file", show_default=True, help="Kind of object storage.")
-@click.option("--bucket", metavar="DIR", help="Folder for objects. [default: /var/lib/cairnfs; not as root ~/.cairnfs/local]")
+@click.option("--storage", default="file", show_default=True, help="Kind of object storage: file, rados.")
+@click.option(
+    "--bucket",
+    metavar="PLACE",
+    help="Folder for objects, or pool of a Ceph cluster. [default: /var/lib/cairnfs; not as root ~/.cairnfs/local]",
+)
+@click.option("--ceph-conf", metavar="FILE", help="Ceph's configuration. [default: CEPH_CONF, or /etc/ceph/ceph.conf]")
+@click.option("--ceph-user", metavar="NAME", help="User of Ceph. [default: client.admin]")
+@click.option("--namespace", metavar="NS", help="Namespace within the pool. [default: none]")
 @click.option(
     "--block-size",
     type=size_type(KIB),
@@ -28,6 +37,9 @@ def format_command(
     name: str,
     storage: str,
     bucket: str | None,
+    ceph_conf: str | None,
+    ceph_user: str | None,
+    namespace: str | None,
     block_size: int,
     compress: str,
     capacity: int,
@@ -43,6 +55,7 @@ def format_command(
     from cairnfs.daemon.shown import format_as_json
     from cairnfs.volume import format_volume, new_format
 
+    options = {"ceph_conf": ceph_conf and os.path.abspath(ceph_conf), "ceph_user": ceph_user, "namespace": namespace}
     fmt = new_format(
         name,
         storage=storage,
@@ -51,6 +64,7 @@ def format_command(
         compression=compress,
         capacity_bytes=capacity,
         inodes=inodes,
+        storage_options={name: value for name, value in options.items() if value},
     )
     format_volume(meta_url, fmt, force=force)
     if as_json:

@@ -25,7 +25,7 @@ from cairnfs.meta.stores.counting import CountingStore
 from cairnfs.meta.stores.kept import KeptStore
 from cairnfs.meta.volume import VolumeFormat, create_volume, load_format
 from cairnfs.metrics import Cells, Metrics
-from cairnfs.objects import STORAGES, ObjectStore, bucket_exists, create_bucket, destroy_bucket, open_objects
+from cairnfs.objects import STORAGE_OPTIONS, STORAGES, ObjectStore, bucket_exists, create_bucket, destroy_bucket, open_objects
 from cairnfs.options import EngineOptions
 
 if TYPE_CHECKING:
@@ -181,6 +181,9 @@ def new_format(
         bucket = os.path.abspath(os.path.expanduser(bucket or default_bucket()))
     elif not bucket:
         raise UsageError(f"--storage {storage} needs --bucket")
+    for option in storage_options or ():
+        if option not in STORAGE_OPTIONS.get(storage, ()):
+            raise UsageError(f"--{option.replace('_', '-')} is not for --storage {storage}")
     fmt = VolumeFormat(
         name=name,
         storage=storage,

@@ -14,6 +14,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from support.ceph_server import CEPH, CephCluster
 from support.mounts import Mount, MountFactory, cairnfs_mounts
 from support.redis_server import REDIS_SERVER, RedisServer
 
@@ -69,6 +70,25 @@ def redis_server(shared_redis: RedisServer) -> Iterator[RedisServer]:
     with shared_redis.client() as client:
         client.flushall()
     yield shared_redis
+
+
+@pytest.fixture(scope="session")
+def shared_ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CephCluster]:
+    """A cluster with authentication for many tests, which leave it as it is; each takes a pool or a name of its own."""
+    yield from ceph_cluster(tmp_path_factory.mktemp("ceph"), cephx=True)
+
+
+@pytest.fixture(scope="session")
+def open_ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CephCluster]:
+    """The same without authentication."""
+    yield from ceph_cluster(tmp_path_factory.mktemp("ceph-open"), cephx=False)
+
+
+def ceph_cluster(folder: Path, *, cephx: bool) -> Iterator[CephCluster]:
+    if not CEPH:
+        missing("ceph")
+    with CephCluster(folder, cephx=cephx) as cluster:
+        yield cluster
 
 
 @pytest.fixture(autouse=True)

@@ -15,10 +15,12 @@ from cairnfs.metrics import Metrics
 from cairnfs.objects.base import MARKER, Bucket, ObjectInfo, ObjectStore
 from cairnfs.objects.counting import CountingObjects
 from cairnfs.objects.retry import Retrying
+from cairnfs.options import EngineOptions
 
 __all__ = [
     "MARKER",
     "STORAGES",
+    "STORAGE_OPTIONS",
     "ObjectInfo",
     "ObjectStore",
     "bucket_exists",
@@ -44,25 +46,40 @@ class Place(Protocol):
     def storage_options(self) -> Mapping[str, str]: ...
 
 
-def _file(place: Place) -> Bucket:
+def _file(place: Place, io_timeout_s: float) -> Bucket:
     from cairnfs.objects.file import FileStore
 
     return FileStore(os.path.join(place.bucket, place.name))
 
 
-STORAGES: dict[str, Callable[[Place], Bucket]] = {"file": _file}  # imports wait, so that a volume loads its own kind only
+def _rados(place: Place, io_timeout_s: float) -> Bucket:
+    from cairnfs.objects.rados import Access, RadosStore
+
+    options = place.storage_options
+    access = Access(place.bucket, options.get("ceph_conf"), options.get("ceph_user"), options.get("namespace", ""))
+    return RadosStore(access, place.name, io_timeout_s)
 
 
-def open_bucket(place: Place) -> Bucket:
-    """The place of a volume's objects, whoever's they are. UsageError for an unknown kind of storage."""
+# Imports wait, so that a volume loads its own kind only.
+STORAGES: dict[str, Callable[[Place, float], Bucket]] = {"file": _file, "rados": _rados}
+
+# What each may be told besides its bucket.
+STORAGE_OPTIONS: dict[str, tuple[str, ...]] = {"rados": ("ceph_conf", "ceph_user", "namespace")}
+
+
+def open_bucket(place: Place, io_timeout_s: float = EngineOptions.io_timeout_s) -> Bucket:
+    """The place of a volume's objects, whoever's they are. UsageError for an unknown kind of storage.
+
+    No call of it may wait for longer than `io_timeout_s`, where it can wait at all.
+    """
     if place.storage not in STORAGES:
         raise UsageError(f"object storage {place.storage!r} is not known: use {', '.join(STORAGES)}")
-    return STORAGES[place.storage](place)
+    return STORAGES[place.storage](place, io_timeout_s)
 
 
 def open_objects(place: Place, io_timeout_s: float, metrics: Metrics | None = None) -> ObjectStore:
     """The volume's object store, with retries. Raises VolumeError when the place belongs to another volume or to none."""
-    bucket = open_bucket(place)
+    bucket = open_bucket(place, io_timeout_s)
     try:
         try:
             found = _marked_uuid(bucket)

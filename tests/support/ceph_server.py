@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 from support.redis_server import free_port
 
@@ -113,12 +114,15 @@ class CephCluster:
         self.ceph("osd", "pool", "create", name, str(n_pgs), str(n_pgs), "replicated")
         return name
 
-    def make_user(self, name: str, pool: str) -> Path:
-        """A user `client.NAME` who may use one pool; returns its keyring file. With `cephx` only."""
+    def make_user(self, name: str, pool: str, namespace: str = "") -> Path:
+        """A user `client.NAME` who may do what a mount needs in one pool, and in one namespace if that is given; returns the
+        keyring file, where the configuration says that it is. With `cephx` only.
+        """
         keyring = self.folder / f"{name}.keyring"
-        keyring.write_text(
-            self.ceph("auth", "get-or-create", f"client.{name}", "mon", "profile rbd", "osd", f"allow rwx pool={pool}")
-        )
+        place = f"allow rw pool={pool}" + (f" namespace={namespace}" if namespace else "")
+        keyring.write_text(self.ceph("auth", "get-or-create", f"client.{name}", "mon", "allow r", "osd", place))
+        with self.conf.open("a") as conf:
+            conf.write(f"[client.{name}]\nkeyring = {keyring}\n")
         return keyring
 
     def start_gateway(self, user: str = "tester", access: str = "access", secret: str = "secretkey") -> str:
@@ -152,6 +156,12 @@ class CephCluster:
         """Everything, without ceremony: nothing of a test's cluster is kept."""
         for name in list(self._running):
             self.kill(name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def _spawn(self, name: str, command: list[str]) -> None:
         with (self.folder / f"{name}.out").open("ab") as out:
