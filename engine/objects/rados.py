@@ -33,6 +33,7 @@ T = TypeVar("T")
 Batch = list[bytes]
 
 CONNECT_TIMEOUT_S = 10  # librados's own is five minutes
+STALE_MAP_S = 2.0
 LOOKED_AT = 512  # objects of a listing whose sizes are asked for together
 DEFAULT_USER = "client.admin"
 INSTALL = "install the package librados2 (Debian, Ubuntu) or librados (others)"
@@ -186,6 +187,10 @@ class RadosStore:
         conf = access.conf or words.conf
         user = access.user or words.name or words.id or DEFAULT_USER
         settings = {
+            # librados asks for a newer map when a request is older than this. Its own 10 s would never pass with short timeouts,
+            # and an OSD that came back under another address would not be found.
+            "objecter_timeout": str(min(STALE_MAP_S, self._request_timeout_s / 2)),
+            "objecter_tick_interval": str(min(STALE_MAP_S, self._request_timeout_s / 2) / 2),
             "client_mount_timeout": str(min(CONNECT_TIMEOUT_S, ceil(self._io_timeout_s))),
             "rados_mon_op_timeout": str(self._request_timeout_s),
             "rados_osd_op_timeout": str(self._request_timeout_s),

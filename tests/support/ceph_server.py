@@ -51,6 +51,7 @@ osd memory target = 939524096
 [mgr]
 mgr data = {folder}/mgr
 mgr initial modules =
+mgr stats period = 1
 """
 
 
