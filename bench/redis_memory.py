@@ -7,20 +7,16 @@ an end, is taken out of it and shown by itself.
 
 import argparse
 import os
-import shutil
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import redis
 
+from cairnfs.bench.servers import redis_server
 from cairnfs.const import ROOT_INO
 from cairnfs.options import EngineOptions
 from cairnfs.types import Caller, Inode
@@ -34,23 +30,6 @@ LOG = "{cairnfs:0}log"  # of the volume in database 0
 ME = Caller()
 
 
-@contextmanager
-def redis_server(folder: Path) -> Iterator[int]:
-    """The port of a server for as long as the block runs; it keeps nothing."""
-    program = shutil.which("redis-server") or shutil.which("valkey-server")
-    if program is None:
-        raise SystemExit("cairnfs: redis-server is missing: apt-get install redis-server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--appendonly", "no"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            yield port
-        finally:
-            process.terminate()
-
-
 class Used(NamedTuple):
     """What the server uses, in bytes: for all but the log, and for the log and its records."""
 
@@ -62,16 +41,6 @@ class Used(NamedTuple):
 def used(client: "redis.Redis") -> Used:
     log = int(client.memory_usage(LOG, samples=0) or 0)
     return Used(int(client.info("memory")["used_memory"]) - log, log, int(client.llen(LOG)))
-
-
-def wait_for(client: "redis.Redis") -> None:
-    for _ in range(100):
-        try:
-            client.ping()
-            return
-        except redis.ConnectionError:
-            time.sleep(0.1)
-    raise SystemExit("cairnfs: the Redis server does not start")
 
 
 def make_folder(vfs: Vfs, no: int, n_files: int) -> None:
@@ -111,12 +80,11 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory(prefix="cairnfs-redis-") as folder,
         tempfile.TemporaryDirectory(prefix="cairnfs-redis-", dir=options.bucket) as bucket,
-        redis_server(Path(folder)) as port,
-        redis.Redis(port=port) as client,
+        redis_server(Path(folder)) as server,
+        redis.Redis.from_url(server) as client,
     ):
-        wait_for(client)
         started_s = time.monotonic()
-        before, after = measure(f"redis://127.0.0.1:{port}/0", Path(bucket), n_files, client)
+        before, after = measure(f"{server}/0", Path(bucket), n_files, client)
         elapsed_s = time.monotonic() - started_s
     each = (after.rows - before.rows) / n_files
     record = (after.log - before.log) / max(after.n_log - before.n_log, 1)

@@ -195,7 +195,7 @@ def new_format(
         raise UsageError(f"object storage {storage!r} is not known: use {', '.join(STORAGES)}")
     for option in storage_options or ():
         if option not in STORAGE_OPTIONS[storage]:
-            raise UsageError(f"--{option.replace('_', '-')} does not go with --storage {storage}")
+            raise UsageError(f"--{option.replace('_', '-')} is not for --storage {storage}")
     if storage == "file":
         bucket = os.path.abspath(os.path.expanduser(bucket or default_bucket()))
     elif not bucket:

@@ -15,7 +15,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from support.ceph_server import RADOSGW
+from support.ceph_server import CEPH, RADOSGW, CephCluster
 from support.gateway import KEYS, Gateway
 from support.mounts import Mount, MountFactory, cairnfs_mounts
 from support.redis_server import REDIS_SERVER, RedisServer
@@ -77,16 +77,15 @@ def redis_server(shared_redis: RedisServer) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
-def shared_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def shared_gateway(shared_ceph: CephCluster) -> Iterator[Gateway]:
     """One S3 for many tests."""
     if not RADOSGW:
         missing("radosgw")
-    server = Gateway(tmp_path_factory.mktemp("gateway"))
+    server = Gateway(shared_ceph)
     before = open_descriptors()
     server.begin()
     lasting.update(fd for fd in open_descriptors() if fd not in before)
     yield server
-    server.stop()
 
 
 @pytest.fixture
@@ -102,6 +101,25 @@ def s3_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 def gateway(shared_gateway: Gateway, s3_keys: None) -> Gateway:
     """A real S3, whose keys are in the environment."""
     return shared_gateway
+
+
+@pytest.fixture(scope="session")
+def shared_ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CephCluster]:
+    """A cluster with authentication for many tests, which leave it as it is; each takes a pool or a name of its own."""
+    yield from ceph_cluster(tmp_path_factory.mktemp("ceph"), cephx=True)
+
+
+@pytest.fixture(scope="session")
+def open_ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CephCluster]:
+    """The same without authentication."""
+    yield from ceph_cluster(tmp_path_factory.mktemp("ceph-open"), cephx=False)
+
+
+def ceph_cluster(folder: Path, *, cephx: bool) -> Iterator[CephCluster]:
+    if not CEPH:
+        missing("ceph")
+    with CephCluster(folder, cephx=cephx) as cluster:
+        yield cluster
 
 
 @pytest.fixture(autouse=True)

@@ -67,9 +67,17 @@ def _s3(place: Place, io_timeout_s: float) -> Bucket:
     return S3Objects(place.bucket, place.name, place.storage_options.get("region"), io_timeout_s)
 
 
-# How each kind is made, imports included, so that a volume loads its own kind only; and what `storage_options` it may have.
-STORAGES: dict[str, Callable[[Place, float], Bucket]] = {"file": _file, "s3": _s3}
-STORAGE_OPTIONS: dict[str, tuple[str, ...]] = {"file": (), "s3": ("region",)}
+def _rados(place: Place, io_timeout_s: float) -> Bucket:
+    from cairnfs.objects.rados import Access, RadosStore
+
+    options = place.storage_options
+    access = Access(place.bucket, options.get("ceph_conf"), options.get("ceph_user"), options.get("namespace", ""))
+    return RadosStore(access, place.name, io_timeout_s)
+
+
+# How each kind is made, imports included, so that a volume loads its own kind only; and what it may be told besides its bucket.
+STORAGES: dict[str, Callable[[Place, float], Bucket]] = {"file": _file, "s3": _s3, "rados": _rados}
+STORAGE_OPTIONS: dict[str, tuple[str, ...]] = {"file": (), "s3": ("region",), "rados": ("ceph_conf", "ceph_user", "namespace")}
 
 
 def open_bucket(place: Place, io_timeout_s: float = EngineOptions.io_timeout_s) -> Bucket:

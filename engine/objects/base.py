@@ -53,7 +53,10 @@ class ObjectStore(Protocol):
         ...
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Every object whose name starts with `prefix`, in order of name, without holding them all in memory."""
+        """Every object whose name starts with `prefix`, in order of name, without holding them all in memory.
+
+        What is stored or deleted meanwhile may be in it or not.
+        """
         ...
 
     def check(self) -> None:

@@ -127,7 +127,7 @@ def test_what_is_wrong_is_said_in_one_line(
     bucket = ("--storage", "s3", "--bucket")
     assert "needs --bucket" in failure("format", meta, "other", *bucket[:2], code=2)
     assert "keys do not belong" in failure("format", meta, "other", *bucket, "https://key:secret@host/bucket", code=2)
-    assert "--region does not go with" in failure("format", meta, "other", "--bucket", tmp_path, "--region", "here", code=2)
+    assert "--region is not for" in failure("format", meta, "other", "--bucket", tmp_path, "--region", "here", code=2)
     volume = s3_volume(mounts, gateway.url)
     point = tmp_path / "point"
     point.mkdir()

@@ -14,6 +14,7 @@ from cairnfs.check import objbench
 from cairnfs.errors import UsageError
 from cairnfs.objects.base import MARKER, ObjectInfo
 from cairnfs.objects.file import FileStore
+from cairnfs.objects.rados import Access
 from cairnfs.types import Buffer
 from support.gateway import Gateway
 from support.mounts import CAIRNFS, cairnfs
@@ -21,10 +22,13 @@ from support.mounts import CAIRNFS, cairnfs
 SMALL = ("--big-object-size", "8M", "--block-size", "1M", "--small-objects", "20", "--small-size", "4")
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(params=["file", "s3", "rados"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
     if request.param == "file":
         return ["--bucket", str(tmp_path)]
+    if request.param == "rados":
+        pool: Access = request.getfixturevalue("open_pool")
+        return ["--storage", "rados", "--bucket", pool.pool, "--ceph-conf", str(pool.conf)]
     gateway: Gateway = request.getfixturevalue("gateway")
     return ["--storage", "s3", "--bucket", f"{gateway.url}/objbench"]
 

@@ -305,7 +305,7 @@ def test_urls_that_are_wrong(url: str) -> None:
 
 
 def test_options_of_other_storages_are_refused() -> None:
-    with pytest.raises(UsageError, match="--region does not go with --storage file"):
+    with pytest.raises(UsageError, match="--region is not for --storage file"):
         new_format("volume", storage_options={"region": "x"})
 
 

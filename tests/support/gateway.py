@@ -5,7 +5,6 @@ import subprocess
 import threading
 from collections import Counter
 from contextlib import suppress
-from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
 
@@ -23,15 +22,11 @@ HALF_BYTES = 100  # of an answer's body, before its connection ends
 
 
 class Gateway:
-    """`url` is that of the server; buckets are made by whoever formats a volume in one."""
+    """That of a cluster. `url` is the server's; buckets are made by whoever formats a volume in one."""
 
-    def __init__(self, folder: Path) -> None:
-        self.cluster = CephCluster(folder, cephx=True)
-        try:
-            self.url = self.cluster.start_gateway(access=ACCESS, secret=SECRET)
-        except BaseException:
-            self.cluster.stop()
-            raise
+    def __init__(self, cluster: CephCluster) -> None:
+        self.cluster = cluster
+        self.url = cluster.start_gateway(access=ACCESS, secret=SECRET)
 
     def begin(self) -> None:
         """Have the client begin its threads and descriptors, which stay to the end of the process; it opens no connection."""
@@ -41,9 +36,6 @@ class Gateway:
     def admin(self, *words: str) -> None:
         """`radosgw-admin WORDS`."""
         subprocess.run(["radosgw-admin", "-c", self.cluster.conf, *words], check=True, capture_output=True, timeout=60)
-
-    def stop(self) -> None:
-        self.cluster.stop()
 
 
 class S3Proxy:
