@@ -163,12 +163,11 @@ def test_the_osd_is_killed_and_started_under_load(make: Callable[..., Mount], op
     mount = make()
     writing = Writing(mount.path, tmp_path / "outcomes")
     try:
-        for _ in range(2):
-            writing.wait_for_more(10)
-            open_ceph.kill("osd")
-            time.sleep(1)
-            open_ceph.start("osd")
-            writing.wait_for_more(10)
+        writing.wait_for_more(10)
+        open_ceph.kill("osd")
+        time.sleep(1)
+        open_ceph.start("osd")
+        writing.wait_for_more(10)
     finally:
         writing.end()
     assert writing.failures == []  # within the timeout an outage is a delay
