@@ -39,6 +39,7 @@ COMMANDS = {
     "config": Lazy("cmd_info", "config_command", "Show or change settings of a volume."),
     "fsck": Lazy("cmd_check", "fsck_command", "Check the consistency of a volume."),
     "gc": Lazy("cmd_check", "gc_command", "Find (and delete) objects that no file uses."),
+    "objbench": Lazy("cmd_objbench", "objbench_command", "Try and measure a place for objects."),
     "destroy": Lazy("cmd_destroy", "destroy_command", "Destroy a volume with all its data."),
     "bench": Lazy("cairnfs.bench.cli", "bench_command", "Compare directories: rates, latencies and costs."),
     "version": Lazy("cmd_version", "version_command", "Show the version."),
