@@ -22,7 +22,7 @@ demo: setup
 
 # The second run is of mounts by a single process; tests that say themselves how many there are, or for which it is all the
 # same, have run already, and those of Ceph and S3 would wait for another cluster.
-SAID = ceph_mount s3_mount takeover uring redis_mount two_mounts mount_command ordinary_user bench
+SAID = ceph_mount s3_mount deployment takeover uring redis_mount two_mounts mount_command ordinary_user bench
 test: setup-tests
 	@$(PY) -m pytest $(ARGS)
 ifeq ($(ARGS),)
