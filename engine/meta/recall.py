@@ -10,8 +10,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 
+from cairnfs.ext.arena import Arena
 from cairnfs.meta.records import ATTR_SUBKEY, DENTRY_PREFIX, INODE_PREFIX, PACK_PREFIX
-from cairnfs.meta.stores.base import Key, Row, Store
+from cairnfs.meta.stores.base import NOTHING, Along, Key, Neighbour, Row, Store, Via
+from cairnfs.meta.stores.named import rows_of, rows_via
 from cairnfs.types import Position
 
 MAX_ROWS = 20_000  # some 10 MiB
@@ -27,10 +29,14 @@ class Recall:
         self._rows: OrderedDict[Key, Row | None] = OrderedDict()
         self._lock = threading.Lock()
         self._n_changes = 0
+        self._arena: Arena | None = None
         self.started = False
 
-    def start(self) -> None:
-        """From now on somebody calls `changed` with what others commit."""
+    def start(self, arena: Arena | None = None) -> None:
+        """From now on somebody calls `changed` with what others commit. The arena may know of absent names, which another process
+        of the mount has looked up.
+        """
+        self._arena = arena
         self.started = True
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
@@ -44,15 +50,19 @@ class Recall:
         self.learn(dict(zip(keys, rows, strict=True)), n_changes)
         return rows
 
-    def read_via(self, key: Key, prefix: bytes, subkey: bytes) -> tuple[Row | None, Row | None]:
-        """`Store.read_via`; both rows are remembered likewise."""
+    def read_via(self, key: Key, prefix: bytes, subkey: bytes, along: Along = NOTHING) -> Via:
+        """`Store.read_via`; all rows are remembered likewise."""
         n_changes = self._n_changes
-        first, second = self._store.read_via(key, prefix, subkey)
-        rows = {key: first}
-        if first is not None:
-            rows[prefix + first.value[:8], subkey] = second
-        self.learn(rows, n_changes)
-        return first, second
+        found = self._store.read_via(key, prefix, subkey, along)
+        self.learn(rows_via(key, found, prefix, subkey), n_changes)
+        return found
+
+    def scan_via(self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes) -> list[Neighbour]:
+        """`Store.scan_via`; all rows are remembered likewise."""
+        n_changes = self._n_changes
+        found = self._store.scan_via(partition, after, limit, prefix, subkey)
+        self.learn(rows_of(partition, found, prefix, subkey), n_changes)
+        return found
 
     @property
     def moment(self) -> int:
@@ -68,12 +78,18 @@ class Recall:
                 for key, row in rows.items():
                     self._put(key, row)
 
-    def known(self, keys: Iterable[Key]) -> dict[Key, Row | None]:
+    def known(self, keys: Sequence[Key]) -> dict[Key, Row | None]:
         """Those of the rows that are remembered; None for one that did not exist."""
         if not self.started:
             return {}
         with self._lock:
-            return {key: self._rows[key] for key in keys if key in self._rows}
+            found = {key: self._rows[key] for key in keys if key in self._rows}
+        if self._arena is not None:
+            for part, name in keys:
+                is_unknown_name = part[:1] == DENTRY_PREFIX and (part, name) not in found
+                if is_unknown_name and self._arena.name(int.from_bytes(part[1:], "big"), name) == 0:
+                    found[part, name] = None
+        return found
 
     def committed(self, rows: Mapping[Key, bytes | None], position: Position) -> None:
         """A commit of this process has given rows these values."""

@@ -69,6 +69,10 @@ class VfsState:
             self.files.release(file)
         return handle
 
+    def get(self, ino: Inode) -> Attr:
+        """Attributes of an inode as they are stored. ENOENT."""
+        return self.meta.names.get(ino) if self.arena.attr(ino) else self.meta.names.get_first(ino)
+
     def appended(self, request: int) -> bool:
         """Whether a predecessor of this process has noted the append of a request."""
         return self.carried is not None and self.carried.journal.appended(request)
