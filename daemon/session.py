@@ -202,7 +202,8 @@ class MountProcess:
         self._watcher.attach(front)
         told = carried.told if carried is not None and carried.told else None
         is_pushed = self._request.consistency == "push"
-        follower = Follower(volume.store, vfs, front, volume.arena, told, is_pushed, volume.meta.core)
+        vfs.moved.knows = front.known
+        follower = Follower(volume.store, vfs, front, volume.arena, told, is_pushed, volume.meta.core, vfs.moved)
         if carried is not None:
             follower.on_told = carried.tell
             follower.on_told(follower.position)

@@ -134,6 +134,12 @@ class Names:
         rows = self._store.read([inode_key(ino) for ino in inos])
         return [None if row is None else partial(decode_attr, ino, row) for ino, row in zip(inos, rows, strict=True)]
 
+    def recalled(self, ino: Inode) -> Attr:
+        """`get`, or what came of an earlier read if nothing is known to have changed since."""
+        key = inode_key(ino)
+        row = self._core.recall.known([key]).get(key)
+        return self.get(ino) if row is None else decode_attr(ino, row)
+
     def path_of(self, ino: Inode) -> bytes | None:
         """The path from the root, None when the inode has or had several names, or none. Reads whole directories."""
         names: list[bytes] = []

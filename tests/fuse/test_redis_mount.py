@@ -3,6 +3,8 @@
 import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ pytestmark = pytest.mark.fuse
 
 N = 40
 N_MANY = 5000
+N_EACH = 150
 SLACK = 3  # a heartbeat, another batch of numbers
 FEW = 8  # a name of each directory on the way, pages of 64 and 128 entries, SLACK
 
@@ -171,6 +174,36 @@ def test_removing_what_was_listed_is_one_round_trip_each(mounts: MountFactory, r
     before = counted(mount, "commit")
     assert asked(mount, lambda: shutil.rmtree(there)) <= 2 * FEW
     assert 1001 <= counted(mount, "commit") - before <= 1001 + SLACK
+
+
+CREATE = """
+import os, sys
+for i in range(int(sys.argv[2])):
+    os.close(os.open(f"{sys.argv[1]}-{i}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+"""
+
+
+def conflicts(mount: Mount) -> int:
+    name = "cairnfs_meta_conflicts_total{"
+    return sum(int(line.split()[-1]) for line in (mount.path / ".stats").read_text().splitlines() if line.startswith(name))
+
+
+def test_many_creates_in_one_directory_do_not_get_in_each_others_way(mounts: MountFactory, redis_server: RedisServer) -> None:
+    volume = mounts.volume(url=f"{redis_server.url}/5")
+    nodes = [mounts.new(volume) for _ in range(2)]
+    (nodes[0].path / "d").mkdir()
+    for node in nodes:
+        list((node.path / "d").iterdir())
+    before = [(conflicts(node), counted(node, "commit")) for node in nodes]
+    places = [(node, node.path / "d" / f"{n}-{process}") for n, node in enumerate(nodes) for process in range(3)]
+    working = [subprocess.Popen([sys.executable, "-c", CREATE, str(place), str(N_EACH)]) for _, place in places]
+    assert [process.wait() for process in working] == [0] * len(working)
+    names = [f"{place.name}-{i}" for _, place in places for i in range(N_EACH)]
+    for node, (n_conflicts, n_commits) in zip(nodes, before, strict=True):
+        assert conflicts(node) == n_conflicts
+        assert 3 * N_EACH <= counted(node, "commit") - n_commits <= 3 * N_EACH + 2 * SLACK
+        assert sorted(os.listdir(node.path / "d")) == sorted(names)
+    assert (nodes[0].path / "d").stat().st_nlink == 2
 
 
 def test_pushed_changes_arrive_without_being_asked_for(mounts: MountFactory, redis_server: RedisServer) -> None:
