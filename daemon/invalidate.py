@@ -95,7 +95,7 @@ class Follower(threading.Thread):
         self._strange_until = Position(0) if told is None else newest
         self.on_told: Callable[[Position], None] = lambda position: None
         if core is not None and not self._is_watched:  # else reading costs nothing
-            core.recall.start(arena)
+            core.recall.start()
             core.neighbours.start()
         if arena is not None:
             arena.drop_all()

@@ -174,7 +174,12 @@ class Names:
 
     def _create(self, txn: Txn, attr: Attr, name: bytes, umask: int) -> Attr:
         parent = Inode(attr.parent)
-        into = directory(parent, txn.get(inode_key(parent)))
+        # The kernel has looked; if a worker that fetches answered it, this one knows nothing of that.
+        txn.suppose_absent([dentry_key(parent, name)])
+        parent_row, taken = txn.get_many((inode_key(parent), dentry_key(parent, name)))
+        into = directory(parent, parent_row)
+        if taken is not None:
+            raise FsError(errno.EEXIST)
         txn.exists(inode_key(parent), FsError(errno.ENOENT))
         txn.absent(dentry_key(parent, name), FsError(errno.EEXIST))
         self._count_inode(txn)

@@ -10,7 +10,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 
-from cairnfs.ext.arena import Arena
 from cairnfs.meta.records import ATTR_SUBKEY, DENTRY_PREFIX, INODE_PREFIX, PACK_PREFIX
 from cairnfs.meta.stores.base import NOTHING, Along, Key, Neighbour, Row, Store, Via
 from cairnfs.meta.stores.named import rows_of, rows_via
@@ -29,14 +28,10 @@ class Recall:
         self._rows: OrderedDict[Key, Row | None] = OrderedDict()
         self._lock = threading.Lock()
         self._n_changes = 0
-        self._arena: Arena | None = None
         self.started = False
 
-    def start(self, arena: Arena | None = None) -> None:
-        """From now on somebody calls `changed` with what others commit. The arena may know of absent names, which another process
-        of the mount has looked up.
-        """
-        self._arena = arena
+    def start(self) -> None:
+        """From now on somebody calls `changed` with what others commit."""
         self.started = True
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
@@ -78,18 +73,12 @@ class Recall:
                 for key, row in rows.items():
                     self._put(key, row)
 
-    def known(self, keys: Sequence[Key]) -> dict[Key, Row | None]:
+    def known(self, keys: Iterable[Key]) -> dict[Key, Row | None]:
         """Those of the rows that are remembered; None for one that did not exist."""
         if not self.started:
             return {}
         with self._lock:
-            found = {key: self._rows[key] for key in keys if key in self._rows}
-        if self._arena is not None:
-            for part, name in keys:
-                is_unknown_name = part[:1] == DENTRY_PREFIX and (part, name) not in found
-                if is_unknown_name and self._arena.name(int.from_bytes(part[1:], "big"), name) == 0:
-                    found[part, name] = None
-        return found
+            return {key: self._rows[key] for key in keys if key in self._rows}
 
     def committed(self, rows: Mapping[Key, bytes | None], position: Position) -> None:
         """A commit of this process has given rows these values."""
