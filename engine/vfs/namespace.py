@@ -89,11 +89,14 @@ class Namespace:
         fence: whoever opens the name must see what others have made.
         """
         arena = self._state.arena
-        if self._state.is_shared and arena.name(parent, name) == 0:
+        if not self._state.is_shared:
+            return
+        is_absent = arena.name(parent, name) == 0
+        if is_absent or not arena.fresh():  # so that changes are noted before the kernel learns what they have made
             self._state.fence(UNKNOWN)
-            position = Position(arena.applied)
-            if arena.fresh() and arena.name(parent, name) == 0:
-                raise NoSuchName(position)
+        position = Position(arena.applied)
+        if is_absent and arena.fresh() and arena.name(parent, name) == 0:
+            raise NoSuchName(position)
 
     def readlink(self, ino: Inode) -> bytes:
         try:
