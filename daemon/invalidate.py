@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from cairnfs.const import ROOT_INO
 from cairnfs.daemon.lease import CHECK_S, LEASE_S, Lease
 from cairnfs.daemon.shared_call import SharedCall
 from cairnfs.errors import CairnError
@@ -25,6 +26,7 @@ from cairnfs.meta.core import MetaCore
 from cairnfs.meta.records import DENTRY_PREFIX, INODE_PREFIX, LOCKS_SUBKEY
 from cairnfs.meta.stores.base import Effect, Key, LogRecord, LogTrimmed, Store
 from cairnfs.types import Inode, Position
+from cairnfs.vfs.moved import Moved
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ SHORTEST_POLL_S = 0.01  # while others commit
 LONGEST_POLL_S = 0.1  # while they do not; ten empty reads of a store per second cost nothing
 LOG_BATCH = 1000
 INO8 = 8
+NEWEST = Position(0)
 
 Changes = tuple[set[Inode], set[tuple[Inode, bytes]]]
 
@@ -68,6 +71,7 @@ class Follower(threading.Thread):
         told: int | None = None,
         is_pushed: bool = False,
         core: MetaCore | None = None,
+        moved: Moved | None = None,
     ) -> None:
         """`is_pushed`: opens do not ask for the end of the log, but take what it has brought so far.
 
@@ -82,6 +86,7 @@ class Follower(threading.Thread):
         self._arena = arena
         self._is_pushed = is_pushed
         self._core = core
+        self._moved = None if is_pushed else moved
         self._is_watched = store.watch() is not None
         self._shared_fence = SharedCall(self._ask_for_the_end)
         mark = store.mark()
@@ -91,6 +96,7 @@ class Follower(threading.Thread):
         self.on_told: Callable[[Position], None] = lambda position: None
         if core is not None and not self._is_watched:  # else reading costs nothing
             core.recall.start()
+            core.neighbours.start()
         if arena is not None:
             arena.drop_all()
             arena.saw(self._position, mark if told is None else None)
@@ -108,11 +114,13 @@ class Follower(threading.Thread):
         """Everything up to this position is known here."""
         return self._position
 
-    def fence(self) -> None:
-        """Return when every commit acknowledged before the call is known to the VFS, and the kernel shows no older
-        attributes. For requests; StoreError (EIO) when the log cannot be read.
+    def fence(self, position: Position = NEWEST) -> None:
+        """Return when every commit acknowledged before the call (or those up to a position) is known to the VFS, and the kernel
+        shows no older attributes. For requests; StoreError (EIO) when the log cannot be read.
         """
         if self._arena is not None and self._arena.fresh_for_open():
+            return
+        if position != NEWEST and position <= max(self._position, 0 if self._arena is None else self._arena.applied):
             return
         self._shared_fence()
 
@@ -163,6 +171,7 @@ class Follower(threading.Thread):
             everything, self._everything = self._everything, False
             inos, self._inos = self._inos, set()
             dentries, self._dentries = self._dentries, set()
+            n_notes = 0 if self._moved is None else self._moved.n_notes
         if everything:
             self._front.invalidate_all()
         if inos or dentries:
@@ -170,6 +179,8 @@ class Follower(threading.Thread):
             self._again = inos
         if again:
             self._front.invalidate_attributes(again)
+        if self._moved is not None:
+            self._moved.settle(n_notes)
         self._lease.renew(from_s)
         if self._arena is not None and not self._is_watched:
             self._arena.lease(from_s + LEASE_S - CHECK_S, self._is_pushed)
@@ -179,7 +190,10 @@ class Follower(threading.Thread):
     def _catch_up(self) -> bool:
         """Read the log if there is anything in it. True when others had changed something."""
         if not self._is_watched:
-            return self._read_log()
+            found = self._read_log()
+            if self._arena is not None:
+                self._arena.saw(self._position, None)
+            return found
         mark = self._store.mark()
         position = self._store.position()
         found = position != self._position and self._read_log()
@@ -206,9 +220,12 @@ class Follower(threading.Thread):
                     others = [record for record in records if not self._own(record)]
                     if self._core is not None and others:
                         self._core.recall.changed(key for record in others for key in record.keys)
+                    noted = None if self._moved is None else self._moved.look({i for record in others for i in moved(record)})
                     if self._arena is not None:
                         for record in others:
                             self._arena.changed(record.keys, record.position)
+                    if self._moved is not None and noted:
+                        self._moved.note(noted)
                     inos, dentries = changes(others)
                     if inos or dentries:
                         found = True
@@ -245,6 +262,8 @@ class Follower(threading.Thread):
         if self._arena is not None:
             self._arena.restart(position)  # the store may be one that lacks commits which were known here
         self._vfs.invalidate_all()
+        if self._moved is not None:
+            self._moved.note({Inode(ROOT_INO): True})
         self._everything = True
         self._position = position
 
@@ -268,6 +287,12 @@ def changes(records: Iterable[LogRecord]) -> Changes:
             if partition[:1] == DENTRY_PREFIX and len(partition) == 1 + INO8:
                 dentries.add((Inode(int.from_bytes(partition[1:], "big")), name))
     return inos, dentries
+
+
+def moved(record: LogRecord) -> set[Inode]:
+    """Inodes that have got or lost a name by a commit: all that it has changed but the directories with these names."""
+    into = {Inode(int.from_bytes(partition[1:], "big")) for partition, _ in record.keys if partition[:1] == DENTRY_PREFIX}
+    return changed_inodes(record.keys) - into if into else set()
 
 
 def changed_inodes(keys: Iterable[Key]) -> set[Inode]:

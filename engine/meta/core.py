@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from cairnfs.clock import Clock, SystemClock
 from cairnfs.meta.ids import Ids
+from cairnfs.meta.neighbours import Neighbours
 from cairnfs.meta.recall import Recall
 from cairnfs.meta.stores.base import Committed, Store
 from cairnfs.meta.txn import Txn, transact, transact_at
@@ -24,6 +25,7 @@ class MetaCore:
         self.format: VolumeFormat = load_format(store)
         self.ids = Ids(store)
         self.recall = Recall(store)
+        self.neighbours = Neighbours()
 
     def forget(self) -> None:
         """The store may have gone back: nothing that came of it counts any more."""

@@ -56,7 +56,7 @@ class FileIo:
                 self._state.pages.made(attr)
                 return attr, self._handed_out(Handle(file, flags, self._state.data.reader.cursor()), False)
             try:
-                attr = self._names.lookup(parent, name)
+                attr = self._names.lookup(c, parent, name)
                 opened = self.open(attr.ino, flags)
                 return (self._attrs.getattr(attr.ino) if flags & os.O_TRUNC else attr), opened
             except FsError as error:

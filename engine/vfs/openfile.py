@@ -96,7 +96,8 @@ class OpenFile:
         """Committed attributes as of now. ESTALE when the inode is gone: the kernel then walks the path again."""
         token = self._generation
         try:
-            attr = self._meta.names.get(self.ino)
+            names = self._meta.names
+            attr = names.get(self.ino) if self._arena.attr(self.ino) or self._attr else names.get_first(self.ino)
         except FsError as error:
             stale(error)
             raise

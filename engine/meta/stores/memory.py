@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from itertools import islice
 
 from cairnfs.ext.arena import Watch
+from cairnfs.meta.stores import named
 from cairnfs.meta.stores.base import (
+    NOTHING,
     Absent,
     Add,
+    Along,
     AtMost,
     Committed,
     Condition,
@@ -23,9 +26,11 @@ from cairnfs.meta.stores.base import (
     LogRecord,
     LogTrimmed,
     Max,
+    Neighbour,
     Put,
     Row,
     Unchanged,
+    Via,
 )
 from cairnfs.meta.stores.fields import added, field, raised
 from cairnfs.types import Position, SessionId
@@ -101,9 +106,11 @@ class MemoryStore:
         with self._volume.lock:
             return [self._volume.row(key) for key in keys]
 
-    def read_via(self, key: Key, prefix: bytes, subkey: bytes) -> tuple[Row | None, Row | None]:
-        row = self.read((key,))[0]
-        return row, None if row is None else self.read(((prefix + row.value[:8], subkey),))[0]
+    def read_via(self, key: Key, prefix: bytes, subkey: bytes, along: Along = NOTHING) -> Via:
+        return named.read_via(self, key, prefix, subkey, along)
+
+    def scan_via(self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes) -> list[Neighbour]:
+        return named.scan_via(self, partition, after, limit, prefix, subkey)
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
         with self._volume.lock:

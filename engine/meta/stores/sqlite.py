@@ -22,10 +22,12 @@ from typing import NoReturn
 
 from cairnfs.errors import StoreError
 from cairnfs.ext.arena import Watch
-from cairnfs.meta.stores import sqlite_file
+from cairnfs.meta.stores import named, sqlite_file
 from cairnfs.meta.stores.base import (
+    NOTHING,
     Absent,
     Add,
+    Along,
     Committed,
     Condition,
     ConditionFailed,
@@ -36,9 +38,11 @@ from cairnfs.meta.stores.base import (
     LogRecord,
     LogTrimmed,
     Max,
+    Neighbour,
     Put,
     Row,
     Unchanged,
+    Via,
 )
 from cairnfs.meta.stores.fields import added, field, raised
 from cairnfs.meta.stores.log_keys import decode_keys, encode_keys, encode_request, prefix_end
@@ -104,9 +108,11 @@ class SqliteStore:
             connection.execute("COMMIT")
             return found
 
-    def read_via(self, key: Key, prefix: bytes, subkey: bytes) -> tuple[Row | None, Row | None]:
-        row = self.read((key,))[0]
-        return row, None if row is None else self.read(((prefix + row.value[:8], subkey),))[0]
+    def read_via(self, key: Key, prefix: bytes, subkey: bytes, along: Along = NOTHING) -> Via:
+        return named.read_via(self, key, prefix, subkey, along)
+
+    def scan_via(self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes) -> list[Neighbour]:
+        return named.scan_via(self, partition, after, limit, prefix, subkey)
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
         statement = "SELECT key, value, version FROM rows WHERE part = ?"
