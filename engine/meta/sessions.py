@@ -11,8 +11,10 @@ suspended machine wakes up all heartbeats are old.
 
 import builtins
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from cairnfs.errors import CorruptError, StoreError
@@ -39,7 +41,7 @@ _NONE = SessionId(0)
 
 
 class SessionInfo(NamedTuple):
-    """One session; `started` and `heartbeat` are seconds since the epoch."""
+    """One session; `started` and `heartbeat` are seconds since the epoch. `serving`: what it says of how, if it serves."""
 
     id: SessionId
     process: Process
@@ -47,6 +49,7 @@ class SessionInfo(NamedTuple):
     version: str
     started: int
     heartbeat: int
+    serving: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def host(self) -> str:
@@ -65,6 +68,7 @@ class Sessions:
         self._core = core
         self._drop_locks = drop_locks
         self._own: SessionInfo | None = None
+        self._writing = threading.Lock()  # of the own row, which a heartbeat and `describe` write
         self.n_known = 0  # sessions when they were last listed, with this process's own since
 
     def open(self, mountpoint: str, version: str, process: Process | None = None) -> SessionId:
@@ -106,13 +110,21 @@ class Sessions:
 
     def heartbeat(self) -> None:
         """Say that this session lives. StoreError when it was cleaned up meanwhile; it is then registered again."""
-        if self._own is None:
-            return
-        self._own = self._own._replace(heartbeat=self._core.now_ns() // 10**9)
-        if not self._core.transact(_refresh(self._own)):
-            raise StoreError(
-                f"session {self._own.id} was taken for dead after {STALE_S} s without a heartbeat: its locks were given up"
-            )
+        with self._writing:
+            if self._own is None:
+                return
+            self._own = own = self._own._replace(heartbeat=self._core.now_ns() // 10**9)
+            if self._core.transact(_refresh(own)):
+                return
+        raise StoreError(f"session {own.id} was taken for dead after {STALE_S} s without a heartbeat: its locks were given up")
+
+    def describe(self, serving: Mapping[str, Any]) -> None:
+        """Say how this session serves: JSON, shown by `status`. Nothing is written where that is known."""
+        with self._writing:
+            if self._own is None or self._own.serving == serving:
+                return
+            self._own = self._own._replace(serving=dict(serving))
+            self._core.transact(_replace(self._own))  # cleaned up meanwhile: the next heartbeat finds out, and writes all of it
 
     def close(self) -> None:
         """End this process's session: its locks and nameless inodes go. Without a session, nothing happens."""
@@ -207,6 +219,7 @@ def _encode(session: SessionInfo) -> bytes:
         "version": session.version,
         "started": session.started,
         "heartbeat": session.heartbeat,
+        "serving": dict(session.serving),
     }
     return json.dumps(row).encode()
 
@@ -215,6 +228,7 @@ def _decode(session: SessionId, value: bytes) -> SessionInfo:
     try:
         row: dict[str, Any] = json.loads(value)
         process = Process(row["host"], row["boot_id"], row["pid_namespace"], int(row["pid"]), int(row["pid_start"]))
-        return SessionInfo(session, process, row["mountpoint"], row["version"], int(row["started"]), int(row["heartbeat"]))
+        times = int(row["started"]), int(row["heartbeat"])
+        return SessionInfo(session, process, row["mountpoint"], row["version"], *times, dict(row.get("serving", {})))
     except (ValueError, TypeError, KeyError) as error:
         raise CorruptError(f"session {session}: the row cannot be read: {error!r}") from error

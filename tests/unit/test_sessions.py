@@ -1,6 +1,7 @@
 """Sessions: registered, seen, kept alive, and cleaned up after when their process is gone."""
 
 import errno
+import json
 import os
 import subprocess
 from dataclasses import replace
@@ -83,6 +84,33 @@ def test_session_is_listed_with_all_that_is_known_of_it(meta: Meta, clock: Manua
     ]
     assert meta.sessions.list()[0].pid == os.getpid()
     assert meta.core.session == session
+
+
+def test_what_a_session_says_of_itself_stays_through_heartbeats_and_successors(meta: Meta, other: Meta) -> None:
+    session = meta.sessions.open("/mnt", "0")
+    assert meta.sessions.list()[0].serving == {}
+    meta.sessions.describe({"workers": 4, "transport_reason": None})
+    meta.sessions.heartbeat()
+    assert other.sessions.resume(session)
+    assert meta.sessions.list()[0].serving == {"workers": 4, "transport_reason": None}
+    position = meta.store.position()
+    other.sessions.describe({"workers": 4, "transport_reason": None})
+    assert meta.store.position() == position, "nothing to change"
+    meta.sessions._clean(session)
+    other.sessions.describe({"workers": 2})
+    assert meta.sessions.list() == [], "a session that was taken for dead is back before it learns of it"
+    with pytest.raises(StoreError, match="taken for dead"):
+        other.sessions.heartbeat()
+    assert meta.sessions.list()[0].serving == {"workers": 2}
+
+
+def test_session_of_an_earlier_version_says_nothing_of_itself(meta: Meta) -> None:
+    key = records.session_key(meta.sessions.open("/mnt", "0"))
+    row = meta.store.read([key])[0]
+    assert row is not None
+    earlier = {name: value for name, value in json.loads(row.value).items() if name != "serving"}
+    meta.store.commit([], [Put(key, json.dumps(earlier).encode())])
+    assert meta.sessions.list()[0].serving == {}
 
 
 def test_commits_of_a_session_carry_its_id(meta: Meta) -> None:
