@@ -147,13 +147,13 @@ class _Supervisor:
             if number is not None and number.si_signo in STOP_SIGNALS:
                 self._stopping = True
                 self._serving.kill(number.si_signo)
-            if self._ready and not self._stopping:
-                if self._control.poll(self._working):
-                    return 0
-                self._look_after_fetching()
+            if self._ready and not self._stopping and self._control.poll(self._working):
+                return 0
             status = self._serving.status()
             if status is None:
                 self._look_for_life(self._serving)
+                if self._serving.answers and not self._stopping:  # else callers wait for who is to serve, and come first
+                    self._look_after_fetching()
                 continue
             if status >= 0 and not self._has_crashed(status):
                 return self._end(status)

@@ -23,6 +23,7 @@ GENERATION_SHIFT = 40  # handle numbers of a process begin here times the number
 
 _SLOT = struct.Struct("=QQQIIQQQ")
 _STATE = struct.Struct("=I")
+_STATE_AT = 28
 _OWNERS = struct.Struct("=QQ")
 _NUMBER = struct.Struct("=Q")
 _FIRST_PULSE = 16  # of the numbers
@@ -67,7 +68,7 @@ class HandleRecords:
             slot = self._at[fh] = self._free.pop()
             at = slot * _SLOT.size
             _SLOT.pack_into(self._view, at, fh & 2**64 - 1, fh >> 64, ino, flags & 0xFFFFFFFF, 0, 0, 0, serving.request)
-            _STATE.pack_into(self._view, at + 28, 1)
+            _STATE.pack_into(self._view, at + _STATE_AT, 1)
 
     def owners(self, fh: int, lock_owner: int, flock_owner: int) -> None:
         """Who has locks that were taken through a handle."""
@@ -80,7 +81,7 @@ class HandleRecords:
         with self._lock:
             slot = self._at.pop(fh, None)
             if slot is not None:
-                _STATE.pack_into(self._view, slot * _SLOT.size + 28, 0)
+                _STATE.pack_into(self._view, slot * _SLOT.size + _STATE_AT, 0)
                 self._free.append(slot)
 
     def resume(self) -> list[HeldHandle]:
@@ -88,12 +89,12 @@ class HandleRecords:
         found = []
         with self._lock:
             self._at.clear()
-            self._free.clear()
+            states = self._view.cast("I")[_STATE_AT // 4 :: _SLOT.size // 4].tolist()
+            self._free = [slot for slot in range(N_HANDLES - 1, -1, -1) if states[slot] != 1]
             for slot in range(N_HANDLES - 1, -1, -1):
-                low, high, ino, flags, state, *rest = _SLOT.unpack_from(self._view, slot * _SLOT.size)
-                if state != 1:
-                    self._free.append(slot)
+                if states[slot] != 1:
                     continue
+                low, high, ino, flags, _, *rest = _SLOT.unpack_from(self._view, slot * _SLOT.size)
                 fh = high << 64 | low
                 self._at[fh] = slot
                 found.append(HeldHandle(fh, Inode(ino), flags, *rest))
