@@ -17,10 +17,10 @@ build: setup
 demo: setup
 	@$(PY) -m cairnfs.bench.demo
 
-# The second run is of mounts by a single process; tests that say themselves how many there are have run already.
+# Mounts have four workers; in the second run they are single processes. Tests that say themselves how many there are run once.
 SAID = takeover uring redis_mount two_mounts mount_command ordinary_user
 test: setup
-	@$(PY) -m pytest $(ARGS)
+	@CAIRN_TEST_WORKERS=$${CAIRN_TEST_WORKERS-4} $(PY) -m pytest $(ARGS)
 ifeq ($(ARGS),)
 	@CAIRN_TEST_WORKERS=0 $(PY) -m pytest tests/fuse -k "not pyfuse3" $(SAID:%=--ignore=tests/fuse/test_%.py)
 endif

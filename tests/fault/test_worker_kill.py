@@ -229,6 +229,23 @@ def test_a_stopped_worker_that_nobody_waits_for_and_a_traced_one_are_left_alone(
     mount.stop()
 
 
+def test_whoever_is_in_a_removed_directory_stays_there(mounts: MountFactory) -> None:
+    mount = mounts.new(None, "--workers", "1")
+    mount.expected_log.append(KILLED)
+    inside = mount.path / "d"
+    inside.mkdir(mode=0o751)
+    script = "import os; print(flush=True); input(); s = os.stat('.'); print(s.st_nlink, oct(s.st_mode), os.listdir('.'))"
+    args = [sys.executable, "-c", script]
+    with subprocess.Popen(args, cwd=inside, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        inside.rmdir()
+        os.kill(worker(mount), signal.SIGKILL)
+        out, _ = process.communicate("\n", timeout=30)
+    assert process.returncode == 0 and out == "0 0o40751 []\n"
+    mount.stop()
+
+
 def test_what_was_written_survives_the_death_of_everything_at_once_if_it_was_stored(mounts: MountFactory) -> None:
     mount = mounts.new(None, "--workers", "1")
     path = mount.path / "file"
