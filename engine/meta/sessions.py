@@ -4,6 +4,8 @@ A session is a row with the process's identity and a heartbeat. What dies with i
 that it held open. Cleaning deletes the row last, so a cleaner that is killed leaves the rest to the next one; two
 cleaners do not harm each other. A session that was cleaned up while it lived (cut off for long) learns it from `heartbeat`.
 
+While a mount passes from one process to another, its session has both, and lives as long as either of them.
+
 A session is dead when its process is known to have ended (this machine tells) or, for processes this machine cannot see,
 when its heartbeat is older than `STALE_S`. A process seen to run is never dead, however old its heartbeat: after a
 suspended machine wakes up all heartbeats are old.
@@ -50,6 +52,7 @@ class SessionInfo(NamedTuple):
     started: int
     heartbeat: int
     serving: Mapping[str, Any] = MappingProxyType({})
+    successor: Process | None = None  # who is about to go on with it
 
     @property
     def host(self) -> str:
@@ -90,12 +93,18 @@ class Sessions:
         if row is None:
             return False
         found = _decode(session, row.value)
-        own = found._replace(process=process or found.process, version=version or found.version)
+        own = found._replace(process=process or found.process, version=version or found.version, successor=None)
         if own != found and not self._core.transact(_replace(own)):
             return False
         self._own = own
         self._core.store.origin = session
         return True
+
+    def expect(self, session: SessionId, successor: Process) -> None:
+        """Another process is about to go on with a session: until somebody does, it lives as long as either of them."""
+        row = self._core.store.read((session_key(session),))[0]
+        if row is not None:
+            self._core.transact(_replace(_decode(session, row.value)._replace(successor=successor)))
 
     def sustained(self) -> builtins.list[Inode]:
         """Inodes without a name that this session holds open."""
@@ -163,9 +172,9 @@ class Sessions:
 
 def is_dead(session: SessionInfo, now_ns: int) -> bool:
     """Whether nobody is behind a session any more; see the module's text."""
-    alive = session.process.is_alive()
-    if alive is not None:
-        return not alive
+    alive = [process.is_alive() for process in (session.process, session.successor) if process is not None]
+    if any(alive) or None not in alive:
+        return not any(alive)
     now_s = now_ns / 10**9
     return now_s - session.heartbeat > STALE_S or session.process.ended_by_boot(session.heartbeat, now_s)
 
@@ -220,6 +229,7 @@ def _encode(session: SessionInfo) -> bytes:
         "started": session.started,
         "heartbeat": session.heartbeat,
         "serving": dict(session.serving),
+        "successor": session.successor and asdict(session.successor),
     }
     return json.dumps(row).encode()
 
@@ -227,8 +237,12 @@ def _encode(session: SessionInfo) -> bytes:
 def _decode(session: SessionId, value: bytes) -> SessionInfo:
     try:
         row: dict[str, Any] = json.loads(value)
-        process = Process(row["host"], row["boot_id"], row["pid_namespace"], int(row["pid"]), int(row["pid_start"]))
         times = int(row["started"]), int(row["heartbeat"])
-        return SessionInfo(session, process, row["mountpoint"], row["version"], *times, dict(row.get("serving", {})))
+        more = dict(row.get("serving", {})), _process(row["successor"]) if row.get("successor") else None
+        return SessionInfo(session, _process(row), row["mountpoint"], row["version"], *times, *more)
     except (ValueError, TypeError, KeyError) as error:
         raise CorruptError(f"session {session}: the row cannot be read: {error!r}") from error
+
+
+def _process(row: dict[str, Any]) -> Process:
+    return Process(row["host"], row["boot_id"], row["pid_namespace"], int(row["pid"]), int(row["pid_start"]))

@@ -74,6 +74,8 @@ def test_changes_of_every_mount_are_printed_with_who_made_them(mounts: MountFact
         (folder / "new").write_bytes(b"z")
         (folder / "new").rename(there.path / "away")
         shutil.rmtree(folder)
+        while (here.path / "watched").exists():
+            time.sleep(0.01)
         (here.path / "watched").mkdir()
         events = [json.loads(line) for line in watch.wait_for('"mkdir"')]
     shown = str(here.path / "watched")

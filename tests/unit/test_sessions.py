@@ -190,6 +190,25 @@ def test_session_goes_on_under_the_name_of_another_process(
     assert meta.sessions.list() == []
 
 
+def test_session_that_passes_on_lives_as_long_as_either_process(
+    meta: Meta, other: Meta, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended, alive = replace(this_process(), pid_start=1), process_of(os.getppid())
+    for before, after, stays in ((alive, ended, True), (ended, alive, True), (ended, ended, False)):
+        session = run_as(other, before, monkeypatch)
+        meta.sessions.expect(session, after)
+        (found,) = meta.sessions.list()
+        assert (found.process, found.successor, is_dead(found, clock.now_ns())) == (before, after, not stays)
+        assert [dead.id for dead in meta.sessions.clean_stale(clock.now_ns())] == [session][stays:]
+        if stays:
+            assert other.sessions.resume(session, after)
+            (found,) = meta.sessions.list()
+            assert (found.process, found.successor) == (after, None)
+            other.sessions.close()
+    meta.sessions.expect(SessionId(99), alive)
+    assert meta.sessions.list() == [], "there was none to pass on"
+
+
 def test_file_that_got_a_name_again_survives_the_cleaning(meta: Meta, other: Meta, monkeypatch: pytest.MonkeyPatch) -> None:
     session = run_as(other, elsewhere(), monkeypatch)
     ino = other.names.create(Caller(), ROOT, b"f", REGULAR).ino
