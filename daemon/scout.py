@@ -14,7 +14,6 @@ from cairnfs.daemon.mount_options import MountRequest
 from cairnfs.errors import CairnError
 from cairnfs.meta.process import Process
 from cairnfs.types import SessionId
-from cairnfs.version import VERSION
 from cairnfs.volume import Volume, open_volume
 
 LONGEST_ANSWER_BYTES = 1 << 16

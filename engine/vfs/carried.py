@@ -16,6 +16,7 @@ from cairnfs.data.journal import Journal
 from cairnfs.ext.arena import Arena
 from cairnfs.ext.shm import SharedMemory
 from cairnfs.meta.records import TAIL_AT, decode_kept_attr, encode_attr
+from cairnfs.metrics import Cells
 from cairnfs.types import Attr, Inode, serving
 
 N_CELLS = 1 << 13  # of metrics
@@ -28,7 +29,8 @@ _STATE = struct.Struct("=I")
 _STATE_AT = 28
 _OWNERS = struct.Struct("=QQ")
 _NUMBER = struct.Struct("=Q")
-_FIRST_PULSE = 16  # of the numbers
+_FIRST_TURN = 8  # of the numbers
+_FIRST_PULSE = 16
 
 MAX_REMOVED = 1024
 REMOVED_BYTES = MAX_REMOVED * (8 + TAIL_AT)
@@ -209,6 +211,11 @@ class Carried:
     @told.setter
     def told(self, value: int) -> None:
         self._set(2, value)
+
+    @property
+    def turns(self) -> tuple[Cells, int]:
+        """Numbers by which all processes of the mount keep to its limits of bandwidth together, and what to lock for them."""
+        return self._numbers.cast("q")[_FIRST_TURN:_FIRST_PULSE], self._page.fd
 
     def pulse(self, worker: int) -> int:
         """Grows while a worker is able to do anything."""

@@ -53,6 +53,7 @@ def test_help_lists_every_command() -> None:
         "fsck",
         "gc",
         "destroy",
+        "bench",
         "version",
     ):
         assert f"\n  {command} " in listed
