@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 from cairnfs.errors import CorruptError
 from cairnfs.meta.stores.base import Key, Row
-from cairnfs.types import Attr, Inode, Lock, PackId, SessionId
+from cairnfs.types import Attr, Inode, Lock, PackId, Position, SessionId
 
 RECORD_VERSION = 1
 
@@ -278,6 +278,11 @@ def decode_attr(ino: int, row: Row) -> Attr:
         value[TAIL_AT:],
         version,
     )
+
+
+def decode_kept_attr(ino: int, record: bytes) -> Attr:
+    """The attributes in an inode record that was kept outside of the store. CorruptError (EIO)."""
+    return decode_attr(ino, Row(record, Position(0)))
 
 
 def dentry_value(ino: int, mode: int) -> bytes:

@@ -4,6 +4,8 @@ A session is a row with the process's identity and a heartbeat. What dies with i
 that it held open. Cleaning deletes the row last, so a cleaner that is killed leaves the rest to the next one; two
 cleaners do not harm each other. A session that was cleaned up while it lived (cut off for long) learns it from `heartbeat`.
 
+While a mount passes from one process to another, its session has both, and lives as long as either of them.
+
 A session is dead when its process is known to have ended (this machine tells) or, for processes this machine cannot see,
 when its heartbeat is older than `STALE_S`. A process seen to run is never dead, however old its heartbeat: after a
 suspended machine wakes up all heartbeats are old.
@@ -11,8 +13,10 @@ suspended machine wakes up all heartbeats are old.
 
 import builtins
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from cairnfs.errors import CorruptError, StoreError
@@ -39,7 +43,7 @@ _NONE = SessionId(0)
 
 
 class SessionInfo(NamedTuple):
-    """One session; `started` and `heartbeat` are seconds since the epoch."""
+    """One session; `started` and `heartbeat` are seconds since the epoch. `serving`: what it says of how, if it serves."""
 
     id: SessionId
     process: Process
@@ -47,6 +51,8 @@ class SessionInfo(NamedTuple):
     version: str
     started: int
     heartbeat: int
+    serving: Mapping[str, Any] = MappingProxyType({})
+    successor: Process | None = None  # who is about to go on with it
 
     @property
     def host(self) -> str:
@@ -65,6 +71,7 @@ class Sessions:
         self._core = core
         self._drop_locks = drop_locks
         self._own: SessionInfo | None = None
+        self._writing = threading.Lock()  # of the own row, which a heartbeat and `describe` write
         self.n_known = 0  # sessions when they were last listed, with this process's own since
 
     def open(self, mountpoint: str, version: str, process: Process | None = None) -> SessionId:
@@ -86,12 +93,18 @@ class Sessions:
         if row is None:
             return False
         found = _decode(session, row.value)
-        own = found._replace(process=process or found.process, version=version or found.version)
+        own = found._replace(process=process or found.process, version=version or found.version, successor=None)
         if own != found and not self._core.transact(_replace(own)):
             return False
         self._own = own
         self._core.store.origin = session
         return True
+
+    def expect(self, session: SessionId, successor: Process) -> None:
+        """Another process is about to go on with a session: until somebody does, it lives as long as either of them."""
+        row = self._core.store.read((session_key(session),))[0]
+        if row is not None:
+            self._core.transact(_replace(_decode(session, row.value)._replace(successor=successor)))
 
     def sustained(self) -> builtins.list[Inode]:
         """Inodes without a name that this session holds open."""
@@ -106,13 +119,21 @@ class Sessions:
 
     def heartbeat(self) -> None:
         """Say that this session lives. StoreError when it was cleaned up meanwhile; it is then registered again."""
-        if self._own is None:
-            return
-        self._own = self._own._replace(heartbeat=self._core.now_ns() // 10**9)
-        if not self._core.transact(_refresh(self._own)):
-            raise StoreError(
-                f"session {self._own.id} was taken for dead after {STALE_S} s without a heartbeat: its locks were given up"
-            )
+        with self._writing:
+            if self._own is None:
+                return
+            self._own = own = self._own._replace(heartbeat=self._core.now_ns() // 10**9)
+            if self._core.transact(_refresh(own)):
+                return
+        raise StoreError(f"session {own.id} was taken for dead after {STALE_S} s without a heartbeat: its locks were given up")
+
+    def describe(self, serving: Mapping[str, Any]) -> None:
+        """Say how this session serves: JSON, shown by `status`. Nothing is written where that is known."""
+        with self._writing:
+            if self._own is None or self._own.serving == serving:
+                return
+            self._own = self._own._replace(serving=dict(serving))
+            self._core.transact(_replace(self._own))  # cleaned up meanwhile: the next heartbeat finds out, and writes all of it
 
     def close(self) -> None:
         """End this process's session: its locks and nameless inodes go. Without a session, nothing happens."""
@@ -151,9 +172,9 @@ class Sessions:
 
 def is_dead(session: SessionInfo, now_ns: int) -> bool:
     """Whether nobody is behind a session any more; see the module's text."""
-    alive = session.process.is_alive()
-    if alive is not None:
-        return not alive
+    alive = [process.is_alive() for process in (session.process, session.successor) if process is not None]
+    if any(alive) or None not in alive:
+        return not any(alive)
     now_s = now_ns / 10**9
     return now_s - session.heartbeat > STALE_S or session.process.ended_by_boot(session.heartbeat, now_s)
 
@@ -207,6 +228,8 @@ def _encode(session: SessionInfo) -> bytes:
         "version": session.version,
         "started": session.started,
         "heartbeat": session.heartbeat,
+        "serving": dict(session.serving),
+        "successor": session.successor and asdict(session.successor),
     }
     return json.dumps(row).encode()
 
@@ -214,7 +237,12 @@ def _encode(session: SessionInfo) -> bytes:
 def _decode(session: SessionId, value: bytes) -> SessionInfo:
     try:
         row: dict[str, Any] = json.loads(value)
-        process = Process(row["host"], row["boot_id"], row["pid_namespace"], int(row["pid"]), int(row["pid_start"]))
-        return SessionInfo(session, process, row["mountpoint"], row["version"], int(row["started"]), int(row["heartbeat"]))
+        times = int(row["started"]), int(row["heartbeat"])
+        more = dict(row.get("serving", {})), _process(row["successor"]) if row.get("successor") else None
+        return SessionInfo(session, _process(row), row["mountpoint"], row["version"], *times, *more)
     except (ValueError, TypeError, KeyError) as error:
         raise CorruptError(f"session {session}: the row cannot be read: {error!r}") from error
+
+
+def _process(row: dict[str, Any]) -> Process:
+    return Process(row["host"], row["boot_id"], row["pid_namespace"], int(row["pid"]), int(row["pid_start"]))

@@ -51,7 +51,7 @@ class Vfs:
         clock = SystemClock() if clock is None else clock
         own = Arena(OWN_ARENA_BYTES) if arena is None else arena
         self._state = state = VfsState(meta, data, options, clock, own, carried, is_shared=arena is not None)
-        self._removed = RemovedDirs()
+        self._removed = RemovedDirs(None if carried is None else carried.removed)
         self._names = Namespace(state, self._removed)
         self._attrs = Attributes(state, self._removed)
         self._locking = Locking(state)
@@ -261,6 +261,7 @@ class Vfs:
         state = self._state
         if state.carried is not None:
             state.arena.resume()
+            self._removed.resume()
             self._resume_virtual(resume(state, self._dirs, state.meta, state.carried, left))
 
     def _resume_virtual(self, handles: list[HeldHandle]) -> None:

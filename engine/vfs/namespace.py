@@ -11,10 +11,10 @@ from cairnfs.const import MAX_NAME_BYTES, MAX_SYMLINK_BYTES, ROOT_INO
 from cairnfs.errors import FsError
 from cairnfs.meta.names import NoSuchName
 from cairnfs.types import Attr, Caller, Inode, Position
+from cairnfs.vfs.carried import MAX_REMOVED, RemovedRecords
 from cairnfs.vfs.openfile import CLEAN, stale
 from cairnfs.vfs.state import UNKNOWN, VfsState, check_name
 
-MAX_REMOVED_DIRS = 1024
 LONGEST_REMOVAL_S = 60.0
 
 
@@ -24,7 +24,9 @@ class RemovedDirs:
     A hint kept until the kernel forgets the inode, bounded; without an entry the answer is ENOENT.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, records: RemovedRecords | None = None) -> None:
+        """`records`: where a successor of this process finds them."""
+        self._records = records
         self._attrs: OrderedDict[Inode, Attr] = OrderedDict()
         self._removals: set[object] = set()  # under way: their commit may be done, and the attributes not be here yet
         self._lock = threading.Lock()
@@ -46,8 +48,16 @@ class RemovedDirs:
     def add(self, attr: Attr) -> None:
         with self._lock:
             self._attrs[attr.ino] = attr
-            if len(self._attrs) > MAX_REMOVED_DIRS:
+            if len(self._attrs) > MAX_REMOVED:
                 self._attrs.popitem(last=False)
+            if self._records is not None:
+                self._records.add(attr)
+
+    def resume(self) -> None:
+        """After a predecessor of this process has died."""
+        with self._lock:
+            if self._records is not None:
+                self._attrs.update({attr.ino: attr for attr in self._records.resume()})
 
     def get(self, ino: Inode) -> Attr | None:
         """Attributes of a directory that is gone, None when it was not removed here. Waits for removals under way."""
@@ -61,6 +71,8 @@ class RemovedDirs:
         if ino in self._attrs:
             with self._lock:
                 self._attrs.pop(ino, None)
+                if self._records is not None:
+                    self._records.remove(ino)
 
 
 class Namespace:

@@ -1,6 +1,7 @@
 """Sessions: registered, seen, kept alive, and cleaned up after when their process is gone."""
 
 import errno
+import json
 import os
 import subprocess
 from dataclasses import replace
@@ -85,6 +86,33 @@ def test_session_is_listed_with_all_that_is_known_of_it(meta: Meta, clock: Manua
     assert meta.core.session == session
 
 
+def test_what_a_session_says_of_itself_stays_through_heartbeats_and_successors(meta: Meta, other: Meta) -> None:
+    session = meta.sessions.open("/mnt", "0")
+    assert meta.sessions.list()[0].serving == {}
+    meta.sessions.describe({"workers": 4, "transport_reason": None})
+    meta.sessions.heartbeat()
+    assert other.sessions.resume(session)
+    assert meta.sessions.list()[0].serving == {"workers": 4, "transport_reason": None}
+    position = meta.store.position()
+    other.sessions.describe({"workers": 4, "transport_reason": None})
+    assert meta.store.position() == position, "nothing to change"
+    meta.sessions._clean(session)
+    other.sessions.describe({"workers": 2})
+    assert meta.sessions.list() == [], "a session that was taken for dead is back before it learns of it"
+    with pytest.raises(StoreError, match="taken for dead"):
+        other.sessions.heartbeat()
+    assert meta.sessions.list()[0].serving == {"workers": 2}
+
+
+def test_session_of_an_earlier_version_says_nothing_of_itself(meta: Meta) -> None:
+    key = records.session_key(meta.sessions.open("/mnt", "0"))
+    row = meta.store.read([key])[0]
+    assert row is not None
+    earlier = {name: value for name, value in json.loads(row.value).items() if name != "serving"}
+    meta.store.commit([], [Put(key, json.dumps(earlier).encode())])
+    assert meta.sessions.list()[0].serving == {}
+
+
 def test_commits_of_a_session_carry_its_id(meta: Meta) -> None:
     session = meta.sessions.open("/mnt", "0")
     before = meta.store.position()
@@ -160,6 +188,25 @@ def test_session_goes_on_under_the_name_of_another_process(
     meta.sessions._clean(session)
     assert not other.sessions.resume(session, successor, "2")
     assert meta.sessions.list() == []
+
+
+def test_session_that_passes_on_lives_as_long_as_either_process(
+    meta: Meta, other: Meta, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended, alive = replace(this_process(), pid_start=1), process_of(os.getppid())
+    for before, after, stays in ((alive, ended, True), (ended, alive, True), (ended, ended, False)):
+        session = run_as(other, before, monkeypatch)
+        meta.sessions.expect(session, after)
+        (found,) = meta.sessions.list()
+        assert (found.process, found.successor, is_dead(found, clock.now_ns())) == (before, after, not stays)
+        assert [dead.id for dead in meta.sessions.clean_stale(clock.now_ns())] == [session][stays:]
+        if stays:
+            assert other.sessions.resume(session, after)
+            (found,) = meta.sessions.list()
+            assert (found.process, found.successor) == (after, None)
+            other.sessions.close()
+    meta.sessions.expect(SessionId(99), alive)
+    assert meta.sessions.list() == [], "there was none to pass on"
 
 
 def test_file_that_got_a_name_again_survives_the_cleaning(meta: Meta, other: Meta, monkeypatch: pytest.MonkeyPatch) -> None:
