@@ -44,6 +44,12 @@ class Cached(Protocol):
     def invalidate_all(self) -> None: ...
 
 
+class Vfs(Cached, Protocol):
+    """What the VFS is told besides."""
+
+    def released(self, inos: Iterable[Inode]) -> None: ...
+
+
 class KernelCaches(Cached, Protocol):
     """What a front can make the kernel forget."""
 
@@ -62,7 +68,7 @@ class Follower(threading.Thread):
     def __init__(
         self,
         store: Store,
-        vfs: Cached,
+        vfs: Vfs,
         front: KernelCaches,
         arena: Arena | None = None,
         told: int | None = None,
@@ -209,6 +215,8 @@ class Follower(threading.Thread):
                     if self._arena is not None:
                         for record in others:
                             self._arena.changed(record.keys, record.position)
+                    if unlocked := locked_inodes(others):
+                        self._vfs.released(unlocked)
                     inos, dentries = changes(others)
                     if inos or dentries:
                         found = True
@@ -268,6 +276,16 @@ def changes(records: Iterable[LogRecord]) -> Changes:
             if partition[:1] == DENTRY_PREFIX and len(partition) == 1 + INO8:
                 dentries.add((Inode(int.from_bytes(partition[1:], "big")), name))
     return inos, dentries
+
+
+def locked_inodes(records: Iterable[LogRecord]) -> set[Inode]:
+    """Inodes whose locks have changed."""
+    return {
+        Inode(int.from_bytes(partition[1:], "big"))
+        for record in records
+        for partition, key in record.keys
+        if key == LOCKS_SUBKEY and partition[:1] == INODE_PREFIX
+    }
 
 
 def changed_inodes(keys: Iterable[Key]) -> set[Inode]:

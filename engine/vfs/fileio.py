@@ -181,6 +181,7 @@ class FileIo:
             raise FsError(errno.EBADF)
         self._state.writable()
         file = handle.file
+        file.locks.check(handle.lock_owners | handle.flock_owners)
         n_bytes = len(data)
         if kill_suidgid:
             self._drop_privileges(c, file)

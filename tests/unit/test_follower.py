@@ -24,6 +24,7 @@ class Cache:
         self.inos: set[int] = set()
         self.dentries: set[tuple[int, bytes]] = set()
         self.attributes: set[int] = set()
+        self.unlocked: set[int] = set()
         self.n_everything = 0
         self.followed = True
         self.told = threading.Event()
@@ -32,6 +33,9 @@ class Cache:
         self.inos.update(inos)
         self.dentries.update(dentries)
         self.told.set()
+
+    def released(self, inos: Iterable[Inode]) -> None:
+        self.unlocked.update(inos)
 
     def invalidate_attributes(self, inos: Iterable[Inode]) -> None:
         self.attributes.update(inos)

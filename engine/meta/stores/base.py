@@ -162,6 +162,10 @@ class Store(Protocol):
         """
         ...
 
+    def now_ns(self) -> int | None:
+        """Nanoseconds since the epoch by a clock that all users of the store share; None: that of this machine."""
+        ...
+
     def position(self) -> Position:
         """Position of the newest commit; 0 in an empty store."""
         ...

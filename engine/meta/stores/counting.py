@@ -111,6 +111,9 @@ class CountingStore:
         finally:
             self._logs.observe_ns(perf_counter_ns() - started_ns)
 
+    def now_ns(self) -> int | None:
+        return self._store.now_ns()
+
     def watch(self) -> Watch | None:
         return self._store.watch()
 

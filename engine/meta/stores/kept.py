@@ -87,6 +87,9 @@ class KeptStore:
     def log(self, after: Position, limit: int) -> list[LogRecord]:
         return self._store.log(after, limit)
 
+    def now_ns(self) -> int | None:
+        return self._store.now_ns()
+
     def watch(self) -> Watch | None:
         return self._store.watch()
 

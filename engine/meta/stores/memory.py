@@ -146,6 +146,9 @@ class MemoryStore:
             start = after + 1 - oldest
             return records[start : start + limit]
 
+    def now_ns(self) -> int | None:
+        return None
+
     def watch(self) -> Watch | None:
         return None
 

@@ -200,6 +200,10 @@ class RedisStore:
             with self._lock:
                 self._slots.append(slot)
 
+    def now_ns(self) -> int | None:
+        seconds, microseconds = self._link.call(_time)
+        return int(seconds) * 10**9 + int(microseconds) * 1000
+
     def watch(self) -> Watch | None:
         return None
 
@@ -264,6 +268,13 @@ class RedisStore:
         pattern = b"".join(b"\\" + bytes([c]) if c in b"*?[]\\^-" else bytes([c]) for c in prefix) + b"*"
         options = {"target_nodes": "primaries"} if self._link.is_cluster else {}
         return list(set(self._link.call(lambda client: list(client.scan_iter(match=pattern, count=SCAN_COUNT, **options)))))
+
+
+def _time(client: Any) -> tuple[int, int]:
+    found = client.time()
+    if isinstance(found, dict):  # a Cluster's answers by node
+        found = next(iter(found.values()))
+    return found[0], found[1]
 
 
 def _unlink(names: list[bytes], client: Any) -> None:

@@ -185,6 +185,9 @@ class SqliteStore:
             self._checkpointer.wrote(connection, len(changed) + 1 + sum(len(put[2]) for put in puts) // 4096)
         return Committed(position, totals, changed, mark)
 
+    def now_ns(self) -> int | None:
+        return None
+
     def watch(self) -> Watch | None:
         return None if self._index is None else self._index.watch
 
