@@ -119,9 +119,9 @@ class Network:
         self.hosts.append(host)
         return host
 
-    def redis(self, folder: Path, *options: str, **more: int) -> RedisServer:
+    def redis(self, folder: Path, *options: str, config: Path | None = None) -> RedisServer:
         """A server that the hosts reach, too."""
-        return RedisServer(folder, "--bind", "127.0.0.1", self.address, "--protected-mode", "no", *options, **more)
+        return RedisServer(folder, "--bind", "127.0.0.1", self.address, "--protected-mode", "no", *options, config=config)
 
     def url(self, server: RedisServer, db: int = 0) -> str:
         return f"redis://{self.address}:{server.port}/{db}"
