@@ -13,6 +13,7 @@ attributes that it overtakes is then dropped there. README.md has what the kerne
 """
 
 import logging
+import stat
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
@@ -22,7 +23,7 @@ from cairnfs.daemon.shared_call import SharedCall
 from cairnfs.errors import CairnError
 from cairnfs.ext.arena import Arena
 from cairnfs.meta.core import MetaCore
-from cairnfs.meta.records import DENTRY_PREFIX, INODE_PREFIX, LOCKS_SUBKEY
+from cairnfs.meta.records import DENTRY_PREFIX, INODE_PREFIX, LOCKS_SUBKEY, MOVES_KEY
 from cairnfs.meta.stores.base import Effect, Key, LogRecord, LogTrimmed, Store
 from cairnfs.types import Inode, Position
 
@@ -48,6 +49,10 @@ class Vfs(Cached, Protocol):
     """What the VFS is told besides."""
 
     def released(self, inos: Iterable[Inode]) -> None: ...
+
+    def renamed(self, inos: Iterable[Inode], *, beyond: bool = False) -> None: ...
+
+    def told(self) -> None: ...
 
 
 class KernelCaches(Cached, Protocol):
@@ -176,6 +181,7 @@ class Follower(threading.Thread):
             self._again = inos
         if again:
             self._front.invalidate_attributes(again)
+        self._vfs.told()
         self._lease.renew(from_s)
         if self._arena is not None and not self._is_watched:
             self._arena.lease(from_s + LEASE_S - CHECK_S, self._is_pushed)
@@ -212,6 +218,7 @@ class Follower(threading.Thread):
                     others = [record for record in records if not self._own(record)]
                     if self._core is not None and others:
                         self._core.recall.changed(key for record in others for key in record.keys)
+                    self._suspect(others)
                     if self._arena is not None:
                         for record in others:
                             self._arena.changed(record.keys, record.position)
@@ -229,6 +236,20 @@ class Follower(threading.Thread):
                 self._drop_everything()
                 return True
         return found
+
+    def _suspect(self, others: Sequence[LogRecord]) -> None:
+        """Before anything is dropped: opens that come by paths with names that others have changed must find their way anew."""
+        for record in others:
+            names = [(Inode(int.from_bytes(part[1:], "big")), name) for part, name in record.keys if is_dentry(part)]
+            if names:
+                inos = changed_inodes(record.keys) - {parent for parent, _ in names}
+                self._vfs.renamed(inos, beyond=MOVES_KEY in record.keys or any(self._leads_on(*name) for name in names))
+
+    def _leads_on(self, parent: Inode, name: bytes) -> bool:
+        """Whether a name is known to have been a directory's or a symbolic link's."""
+        ino = self._arena.name(parent, name) if self._arena is not None else None
+        attr = self._arena.attr(ino) if ino and self._arena is not None else None
+        return attr is not None and not stat.S_ISREG(attr[1])
 
     def _own(self, record: LogRecord) -> bool:
         """Whether this process made the commit. Whoever has no session (origin 0) knows none of its own."""
@@ -273,9 +294,14 @@ def changes(records: Iterable[LogRecord]) -> Changes:
     for record in records:
         inos.update(changed_inodes(record.keys))
         for partition, name in record.keys:
-            if partition[:1] == DENTRY_PREFIX and len(partition) == 1 + INO8:
+            if is_dentry(partition):
                 dentries.add((Inode(int.from_bytes(partition[1:], "big")), name))
     return inos, dentries
+
+
+def is_dentry(partition: bytes) -> bool:
+    """Whether it has the names of a directory."""
+    return partition[:1] == DENTRY_PREFIX and len(partition) == 1 + INO8
 
 
 def locked_inodes(records: Iterable[LogRecord]) -> set[Inode]:

@@ -113,7 +113,12 @@ static int fetch(struct fc_lane *lane, const struct fw_in_header *header, struct
 int fc_answer_fetched(struct fc_lane *lane, const struct fw_in_header *header)
 {
     struct fc_cursor cursor = {lane->buf + sizeof *header, lane->n_bytes - sizeof *header};
-    if (!fetch(lane, header, cursor) || !fc_answer_hot(lane, header, &cursor))
+    if (!fetch(lane, header, cursor))
+        return 0;
+    lane->fetched = 1;
+    int answered = fc_answer_hot(lane, header, &cursor);
+    lane->fetched = 0;
+    if (!answered)
         return 0;
     fc_count_answer(lane, header->opcode);
     atomic_fetch_add_explicit(&fc_jobs_of(lane->chan->slots)->n_fetched, 1, memory_order_relaxed);

@@ -83,7 +83,8 @@ static int lookup(struct fc_lane *lane, const struct fw_in_header *header, struc
     if (name == NULL || !ar_name_find(chan->arena, header->nodeid, name, n_bytes, &ino))
         return 0;
     if (ino == 0) {
-        if (chan->keeps_negative)
+        /* Under a lease alone, another node may have made the file meanwhile, and whoever opens it must find it. */
+        if (chan->keeps_negative || !(lane->fetched || ar_fresh_for_open(chan->arena)))
             return 0;
         fc_reply_error(lane, ENOENT);
         return 1;

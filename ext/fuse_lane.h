@@ -60,6 +60,7 @@ struct fc_lane {
     int idle;                     /* counted in chan->n_idle */
     int counted;                  /* counted in chan->n_lanes */
     int replied;                  /* the present request has its reply, or gets none */
+    int fetched; /* what the request lacked was read after it had come */
     int resumed;                  /* the present request was read by a process that has died */
     struct fc_slot *slot;         /* where the request lies for a successor, NULL: nowhere */
     struct fu_lane *entry;        /* of an io_uring queue, that brings the requests; NULL: they are read from fd */

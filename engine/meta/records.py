@@ -5,7 +5,7 @@
 | `v` | `format` | the volume format, JSON (`engine.meta.volume`) |
 | `v` | `usage` | i64 used_bytes @0, i64 used_inodes @8 |
 | `v` | `next` | next unused numbers: i64 inode @0, i64 pack @8, i64 session @16 |
-| `v` | `moves` | i64: how many times a directory moved to another parent (`engine.meta.rename`); no row: never |
+| `v` | `moves` | i64: how many times a directory was renamed (`engine.meta.rename`); no row: never |
 | `i`+ino8 | `a` | inode record, below |
 | `i`+ino8 | `c`+u64 chunk number >= 1 | layout of that chunk (40-byte slice records); no row: all hole |
 | `i`+ino8 | `x`+name | value of an extended attribute |

@@ -6,12 +6,14 @@ calls (the kernel, with default_permissions), not here. Every method may raise F
 StoreError or ObjectError (EIO, ENOSPC) when a store fails, and CorruptError (EIO).
 """
 
+import errno
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from cairnfs.clock import Clock, SystemClock
 from cairnfs.const import MIB
 from cairnfs.data import Data
+from cairnfs.errors import FsError
 from cairnfs.ext.arena import Arena
 from cairnfs.meta import Meta
 from cairnfs.options import EngineOptions
@@ -25,6 +27,7 @@ from cairnfs.vfs.ranges import Ranges
 from cairnfs.vfs.readdir import Directories
 from cairnfs.vfs.resume import resume
 from cairnfs.vfs.state import VfsState
+from cairnfs.vfs.suspects import Suspects
 from cairnfs.vfs.xattr import Xattrs
 
 log = logging.getLogger("cairnfs.vfs")
@@ -58,6 +61,7 @@ class Vfs:
         self._attrs = Attributes(state, self._removed)
         self._locking = Locking(state)
         self._io = FileIo(state, self._names, self._attrs, self._locking)
+        self._suspects = Suspects()
         meta.core.is_fenced = state.files.is_fenced
         meta.sessions.on_lost = state.files.lose_locks
         self._ranges = Ranges(state)
@@ -136,6 +140,8 @@ class Vfs:
     def open(self, c: Caller, ino: Inode, flags: int, kill_suidgid: bool = False) -> Opened:
         """Open a regular file, with O_TRUNC if given. ESTALE, EISDIR, ELOOP (symbolic link), ENXIO (others), EROFS."""
         self._fence()
+        if self._suspects.refuses(ino, c.pid):
+            raise FsError(errno.ESTALE)
         return self._io.open(ino, flags, kill_suidgid)
 
     def fence(self) -> None:
@@ -241,6 +247,14 @@ class Vfs:
         self._fence = fence
         self._state.files.on_lost = forget
         self._locking.is_followed = True
+
+    def renamed(self, inos: Iterable[Inode], *, beyond: bool = False) -> None:
+        """Another process has changed names of these inodes, and with `beyond` of some through which paths go on."""
+        self._suspects.add(inos, beyond=beyond)
+
+    def told(self) -> None:
+        """The kernel was told of all that others have changed."""
+        self._suspects.told()
 
     def released(self, inos: Iterable[Inode]) -> None:
         """Another process has changed the locks of these inodes."""

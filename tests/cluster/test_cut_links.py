@@ -1,4 +1,4 @@
-"""The link between a node and Redis is cut and mended, Redis restarted or replaced: nothing promised is lost, nothing stale shown.
+"""The link of a node to Redis is cut and mended, Redis restarted or replaced: nothing promised is lost, nothing stale shown.
 
 The lease is 5 s (`cairnfs.daemon.lease`).
 """

@@ -124,7 +124,7 @@ def test_a_commit_that_arrives_after_its_client_went_on_is_refused(
 
 
 def test_commits_go_on_when_the_server_is_killed_and_started_again(own_server: Callable[..., RedisServer]) -> None:
-    server = own_server()
+    server = own_server("--appendfsync", "always")  # "everysec" writes late, too, while it waits for the disk
     n_commits, n_threads = 400, 4
     with opened(server.url, 60) as store, ThreadPoolExecutor(n_threads) as pool:
         done = [pool.submit(store.commit, [], [Add(COUNT, 0, 1)]) for _ in range(n_commits)]

@@ -68,7 +68,7 @@ class Host:
         assert done.returncode == 0, f"{self.name}: {command}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def popen(self, *command: str | Path) -> "subprocess.Popen[str]":
+    def popen(self, *command: object) -> "subprocess.Popen[str]":
         pipe = subprocess.PIPE
         return subprocess.Popen([*self.prefix, *map(str, command)], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 

@@ -25,6 +25,9 @@ class Cache:
         self.dentries: set[tuple[int, bytes]] = set()
         self.attributes: set[int] = set()
         self.unlocked: set[int] = set()
+        self.moved: set[int] = set()
+        self.moved_told: set[int] = set()
+        self.n_beyond = 0
         self.n_everything = 0
         self.followed = True
         self.told = threading.Event()
@@ -33,6 +36,13 @@ class Cache:
         self.inos.update(inos)
         self.dentries.update(dentries)
         self.told.set()
+
+    def renamed(self, inos: Iterable[Inode], *, beyond: bool = False) -> None:
+        self.moved.update(inos)
+        self.n_beyond += beyond
+
+    def told(self) -> None:
+        self.moved_told |= self.moved
 
     def released(self, inos: Iterable[Inode]) -> None:
         self.unlocked.update(inos)
