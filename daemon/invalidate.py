@@ -52,7 +52,7 @@ class Vfs(Cached, Protocol):
 
     def renamed(self, inos: Iterable[Inode], *, beyond: bool = False) -> None: ...
 
-    def told(self) -> None: ...
+    def names_told(self) -> None: ...
 
 
 class KernelCaches(Cached, Protocol):
@@ -181,7 +181,7 @@ class Follower(threading.Thread):
             self._again = inos
         if again:
             self._front.invalidate_attributes(again)
-        self._vfs.told()
+        self._vfs.names_told()
         self._lease.renew(from_s)
         if self._arena is not None and not self._is_watched:
             self._arena.lease(from_s + LEASE_S - CHECK_S, self._is_pushed)

@@ -252,7 +252,7 @@ class Vfs:
         """Another process has changed names of these inodes, and with `beyond` of some through which paths go on."""
         self._suspects.add(inos, beyond=beyond)
 
-    def told(self) -> None:
+    def names_told(self) -> None:
         """The kernel was told of all that others have changed."""
         self._suspects.told()
 

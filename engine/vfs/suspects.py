@@ -26,7 +26,7 @@ class Suspects:
         self._refused: set[tuple[Inode, int]] = set()
 
     def add(self, inos: Iterable[Inode], *, beyond: bool = False) -> None:
-        """Names of these inodes have changed, and with `beyond` of some through which paths go on; the kernel was not told yet."""
+        """Names of these inodes have changed, with `beyond` also some through which paths go on; the kernel was not told yet."""
         with self._lock:
             for ino in (*inos, _ANY) if beyond else inos:
                 self._until_s[ino] = _FOR_EVER

@@ -8,7 +8,17 @@ from conftest import ExpectedLogs
 
 from cairnfs.daemon.invalidate import Follower, changes, tell_own
 from cairnfs.errors import StoreError
-from cairnfs.meta.records import GARBAGE_PART, USAGE_KEY, chunk_key, dentry_key, inode_key, locks_key, pack_key, xattr_key
+from cairnfs.meta.records import (
+    GARBAGE_PART,
+    MOVES_KEY,
+    USAGE_KEY,
+    chunk_key,
+    dentry_key,
+    inode_key,
+    locks_key,
+    pack_key,
+    xattr_key,
+)
 from cairnfs.meta.stores.base import Add, Delete, Effect, Key, LogRecord, Put
 from cairnfs.meta.stores.memory import MemoryStore
 from cairnfs.types import Inode, PackId, Position, SessionId
@@ -41,7 +51,7 @@ class Cache:
         self.moved.update(inos)
         self.n_beyond += beyond
 
-    def told(self) -> None:
+    def names_told(self) -> None:
         self.moved_told |= self.moved
 
     def released(self, inos: Iterable[Inode]) -> None:
@@ -237,3 +247,20 @@ def test_without_a_session_no_commit_is_passed_over(node: Node) -> None:
     node.store.origin = SessionId(0)
     assert node.follower.catch_up()
     assert node.kernel.inos == {5}
+
+
+def test_locks_that_others_have_changed_wake_those_who_wait(node: Node) -> None:
+    node.commit(locks_key(Inode(8)))
+    node.commit(locks_key(Inode(9)), origin=OURS)
+    node.follower.catch_up()
+    assert node.vfs.unlocked == {8}
+
+
+def test_inodes_whose_names_others_have_changed_are_suspected_until_the_kernel_knows(node: Node) -> None:
+    node.commit(dentry_key(Inode(1), b"old"), dentry_key(Inode(1), b"new"), inode_key(Inode(1)), inode_key(Inode(7)))
+    node.commit(dentry_key(Inode(1), b"mine"), inode_key(Inode(6)), origin=OURS)
+    node.follower.fence()
+    assert (node.vfs.moved, node.vfs.n_beyond, node.vfs.moved_told) == ({7}, 0, set())
+    node.commit(dentry_key(Inode(1), b"d"), dentry_key(Inode(1), b"e"), inode_key(Inode(5)), MOVES_KEY)
+    node.follower.catch_up()
+    assert (node.vfs.moved_told, node.vfs.n_beyond) == ({5, 7}, 1)
