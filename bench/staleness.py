@@ -1,8 +1,8 @@
 """How late another node sees a change: `python -m cairnfs.bench.staleness [--url redis://HOST:PORT/DB]`.
 
-Two mounts of one volume with `--consistency push`, where opens ask nobody: a file is written again through one, and read again and
-again through the other; a new name is made, and looked for. Alone, and while processes make files through both. The database
-of the URL is overwritten; without one, a server is started.
+Two mounts of one volume with `--consistency push`, where opens ask nobody: a file is written again through one, and read again
+and again through the other; a new name is made, and looked for. Alone, and while processes make files through both. The
+database of the URL is overwritten; without one, a server is started.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from rich.table import Table
 
 from cairnfs.bench.mounted import CAIRNFS
 
-PAUSE_S = 0.05  # between changes, longer than the follower's shortest pause: else each is found on the way
+PAUSE_S = 0.3  # between changes: the follower must not be busy with the one before
 GIVE_UP_S = 10.0
 console = Console(width=None if sys.stdout.isatty() else 110)
 

@@ -4,9 +4,10 @@ One follower per mount. It reads the log from the position at which it was made,
 drops exactly what the others touched: first from the VFS, then from the kernel, so that whatever the kernel asks next is
 answered afresh. After a gap in the log everything is dropped.
 
-Its thread polls. An open does not wait for the next poll: the VFS calls `fence`, which reads what the log has got since and
-drops attributes at once, on the thread of the request. Pages and names are left to the follower's own thread, because the
-kernel may hold a directory's lock, or a page's, until the very request is answered that would wait for it.
+Its thread polls, and is woken by the first commit after it has found nothing, where the store can do that. An open does not
+wait for the next poll: the VFS calls `fence`, which reads what the log has got since and drops attributes at once, on the
+thread of the request. Pages and names are left to the follower's own thread, because the kernel may hold a directory's lock, or
+a page's, until the very request is answered that would wait for it.
 
 Commits of this process are told to the kernel by `tell_own`, before the operation that made them is answered: a reply with
 attributes that it overtakes is then dropped there. README.md has what the kernel would otherwise miss.
@@ -112,6 +113,8 @@ class Follower(threading.Thread):
         self._lease = Lease(self._lease_lost, lambda: front.trust(True))
         self._wake = threading.Event()
         self._ended = False
+        self._silent = threading.Event()
+        self._bell = threading.Thread(target=store.listen, args=(self._wake.set, self._silent), name="bell", daemon=True)
         self._failing = False
 
     @property
@@ -135,13 +138,16 @@ class Follower(threading.Thread):
         """End the thread and wait for it. Also when it was never started."""
         self._ended = True
         self._wake.set()
+        self._silent.set()
         if self.ident is not None:
             self.join()
+            self._bell.join()
         self._lease.stop()
 
     def run(self) -> None:
         pause_s = SHORTEST_POLL_S
         self._lease.start()
+        self._bell.start()
         while not self._ended:
             self._wake.wait(pause_s)
             self._wake.clear()
@@ -167,7 +173,7 @@ class Follower(threading.Thread):
         read. Not from a request.
         """
         from_s = self._lease.now_s()
-        self._catch_up()
+        self._catch_up(rings=True)
         again, self._again = self._again, set()
         with self._reading:
             position = self._position
@@ -188,10 +194,10 @@ class Follower(threading.Thread):
         self.on_told(position)
         return bool(everything or inos or dentries)
 
-    def _catch_up(self) -> bool:
+    def _catch_up(self, rings: bool = False) -> bool:
         """Read the log if there is anything in it. True when others had changed something."""
         if not self._is_watched:
-            return self._read_log()
+            return self._read_log(rings)
         mark = self._store.mark()
         position = self._store.position()
         found = position != self._position and self._read_log()
@@ -207,13 +213,13 @@ class Follower(threading.Thread):
         elif position > self._arena.applied:
             self._arena.saw(position, None)
 
-    def _read_log(self) -> bool:
+    def _read_log(self, rings: bool = False) -> bool:
         """Make the VFS forget what others changed since the position, and note it for the kernel. True when there was any."""
         found = False
         with self._reading:
             try:
                 more = True
-                while more and (records := self._store.log(self._position, LOG_BATCH)):
+                while more and (records := self._store.log(self._position, LOG_BATCH, rings=rings)):
                     more = len(records) == LOG_BATCH
                     others = [record for record in records if not self._own(record)]
                     if self._core is not None and others:

@@ -16,7 +16,7 @@ from support.mounts import MountFactory, Volume
 
 pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
-SECONDS = float(os.environ.get("CAIRN_VERSIONS_SECONDS", "10"))
+SECONDS = float(os.environ.get("CAIRN_VERSIONS_SECONDS", "8"))
 N_OPENS = int(os.environ.get("CAIRN_OPENS", "0"))
 FULL_OPENS = 1_000_000
 FULL_SECONDS = 3600 * 3

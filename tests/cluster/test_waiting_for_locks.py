@@ -14,9 +14,9 @@ from support.redis_server import RedisServer
 
 pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
-ROUNDS = 20
+ROUNDS = 10
 SOON_S = 2.0
-WAITED_S = 3.0
+WAITED_S = 2.0
 FOLLOWING_A_SECOND = 11  # reads of the log by a mount where nothing happens
 BEATS = ("--heartbeat", "30")
 
@@ -65,7 +65,7 @@ def test_a_waiter_is_woken_soon(network: Network, volume: Volume, mounts: MountF
         has.heard("taken")
         for _ in range(ROUNDS):
             waits.tell("take")
-            time.sleep(0.2)
+            time.sleep(0.15)
             has.tell("give")
             given_s = has.heard("given")
             delays_s.append(waits.heard("taken") - given_s)

@@ -11,11 +11,16 @@ import redis
 REDIS_SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
 
 
+LAST_PORT = 55535  # of a server that may be part of a cluster, which needs another port, higher by 10,000
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            if port <= LAST_PORT:
+                return port
 
 
 class RedisServer:

@@ -185,7 +185,7 @@ def test_store_that_fails_is_reported_once_and_asked_again(
     expected_logs.add("cannot read the change log")
     failed = threading.Semaphore(0)
 
-    def log(after: Position, limit: int) -> list[LogRecord]:
+    def log(after: Position, limit: int, *, rings: bool = False) -> list[LogRecord]:
         failed.release()
         raise StoreError("the store is away")
 
