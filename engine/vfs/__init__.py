@@ -140,9 +140,14 @@ class Vfs:
     def open(self, c: Caller, ino: Inode, flags: int, kill_suidgid: bool = False) -> Opened:
         """Open a regular file, with O_TRUNC if given. ESTALE, EISDIR, ELOOP (symbolic link), ENXIO (others), EROFS."""
         self._fence()
-        if self._suspects.refuses(ino, c.pid):
-            raise FsError(errno.ESTALE)
-        return self._io.open(ino, flags, kill_suidgid)
+        try:
+            if self._suspects.refuses(ino, c.pid):
+                raise FsError(errno.ESTALE)
+            return self._io.open(ino, flags, kill_suidgid)
+        except FsError as error:
+            if error.errno == errno.ESTALE:
+                self._suspects.sent_back(c.pid)
+            raise
 
     def fence(self) -> None:
         """Return when everything that others committed before the call is known here. EIO."""

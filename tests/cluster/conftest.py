@@ -12,7 +12,7 @@ from support.redis_server import RedisServer
 
 @pytest.fixture
 def server(network: Network, shared_redis: RedisServer, tmp_path: Path) -> Iterator[RedisServer]:
-    started = network.redis(tmp_path / "redis", "--appendfsync", "always")  # so that being killed loses nothing
+    started = network.redis(tmp_path / "redis")
     yield started
     started.kill()
 

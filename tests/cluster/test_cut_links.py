@@ -159,7 +159,12 @@ def test_writers_wait_while_the_link_is_cut(
     load.check(beta.top / "d")
 
 
-def test_redis_is_killed_and_started_again(server: RedisServer, volume: Volume, mounts: MountFactory, stack: ExitStack) -> None:
+def test_redis_is_killed_and_started_again(
+    shared_redis: RedisServer, mounts: MountFactory, tmp_path: Path, stack: ExitStack
+) -> None:
+    server = RedisServer(tmp_path / "redis", "--appendfsync", "always")  # else it may write late while it waits for the disk
+    stack.callback(server.kill)
+    volume = mounts.volume(url=server.url)
     one, two = mounts.new(volume), mounts.new(volume)
     for mount in (one, two):
         mount.expected_log += AWAY
@@ -175,6 +180,10 @@ def test_redis_is_killed_and_started_again(server: RedisServer, volume: Volume, 
     load.stop()
     assert load.failures == []
     load.check(two.path / "d")
+    one.stop()
+    two.stop()
+    volume.assert_clean()
+    mounts.volumes.remove(volume)
 
 
 def test_a_bad_line_to_redis(redis_server: RedisServer, mounts: MountFactory, stack: ExitStack) -> None:

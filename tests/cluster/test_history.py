@@ -33,11 +33,10 @@ def test_every_open_sees_what_was_promised_before(
     memory = tmp_path / "promised"
     memory.write_bytes(bytes(versions.MEMORY_BYTES))
     seconds = FULL_SECONDS if n_opens else SECONDS
-    each = -(-n_opens // (2 * (1 + N_READERS)))
     began_s = time.monotonic()
     programs = [
         on[at].host.popen(
-            sys.executable, versions.__file__, memory, on[at].path / "d", at, 2 * i + at, "no" if i else "yes", seconds, each
+            sys.executable, versions.__file__, memory, on[at].path / "d", at, 2 * i + at, "no" if i else "yes", seconds, n_opens
         )
         for at in range(2)
         for i in range(1 + N_READERS)

@@ -40,7 +40,7 @@ def tops(request: pytest.FixtureRequest, mounts: MountFactory) -> Iterator[list[
 
 def test_every_open_gets_a_whole_version_that_is_not_too_old(tops: list[Path]) -> None:
     with mmap.mmap(-1, MEMORY_BYTES) as memory, memoryview(memory) as view, view.cast("q") as shared:
-        run_workers(tops, shared[:N_NAMES], shared[N_NAMES:])
+        run_workers(tops, shared[:N_NAMES], shared[N_NAMES : 2 * N_NAMES])
 
 
 def run_workers(tops: list[Path], begun: memoryview, promised: memoryview) -> None:

@@ -15,6 +15,7 @@ import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -23,7 +24,8 @@ N_NAMES = 8
 ABSENT_EVERY = 5
 PAGE_BYTES = 3000  # what is written in place has one size, and is one page: no reader may see two versions of it
 SHORTEST, STEP, LONGEST = 100, 777, 60_000
-MEMORY_BYTES = 2 * 8 * N_NAMES
+MOST_PROCESSES = 16
+MEMORY_BYTES = 8 * (2 * N_NAMES + MOST_PROCESSES)  # versions begun, and promised; opens that each process has made
 
 
 def is_renamed(name: int) -> bool:
@@ -83,10 +85,10 @@ class Worker:
     def path(self, name: int) -> Path:
         return self.top / f"n{name}"
 
-    def run(self, seconds: float, n_opens: int = 0) -> None:
-        """For so long, or until there were `n_opens`."""
+    def run(self, seconds: float, enough: Callable[[int], bool] = lambda n_opens: False) -> None:
+        """For so long, or until there were `enough` opens, of which it is told how many there were here."""
         end = time.monotonic() + seconds
-        while (now := time.monotonic()) < end and not 0 < n_opens <= self.counts["opens"]:
+        while (now := time.monotonic()) < end and not enough(self.counts["opens"]):
             self.samples.append((now, list(self.promised)))
             while len(self.samples) > 1 and self.samples[1][0] < now - self.names_follow_s:
                 del self.samples[0]
@@ -189,8 +191,14 @@ def main(memory: str, top: str, at: str, seed: str, changes: str, seconds: str, 
     with open(memory, "r+b") as file, mmap.mmap(file.fileno(), MEMORY_BYTES) as mapped, ExitStack() as views:
         shared = views.enter_context(views.enter_context(memoryview(mapped)).cast("q"))
         begun, promised = (views.enter_context(shared[first : first + N_NAMES]) for first in (0, N_NAMES))
+        made = views.enter_context(shared[2 * N_NAMES :])
+
+        def enough(here: int) -> bool:
+            made[int(seed)] = here
+            return 0 < int(n_opens) <= sum(made)
+
         worker = Worker(Path(top), int(at), int(seed), owned, begun, promised, names_follow_s=0)
-        worker.run(float(seconds), int(n_opens))
+        worker.run(float(seconds), enough)
         print(worker.counts["opens"], worker.counts["stale"], flush=True)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from cairnfs.types import Inode
-from cairnfs.vfs.suspects import GRACE_S, Suspects
+from cairnfs.vfs.suspects import GRACE_S, RETRY_S, Suspects
 
 A, B = Inode(5), Inode(6)
 
@@ -47,3 +47,16 @@ def test_beyond_a_directory_everything_is_suspected(clock: list[float]) -> None:
     found.told()
     clock[0] += 2 * GRACE_S
     assert not found.refuses(B, 2)
+
+
+def test_whoever_was_sent_back_is_not_sent_back_again(clock: list[float]) -> None:
+    found = Suspects()
+    found.add([A])
+    found.sent_back(1)  # by an inode that was gone
+    assert not found.refuses(A, 1)
+    assert not found.refuses(A, 1)
+    assert found.refuses(A, 2)
+    assert not found.refuses(B, 2)
+    found.sent_back(3)
+    clock[0] += 2 * RETRY_S
+    assert found.refuses(A, 3), "that was another open"

@@ -231,7 +231,7 @@ def refusal(address: Address, error: redis.RedisError) -> CairnError:
     if isinstance(error, redis.exceptions.AuthenticationError) or text.startswith(("NOAUTH", "WRONGPASS")):
         return StoreError(f"{where} refuses the login ({text}): check user and password of the metadata URL")
     if text.startswith("NOPERM") or isinstance(error, redis.exceptions.NoPermissionError):
-        return StoreError(f"{where} does not permit what is needed ({text}): give the user +@all on ~{{cairnfs:*")
+        return StoreError(f"{where} does not permit it ({text}): give the user +@all on ~{{cairnfs:* and &{{cairnfs:*")
     if text.startswith("OOM") or isinstance(error, redis.exceptions.OutOfMemoryError):
         return StoreError(f"{where} is out of memory: raise its maxmemory ({text})")
     if text.startswith("MISCONF"):
