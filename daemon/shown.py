@@ -25,6 +25,7 @@ def format_as_json(fmt: VolumeFormat) -> dict[str, Any]:
         "format_version": fmt.format_version,
         "storage": fmt.storage,
         "bucket": fmt.bucket,
+        "storage_options": fmt.storage_options,
         "block_bytes": fmt.block_bytes,
         "compression": fmt.compression,
         "capacity_bytes": fmt.capacity_bytes,

@@ -7,7 +7,7 @@ commands that make and destroy volumes.
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -15,7 +15,7 @@ from uuid import UUID
 
 from cairnfs.clock import Clock, SystemClock
 from cairnfs.const import DEFAULT_BLOCK_BYTES
-from cairnfs.errors import ObjectError, VolumeError
+from cairnfs.errors import ObjectError, UsageError, VolumeError
 from cairnfs.ext.arena import Arena
 from cairnfs.meta import Meta, records
 from cairnfs.meta.sessions import SessionInfo, is_dead
@@ -25,7 +25,7 @@ from cairnfs.meta.stores.counting import CountingStore
 from cairnfs.meta.stores.kept import KeptStore
 from cairnfs.meta.volume import VolumeFormat, create_volume, load_format
 from cairnfs.metrics import Cells, Metrics
-from cairnfs.objects import ObjectStore, bucket_exists, create_bucket, destroy_bucket, open_objects
+from cairnfs.objects import STORAGES, ObjectStore, bucket_exists, create_bucket, destroy_bucket, open_objects
 from cairnfs.options import EngineOptions
 
 if TYPE_CHECKING:
@@ -174,17 +174,25 @@ def new_format(
     compression: str = "none",
     capacity_bytes: int = 0,
     inodes: int = 0,
+    storage_options: Mapping[str, str] | None = None,
 ) -> VolumeFormat:
     """The format of a volume to be made, with a new uuid. UsageError says which part is wrong."""
+    if storage not in STORAGES:
+        raise UsageError(f"object storage {storage!r} is not known: use {', '.join(STORAGES)}")
+    if storage == "file":
+        bucket = os.path.abspath(os.path.expanduser(bucket or default_bucket()))
+    elif not bucket:
+        raise UsageError(f"--storage {storage} needs --bucket")
     fmt = VolumeFormat(
         name=name,
         storage=storage,
-        bucket=os.path.abspath(os.path.expanduser(bucket or default_bucket())),
+        bucket=bucket,
         block_bytes=block_bytes,
         compression=compression,
         capacity_bytes=capacity_bytes,
         inodes=inodes,
         created=time.time_ns() // 10**9,
+        storage_options=dict(storage_options or {}),
     )
     fmt.check()
     return fmt
@@ -257,12 +265,12 @@ def destroy_volume(url: str, volume_uuid: str, *, force: bool = False, deleted: 
         check_destroyable(volume, volume_uuid, force=force)
         n_deleted = 0
         try:
-            if not bucket_exists(volume.format):
-                fmt = volume.format
+            fmt = volume.format
+            if not bucket_exists(fmt):
                 raise ObjectError(
                     f"{fmt.bucket}/{fmt.name} is not there: mount its disk first, or delete the metadata alone by adding --force"
                 )
-            n_deleted = destroy_bucket(volume.format, deleted)
+            n_deleted = destroy_bucket(fmt, deleted)
         except (ObjectError, VolumeError) as error:
             if not force:
                 raise

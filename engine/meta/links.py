@@ -32,6 +32,7 @@ def link(core: MetaCore, ino: Inode, parent: Inode, name: bytes) -> Attr:
     now_ns = core.now_ns()
 
     def build(txn: Txn) -> Attr:
+        txn.suppose_absent([dentry_key(parent, name)])  # as for a new file (`names`)
         row, parent_row, taken = txn.get_many((inode_key(ino), inode_key(parent), dentry_key(parent, name)))
         into = directory(parent, parent_row)
         if row is None:

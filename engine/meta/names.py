@@ -141,6 +141,8 @@ class Names:
 
     def _create(self, txn: Txn, attr: Attr, name: bytes, umask: int) -> Attr:
         parent = Inode(attr.parent)
+        # The kernel has looked; if a worker that fetches answered it, this one knows nothing of that.
+        txn.suppose_absent([dentry_key(parent, name)])
         parent_row, taken = txn.get_many((inode_key(parent), dentry_key(parent, name)))
         into = directory(parent, parent_row)
         if taken is not None:

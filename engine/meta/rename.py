@@ -77,7 +77,7 @@ class _Rename:
         self._now_ns = now_ns
 
     def run(self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int, is_open: IsOpen) -> Renamed:
-        old, new = self._places(parent, name, new_parent, new_name)
+        old, new = self._places(parent, name, new_parent, new_name, flags)
         source, target = entry(self._txn, parent, name), entry(self._txn, new_parent, new_name)
         if source is None or (target is None and flags == EXCHANGE):
             raise FsError(errno.ENOENT)
@@ -96,8 +96,10 @@ class _Rename:
             return self._exchange(moved, there, old, new)
         return self._replace(moved, there, old, new, is_open)
 
-    def _places(self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes) -> tuple[_Place, _Place]:
+    def _places(self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int) -> tuple[_Place, _Place]:
         """Both directories, read with both entries and, when it may matter, the counter of moves from one snapshot."""
+        if flags != EXCHANGE:
+            self._txn.suppose_absent([dentry_key(new_parent, new_name)])  # as for a new file (`names`)
         keys = [inode_key(parent), inode_key(new_parent), dentry_key(parent, name), dentry_key(new_parent, new_name)]
         if parent != new_parent:
             keys.append(MOVES_KEY)

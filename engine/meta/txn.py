@@ -76,11 +76,15 @@ class Txn:
         return [self._view(key) if key in self._changed else self._read[key] for key in keys]
 
     def suppose_absent(self, keys: Sequence[Key]) -> None:
-        """Guess that rows do not exist, where guesses are allowed; `absent` or `unchanged` must be a condition for each."""
+        """Guess that rows do not exist, where guesses are allowed and nothing is remembered of them.
+
+        `absent` or `unchanged` must be a condition for each.
+        """
         if self._recall is not None and self._recall.started:
+            known = self._recall.known(keys)
             for key in keys:
                 if key not in self._read:
-                    self._read[key] = None
+                    self._read[key] = known.get(key)
                     self.recalled = True
 
     def _fetch(self, keys: Sequence[Key]) -> None:

@@ -9,7 +9,7 @@ import json
 import re
 import uuid
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, get_origin
 
 from cairnfs.const import DEFAULT_BLOCK_BYTES, FORMAT_VERSION, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, ROOT_INO
 from cairnfs.errors import CorruptError, FsError, UsageError, VolumeError
@@ -26,7 +26,10 @@ _DIRECTORY = 0o040000
 
 @dataclass(frozen=True)
 class VolumeFormat:
-    """What a volume is. `capacity_bytes` and `inodes` are limits, 0 for none; `created` is in seconds since the epoch."""
+    """What a volume is. `capacity_bytes` and `inodes` are limits, 0 for none; `created` is in seconds since the epoch.
+
+    `storage_options`: what the kind of storage needs besides the bucket to be found; nothing secret.
+    """
 
     name: str
     storage: str = "file"
@@ -38,6 +41,7 @@ class VolumeFormat:
     created: int = 0
     uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
     format_version: int = FORMAT_VERSION
+    storage_options: dict[str, str] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raise UsageError naming the first field that cannot be."""
@@ -71,9 +75,12 @@ def decode_format(value: bytes) -> VolumeFormat:
             f"{'upgrade cairnfs' if version > FORMAT_VERSION else 'the format row is damaged'}"
         )
     try:
+        stored.setdefault("storage_options", {})  # volumes made before there was a choice of storage
         found = VolumeFormat(**{known.name: stored[known.name] for known in fields(VolumeFormat)})
-        if any(type(getattr(found, known.name)) is not known.type for known in fields(VolumeFormat)):
+        if any(type(getattr(found, known.name)) is not (get_origin(known.type) or known.type) for known in fields(VolumeFormat)):
             raise TypeError("a field has the wrong type")
+        if any(type(word) is not str for pair in found.storage_options.items() for word in pair):
+            raise TypeError("a storage option is not text")
         found.check()
     except (KeyError, TypeError, UsageError) as error:
         raise CorruptError(f"the volume's format row cannot be read: {error}") from error

@@ -45,3 +45,32 @@ class ObjectStore(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class Bucket(ObjectStore, Protocol):
+    """What each kind of storage is: an object store that can say where it is, and be made and removed.
+
+    Making one (`cairnfs.objects.STORAGES`) may connect, and raises VolumeError or UsageError saying how to mend it, but
+    changes nothing.
+    """
+
+    @property
+    def where(self) -> str:
+        """The place, for messages: a folder, or a pool or bucket and a prefix."""
+        ...
+
+    def prepare(self) -> None:
+        """Make what can be made before the first object; what is there already stays. VolumeError when it cannot be."""
+        ...
+
+    def present(self) -> bool:
+        """Whether the place is there at all; False also while the disk that holds it is not mounted."""
+        ...
+
+    def vacant(self) -> bool:
+        """Whether nothing at all is in the place, or it is not there."""
+        ...
+
+    def tidy(self) -> None:
+        """Remove what the deletion of objects leaves behind, such as empty folders."""
+        ...

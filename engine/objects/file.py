@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 
-from cairnfs.errors import ObjectError, ObjectMissing
+from cairnfs.errors import ObjectError, ObjectMissing, VolumeError
 from cairnfs.objects.base import MARKER, ObjectInfo
 from cairnfs.types import Buffer
 
@@ -92,7 +92,23 @@ class FileStore:
     def close(self) -> None:
         """Nothing is held open between calls."""
 
-    def remove_folders(self) -> None:
+    @property
+    def where(self) -> str:
+        return self.root
+
+    def prepare(self) -> None:
+        try:
+            os.makedirs(self.root, exist_ok=True)
+        except OSError as e:
+            raise VolumeError(f"cannot use {self.root} for objects: {e.strerror}") from e
+
+    def present(self) -> bool:
+        return os.path.isdir(self.root)
+
+    def vacant(self) -> bool:
+        return not os.path.isdir(self.root) or not os.listdir(self.root)
+
+    def tidy(self) -> None:
         """Remove the folders of deleted objects and the root, as far as they are empty."""
         for folder, _, _ in os.walk(self.root, topdown=False):
             try:

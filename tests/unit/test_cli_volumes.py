@@ -33,6 +33,7 @@ def test_status_shows_what_was_formatted(volume: Volume) -> None:
             "format_version": 1,
             "storage": "file",
             "bucket": str(volume.bucket),
+            "storage_options": {},
             "block_bytes": 4 << 20,
             "compression": "none",
             "capacity_bytes": 2 << 30,

@@ -55,6 +55,28 @@ def test_each_operation_on_known_rows_is_one_round_trip(nodes: tuple[Node, Node]
     assert trips(node, lambda: node.names.rmdir(ROOT, b"dir")) == ["commit"]
 
 
+def test_a_name_that_another_process_has_looked_up_is_taken_for_new(nodes: tuple[Node, Node]) -> None:
+    node, _ = nodes
+    node.names.get(ROOT)
+    assert trips(node, lambda: node.file(b"file")) == ["commit"]
+    ino = node.names.lookup(ROOT, b"file").ino
+    assert trips(node, lambda: node.names.link(ino, ROOT, b"linked")) == ["commit"]
+    assert trips(node, lambda: node.rename((ROOT, b"file"), (ROOT, b"moved"))) == ["commit"]
+
+
+def test_a_name_that_is_not_new_is_replaced_or_refused(nodes: tuple[Node, Node]) -> None:
+    node, other = nodes
+    moved, there = node.file(b"file"), other.file(b"there")
+    with pytest.raises(FsError) as refused:
+        node.names.link(moved.ino, ROOT, b"there")
+    assert refused.value.errno == errno.EEXIST
+    assert node.rename((ROOT, b"file"), (ROOT, b"there")).ino == moved.ino
+    assert other.names.lookup(ROOT, b"there").ino == moved.ino
+    with pytest.raises(FsError) as refused:
+        other.names.get(there.ino)
+    assert refused.value.errno == errno.ENOENT
+
+
 def test_a_name_that_others_have_taken_or_removed(nodes: tuple[Node, Node]) -> None:
     node, other = nodes
     with pytest.raises(FsError):

@@ -85,6 +85,13 @@ def test_newer_format_is_refused_naming_both_versions(store: MemoryStore) -> Non
         load_format(store)
 
 
+def test_a_format_from_before_there_were_storage_options_is_read(store: MemoryStore) -> None:
+    stored = json.loads(FORMAT.encode())
+    del stored["storage_options"]
+    store.commit([], [Put(records.FORMAT_KEY, json.dumps(stored).encode())])
+    assert load_format(store) == FORMAT
+
+
 @pytest.mark.parametrize("value", [b"", b"{", b"[]", b"{}", b'{"format_version": "x"}', b'{"format_version": 1}', b"\xff"])
 def test_damaged_format_is_refused(store: MemoryStore, value: bytes) -> None:
     store.commit([], [Put(records.FORMAT_KEY, value)])
@@ -93,7 +100,16 @@ def test_damaged_format_is_refused(store: MemoryStore, value: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("block_bytes", 5), ("block_bytes", "4M"), ("inodes", -1), ("name", ""), ("uuid", 5)]
+    ("field", "value"),
+    [
+        ("block_bytes", 5),
+        ("block_bytes", "4M"),
+        ("inodes", -1),
+        ("name", ""),
+        ("uuid", 5),
+        ("storage_options", []),
+        ("storage_options", {"a": 1}),
+    ],
 )
 def test_format_with_an_impossible_field_is_refused(store: MemoryStore, field: str, value: object) -> None:
     store_format(store, **{field: value})
