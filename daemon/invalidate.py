@@ -53,7 +53,9 @@ class Vfs(Cached, Protocol):
 
     def renamed(self, inos: Iterable[Inode], *, beyond: bool = False) -> None: ...
 
-    def names_told(self) -> None: ...
+    def names_untold(self) -> list[list[float]]: ...
+
+    def names_told(self, untold: list[list[float]]) -> None: ...
 
 
 class KernelCaches(Cached, Protocol):
@@ -180,6 +182,7 @@ class Follower(threading.Thread):
             everything, self._everything = self._everything, False
             inos, self._inos = self._inos, set()
             dentries, self._dentries = self._dentries, set()
+            untold = self._vfs.names_untold()
         if everything:
             self._front.invalidate_all()
         if inos or dentries:
@@ -187,7 +190,7 @@ class Follower(threading.Thread):
             self._again = inos
         if again:
             self._front.invalidate_attributes(again)
-        self._vfs.names_told()
+        self._vfs.names_told(untold)
         self._lease.renew(from_s)
         if self._arena is not None and not self._is_watched:
             self._arena.lease(from_s + LEASE_S - CHECK_S, self._is_pushed)

@@ -257,9 +257,13 @@ class Vfs:
         """Another process has changed names of these inodes, and with `beyond` of some through which paths go on."""
         self._suspects.add(inos, beyond=beyond)
 
-    def names_told(self) -> None:
-        """The kernel was told of all that others have changed."""
-        self._suspects.told()
+    def names_untold(self) -> list[list[float]]:
+        """What `renamed` has told of and the kernel does not know: for `names_told`, when it does."""
+        return self._suspects.untold()
+
+    def names_told(self, untold: list[list[float]]) -> None:
+        """The kernel knows of changes that were found by `names_untold`."""
+        self._suspects.told(untold)
 
     def released(self, inos: Iterable[Inode]) -> None:
         """Another process has changed the locks of these inodes."""

@@ -135,8 +135,9 @@ class Worker:
         except OSError as error:
             allowed = self.allowed(name, least, mine)
             if error.errno == errno.ESTALE:  # another file twice within one open, once more than the kernel tries
-                assert len(allowed) > 1
                 self.counts["stale"] += 1
+                self.counts["needless"] += len(allowed) == 1
+                assert self.counts["needless"] <= 1 + self.counts["looks"] // 100_000
                 return
             assert error.errno == errno.ENOENT
             assert any(map(is_absent, allowed)), f"n{name}: no file, of versions {allowed}"

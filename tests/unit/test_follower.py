@@ -51,7 +51,11 @@ class Cache:
         self.moved.update(inos)
         self.n_beyond += beyond
 
-    def names_told(self) -> None:
+    def names_untold(self) -> list[list[float]]:
+        return [[inode] for inode in self.moved]
+
+    def names_told(self, untold: list[list[float]]) -> None:
+        assert untold == self.names_untold()
         self.moved_told |= self.moved
 
     def released(self, inos: Iterable[Inode]) -> None:

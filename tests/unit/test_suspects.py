@@ -30,13 +30,24 @@ def test_suspicion_ends_some_time_after_the_kernel_was_told(clock: list[float]) 
     found.add([A])
     clock[0] += 100
     assert found.refuses(A, 1)
-    found.told()
+    found.told(found.untold())
     clock[0] += GRACE_S * 0.9
     assert found.refuses(A, 2)
     clock[0] += GRACE_S * 0.2
     assert not found.refuses(A, 3)
-    found.told()
-    assert not found._until_s and not found._refused
+    found.told(found.untold())
+    assert not found._until and not found._refused
+
+
+def test_what_was_found_while_the_kernel_was_told_is_not_taken_for_told(clock: list[float]) -> None:
+    found = Suspects()
+    found.add([A])
+    untold = found.untold()
+    found.add([A, B])
+    found.told(untold)
+    clock[0] += 2 * GRACE_S
+    assert found.refuses(A, 1)
+    assert found.refuses(B, 2)
 
 
 def test_beyond_a_directory_everything_is_suspected(clock: list[float]) -> None:
@@ -44,7 +55,7 @@ def test_beyond_a_directory_everything_is_suspected(clock: list[float]) -> None:
     found.add([A], beyond=True)
     assert found.refuses(B, 1)
     assert not found.refuses(B, 1)
-    found.told()
+    found.told(found.untold())
     clock[0] += 2 * GRACE_S
     assert not found.refuses(B, 2)
 
