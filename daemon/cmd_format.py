@@ -3,15 +3,14 @@
 import click
 
 from cairnfs.const import DEFAULT_BLOCK_BYTES, KIB
-from cairnfs.daemon.command import json_option, limit_options, meta_url_argument, size_type
+from cairnfs.daemon.command import json_option, limit_options, meta_url_argument, place_options, size_type
 from cairnfs.units import format_size
 
 
 @click.command("format")
 @meta_url_argument
 @click.argument("name")
-@click.option("--storage", default="file", show_default=True, help="Kind of object storage.")
-@click.option("--bucket", metavar="DIR", help="Folder for objects. [default: /var/lib/cairnfs; not as root ~/.cairnfs/local]")
+@place_options
 @click.option(
     "--block-size",
     type=size_type(KIB),
@@ -28,6 +27,7 @@ def format_command(
     name: str,
     storage: str,
     bucket: str | None,
+    storage_options: dict[str, str],
     block_size: int,
     compress: str,
     capacity: int,
@@ -51,6 +51,7 @@ def format_command(
         compression=compress,
         capacity_bytes=capacity,
         inodes=inodes,
+        storage_options=storage_options,
     )
     format_volume(meta_url, fmt, force=force)
     if as_json:

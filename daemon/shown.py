@@ -40,7 +40,7 @@ def format_as_text(fmt: VolumeFormat) -> dict[str, str]:
         "Name": fmt.name,
         "UUID": fmt.uuid,
         "Format version": str(fmt.format_version),
-        "Objects": f"{fmt.storage}: {fmt.bucket}/{fmt.name}",
+        "Objects": f"{fmt.storage}: {fmt.bucket}/{fmt.name}" + "".join(f", {k} {v}" for k, v in fmt.storage_options.items()),
         "Block size": format_size(fmt.block_bytes),
         "Compression": fmt.compression,
         "Capacity": format_size(fmt.capacity_bytes) if fmt.capacity_bytes else "no limit",

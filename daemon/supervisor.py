@@ -40,7 +40,7 @@ from cairnfs.daemon.scout import Scout
 from cairnfs.daemon.session import STOP_SIGNALS, held_signals, work
 from cairnfs.daemon.takeover import take_over
 from cairnfs.daemon.worker import INTERRUPTED, Worker
-from cairnfs.errors import MountError
+from cairnfs.errors import CairnError, MountError
 from cairnfs.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,8 @@ class _Supervisor:
                 return work(self._request, self._inherited)
             fetch(self._request, self._inherited, number)
         except Exception as error:
-            log.exception("%s: worker %d has failed", self._request.mountpoint, number)
+            is_told = isinstance(error, CairnError)  # a store that does not answer, and no fault of ours
+            log.error("%s: worker %d has failed: %s", self._request.mountpoint, number, error, exc_info=not is_told)
             if number == 0:
                 self._inherited.outcomes.say(failure=str(error))
         return 1

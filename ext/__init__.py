@@ -18,6 +18,7 @@ KERNELS = (
     "ino_map",
     "journal",
     "listing",
+    "rados_io",
     "shm",
     "slicer",
 )

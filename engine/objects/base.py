@@ -1,11 +1,27 @@
 """The object store contract: immutable objects under flat names. Every store passes `tests/stores/test_objects.py`."""
 
+import errno
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from cairnfs.errors import ObjectError
 from cairnfs.types import Buffer
 
 MARKER = "cairnfs_uuid"  # the object that says whose folder, bucket or pool prefix this is: the volume's uuid as text
+# Components never start with a dot: hidden names are a folder's own, for objects being written.
+_NAME = re.compile(r"[0-9a-z_-][0-9a-z_.-]*(/[0-9a-z_-][0-9a-z_.-]*)*")
+
+
+def checked_name(name: str) -> str:
+    """The name of an object, unless it can be none. ObjectError (EINVAL)."""
+    if not _NAME.fullmatch(name):
+        raise ObjectError(f"{name!r} cannot be the name of an object", errno.EINVAL)
+    return name
+
+
+class NotOurs(ObjectError):
+    """The place has not got the volume's marker: gone, not mounted, or another one. While a volume is open it may come back."""
 
 
 class ObjectInfo(NamedTuple):
@@ -37,7 +53,10 @@ class ObjectStore(Protocol):
         ...
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Every object whose name starts with `prefix`, in order of name, without holding them all in memory."""
+        """Every object whose name starts with `prefix`, in order of name, without holding them all in memory.
+
+        What is stored or deleted meanwhile may be in it or not.
+        """
         ...
 
     def check(self) -> None:

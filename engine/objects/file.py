@@ -12,15 +12,12 @@ error and is never created again by a write.
 import errno
 import itertools
 import os
-import re
 from collections.abc import Iterator, Sequence
 
 from cairnfs.errors import ObjectError, ObjectMissing, VolumeError
-from cairnfs.objects.base import MARKER, ObjectInfo
+from cairnfs.objects.base import MARKER, NotOurs, ObjectInfo, checked_name
 from cairnfs.types import Buffer
 
-# Components never start with a dot: hidden names are ours, for objects being written.
-_NAME = re.compile(r"[0-9a-z_-][0-9a-z_.-]*(/[0-9a-z_-][0-9a-z_.-]*)*")
 _MAX_PARTS = 512  # IOV_MAX is 1024 on Linux
 # What the user can act upon keeps its errno; all else is EIO to an application.
 _TELLING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.EFBIG})
@@ -85,7 +82,7 @@ class FileStore:
         try:
             os.stat(self._marker)
         except OSError as e:
-            raise ObjectError(
+            raise NotOurs(
                 f"{self.root} is not this volume's folder now ({MARKER}: {e.strerror}): mount the disk or restore the folder"
             ) from e
 
@@ -118,9 +115,7 @@ class FileStore:
                     raise self._error(e, "remove the folder of", os.path.relpath(folder, self.root)) from e
 
     def _path(self, name: str) -> str:
-        if not _NAME.fullmatch(name):
-            raise ObjectError(f"{name!r} cannot be the name of an object", errno.EINVAL)
-        return f"{self.root}/{name}"
+        return f"{self.root}/{checked_name(name)}"
 
     def _store(self, path: str, parts: Sequence[Buffer]) -> None:
         folder = os.path.dirname(path)

@@ -1,4 +1,4 @@
-"""The metadata stores that the contract's suite runs over."""
+"""The metadata stores that the contract's suite runs over, and the pools of the object stores' suite."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -11,6 +11,8 @@ from cairnfs.meta.stores.memory import MemoryStore
 from cairnfs.meta.stores.redis_link import parse_url
 from cairnfs.meta.stores.redis_store import RedisStore
 from cairnfs.meta.stores.sqlite import SqliteStore
+from cairnfs.objects.rados import Access
+from support.ceph_server import CephCluster
 from support.rows import LOG_RECORDS, Opener
 
 _names = count()
@@ -41,3 +43,17 @@ def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opene
 @pytest.fixture
 def store(open_again: Opener) -> Store:
     return open_again()
+
+
+@pytest.fixture(scope="session")
+def open_pool(open_ceph: CephCluster) -> Access:
+    """A pool of a cluster without authentication."""
+    return Access(open_ceph.make_pool("open"), str(open_ceph.conf))
+
+
+@pytest.fixture(scope="session")
+def guarded_pool(shared_ceph: CephCluster) -> Access:
+    """A namespace of a pool, for a user who may use nothing else."""
+    pool = shared_ceph.make_pool("guarded")
+    shared_ceph.make_user("trainer", pool, "corpora")
+    return Access(pool, str(shared_ceph.conf), "trainer", "corpora")

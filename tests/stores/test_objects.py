@@ -5,7 +5,7 @@ import itertools
 import os
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,12 @@ from cairnfs.errors import ObjectError, ObjectMissing
 from cairnfs.objects import MARKER
 from cairnfs.objects.base import ObjectStore
 from cairnfs.objects.file import FileStore
+from cairnfs.objects.rados import RadosStore
 from cairnfs.objects.retry import Retrying
+from cairnfs.objects.s3 import S3Objects
+from support.gateway import Gateway
 
+_names = itertools.count()
 UUID = b"11111111-2222-3333-4444-555555555555\n"
 
 
@@ -36,6 +40,13 @@ def retrying_folder(folder: Path) -> Retrying:
     return Retrying(folder_store(folder), 1.0, SystemClock(), random.Random(1))
 
 
+def s3_store(gateway: Gateway) -> S3Objects:
+    store = S3Objects(f"{gateway.url}/contract", f"volume-{next(_names)}", None, 20.0)
+    store.prepare()
+    store.put(MARKER, [UUID])
+    return store
+
+
 STORES: dict[str, Callable[[Path], ObjectStore]] = {
     "file": folder_store,
     "file without O_TMPFILE": folder_without_unnamed_files,
@@ -43,9 +54,20 @@ STORES: dict[str, Callable[[Path], ObjectStore]] = {
 }
 
 
-@pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    return STORES[request.param](tmp_path / "objects")
+POOLS = {"rados": "open_pool", "rados with cephx and a namespace": "guarded_pool"}
+
+
+@pytest.fixture(params=[*STORES, "s3", *POOLS])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
+    if request.param == "s3":
+        made: ObjectStore = s3_store(request.getfixturevalue("gateway"))
+    elif request.param in POOLS:
+        made = RadosStore(request.getfixturevalue(POOLS[request.param]), f"volume-{next(_names)}", 20.0)
+        made.put(MARKER, [UUID])
+    else:
+        made = STORES[request.param](tmp_path / "objects")
+    yield made
+    made.close()
 
 
 def test_what_was_put_is_read_back(store: ObjectStore) -> None:
@@ -126,7 +148,8 @@ def test_a_listing_survives_deletions_on_the_way(store: ObjectStore) -> None:
     for info in store.list("packs/"):
         found.append(info.name)
         store.delete(names[-1])
-    assert found == names[:-1]
+    assert found[: len(names) - 1] == names[:-1]  # a store may have listed the last one before it was deleted
+    assert len(found) <= len(names)
 
 
 @pytest.mark.parametrize("name", ["", "/x", "x/", "a//b", "../x", "a/../b", ".hidden", "a/.b", "UPPER", "a b", "a\0b"])
@@ -159,7 +182,6 @@ def test_one_of_many_putting_the_same_name_wins_whole(store: ObjectStore) -> Non
 
 def test_check_passes_while_the_store_is_usable(store: ObjectStore) -> None:
     store.check()
-    store.close()
 
 
 # What only a folder can do

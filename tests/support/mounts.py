@@ -1,5 +1,6 @@
 """Real volumes and real mounts for tests, through the command line as a user has it."""
 
+import itertools
 import json
 import os
 import re
@@ -15,8 +16,12 @@ from support.uring import switched
 
 CAIRNFS = [sys.executable, "-m", "cairnfs.daemon.cli"]
 META = os.environ.get("CAIRN_TEST_META", "")  # a Redis server, redis://HOST:PORT, whose databases are overwritten; empty: SQLite
+STORAGE = os.environ.get(
+    "CAIRN_TEST_STORAGE", ""
+)  # rados:POOL of the cluster that CEPH_CONF names; empty: a folder for each volume
 WORKERS = os.environ.get("CAIRN_TEST_WORKERS", "")  # that every mount of the channel gets
 URING = os.environ.get("CAIRN_TEST_URING", "") == "1"  # every mount of the channel gets its requests through io_uring
+_namespaces = itertools.count()
 BAD_LOG = re.compile(r"traceback|\berror\b|\bwarning\b|\bcritical\b", re.IGNORECASE)
 
 
@@ -57,6 +62,9 @@ class Volume:
         if META and url is None:
             Volume.n_made += 1
             format_options += ("--force",)
+        if STORAGE and "--storage" not in format_options:
+            storage, _, pool = STORAGE.partition(":")
+            format_options += ("--storage", storage, "--bucket", pool, "--namespace", f"v{os.getpid()}-{next(_namespaces)}")
         cairnfs("format", self.url, name, "--bucket", self.bucket, *format_options)
 
     @property

@@ -1,26 +1,15 @@
 """Redis servers of the tests' own, on loopback."""
 
 import shutil
-import socket
 import subprocess
 import time
 from pathlib import Path
 
 import redis
 
+from cairnfs.bench.servers import free_port
+
 REDIS_SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
-
-
-LAST_PORT = 55535  # of a server that may be part of a cluster, which needs another port, higher by 10,000
-
-
-def free_port() -> int:
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-            if port <= LAST_PORT:
-                return port
 
 
 class RedisServer:

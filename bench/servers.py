@@ -1,0 +1,219 @@
+"""Servers on loopback, for measurements and for tests: a Ceph cluster of one monitor, manager and OSD (BlueStore in a file), with
+a RADOS Gateway if asked; a Redis server that keeps nothing.
+"""
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+PROGRAMS = ("ceph", "ceph-mon", "ceph-mgr", "ceph-osd", "ceph-authtool", "monmaptool", "rados")
+CEPH = all(shutil.which(program) for program in PROGRAMS)
+RADOSGW = CEPH and shutil.which("radosgw") is not None and shutil.which("radosgw-admin") is not None
+OSD_BYTES = 8 << 30  # a sparse file
+LAST_PORT = 55535  # a Redis server in a cluster needs another port, higher by 10,000
+
+_CONF = """
+[global]
+fsid = {fsid}
+mon host = v2:127.0.0.1:{port}
+auth cluster required = {auth}
+auth service required = {auth}
+auth client required = {auth}
+ms bind msgr1 = false
+public addr = 127.0.0.1
+keyring = {folder}/keyring
+run dir = {folder}/run
+admin socket = {folder}/run/$cluster-$name.$pid.asok
+log file = {folder}/$name.log
+mon cluster log file = {folder}/cluster.log
+osd pool default size = 1
+osd pool default min size = 1
+osd pool default pg autoscale mode = off
+osd pool default pg num = 8
+osd crush chooseleaf type = 0
+mon warn on pool no redundancy = false
+mon allow pool size one = true
+mon allow pool delete = true
+mon data avail crit = 1
+[mon]
+mon data = {folder}/mon
+[osd]
+osd data = {folder}/osd
+osd objectstore = bluestore
+bluestore block size = {osd_bytes}
+bluestore block create = true
+osd memory target = 939524096
+[mgr]
+mgr data = {folder}/mgr
+mgr initial modules =
+mgr stats period = 1
+"""
+
+
+def free_port() -> int:
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            if port <= LAST_PORT:
+                return port
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[str]:
+    """The URL of a server that keeps everything in memory. RuntimeError when it does not start."""
+    port = free_port()
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        deadline_s = time.monotonic() + 30
+        while not listens(port):
+            if process.poll() is not None or time.monotonic() > deadline_s:
+                raise RuntimeError("redis-server has not started")
+            time.sleep(0.05)
+        yield f"redis://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+class CephCluster:
+    """Starts at once; its data stays in `folder` while daemons are stopped and started again.
+
+    `cephx`: with authentication, which a RADOS Gateway insists on.
+    """
+
+    def __init__(self, folder: Path, *, cephx: bool = True) -> None:
+        self.folder = folder
+        self.cephx = cephx
+        self.conf = folder / "ceph.conf"
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        for name in ("mon", "mgr", "osd", "run"):
+            (folder / name).mkdir(parents=True)
+        self.fsid = str(uuid.uuid4())
+        self.mon_port = free_port()
+        self.conf.write_text(
+            _CONF.format(
+                fsid=self.fsid, port=self.mon_port, auth="cephx" if cephx else "none", folder=folder, osd_bytes=OSD_BYTES
+            )
+        )
+        try:
+            self._make()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _make(self) -> None:
+        keyring, monmap = self.folder / "keyring", self.folder / "monmap"
+        every = [word for kind in ("mon", "osd", "mgr", "mds") for word in ("--cap", kind, "allow *")][:9]
+        self._run("ceph-authtool", "--create-keyring", keyring, "--gen-key", "-n", "mon.", "--cap", "mon", "allow *")
+        self._run("ceph-authtool", keyring, "--gen-key", "-n", "client.admin", *every)
+        self._run("ceph-authtool", keyring, "--gen-key", "-n", "mgr.x", *every)
+        address = f"[v2:127.0.0.1:{self.mon_port}]"
+        self._run("monmaptool", "--create", "--fsid", self.fsid, "--addv", "a", address, monmap)
+        self._run("ceph-mon", "-c", self.conf, "--mkfs", "-i", "a", "--monmap", monmap, "--keyring", keyring)
+        self.start("mon")
+        osd_uuid = str(uuid.uuid4())
+        self.ceph("osd", "new", osd_uuid)
+        self._run(
+            "ceph-authtool", keyring, "--gen-key", "-n", "osd.0", "--cap", "mon", "allow profile osd", "--cap", "osd", "allow *"
+        )
+        self.ceph("auth", "import", "-i", str(keyring))
+        self._run("ceph-osd", "-c", self.conf, "--mkfs", "-i", "0", "--osd-uuid", osd_uuid)
+        self.start("osd")
+        self.start("mgr")
+        self.wait_for_osd()
+
+    def start(self, name: str) -> None:
+        """Start `mon`, `mgr`, `osd`."""
+        daemon_id = {"mon": "a", "mgr": "x", "osd": "0"}[name]
+        self._spawn(name, [f"ceph-{name}", "-c", str(self.conf), "-i", daemon_id, "-f"])
+
+    def wait_for_osd(self, *, up: bool = True) -> None:
+        """Until the monitor says that the OSD is up (or no longer)."""
+        self._wait(lambda: json.loads(self.ceph("osd", "stat", "--format", "json"))["num_up_osds"] == int(up), "the OSD")
+
+    def make_pool(self, name: str, n_pgs: int = 8) -> str:
+        self.ceph("osd", "pool", "create", name, str(n_pgs), str(n_pgs), "replicated")
+        return name
+
+    def make_user(self, name: str, pool: str, namespace: str = "") -> Path:
+        """A user `client.NAME` who may do what a mount needs in one pool, and in one namespace if that is given; returns the
+        keyring file, where the configuration says that it is. With `cephx` only.
+        """
+        keyring = self.folder / f"{name}.keyring"
+        place = f"allow rw pool={pool}" + (f" namespace={namespace}" if namespace else "")
+        keyring.write_text(self.ceph("auth", "get-or-create", f"client.{name}", "mon", "allow r", "osd", place))
+        with self.conf.open("a") as conf:
+            conf.write(f"[client.{name}]\nkeyring = {keyring}\n")
+        return keyring
+
+    def start_gateway(self, user: str = "tester", access: str = "access", secret: str = "secretkey") -> str:
+        """A RADOS Gateway with one S3 user; returns its URL. Its pools are made by it."""
+        self.gateway_port = free_port()
+        self._spawn_gateway()
+        words = ["--uid", user, "--display-name", user, "--access-key", access, "--secret", secret]
+        self._run("radosgw-admin", "-c", self.conf, "user", "create", *words)
+        return f"http://127.0.0.1:{self.gateway_port}"
+
+    def _spawn_gateway(self) -> None:
+        frontend = f"beast endpoint=127.0.0.1:{self.gateway_port} tcp_nodelay=1"
+        options = ["--rgw-frontends", frontend, "--rgw-enable-gc-threads", "false", "--rgw-dns-name", "127.0.0.1"]
+        self._spawn("rgw", ["radosgw", "-c", str(self.conf), "-n", "client.admin", "-f", *options])
+        self._wait(lambda: listens(self.gateway_port), "the RADOS Gateway", 60)
+
+    def ceph(self, *words: str) -> str:
+        """Output of `ceph WORDS`."""
+        return self._run("ceph", "-c", self.conf, "--connect-timeout", "20", *words)
+
+    def pid(self, name: str) -> int:
+        return self._running[name].pid
+
+    def kill(self, name: str) -> None:
+        """`kill -9`, of `mon`, `mgr`, `osd` or `rgw`."""
+        process = self._running.pop(name)
+        process.kill()
+        process.wait()
+
+    def stop(self) -> None:
+        """Everything, without ceremony: nothing of a test's cluster is kept."""
+        for name in list(self._running):
+            self.kill(name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _spawn(self, name: str, command: list[str]) -> None:
+        with (self.folder / f"{name}.out").open("ab") as out:
+            self._running[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+
+    def _wait(self, ready: Callable[[], bool], what: str, limit_s: float = 30) -> None:
+        deadline = time.monotonic() + limit_s
+        while not ready():
+            for name, process in self._running.items():
+                if process.poll() is not None:
+                    raise RuntimeError(f"{name} has ended: {(self.folder / f'{name}.out').read_text()[-2000:]}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{what} is not ready after {limit_s:.0f} s")
+            time.sleep(0.05)
+
+    def _run(self, *words: object) -> str:
+        done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{words}: {done.stdout}{done.stderr}")
+        return done.stdout

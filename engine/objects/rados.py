@@ -1,0 +1,249 @@
+"""Objects in a pool of a Ceph cluster, through librados (`cairnfs.ext.rados_io`), without the Python package `rados`.
+
+That package belongs to the system's Python and is invisible to others; and it copies what it reads while it holds the GIL. All
+that is needed of librados are thirty functions of its C interface, which has been stable for ten years.
+
+Objects are named NAME/… in the pool, in a namespace if there is one. A put is one operation (create exclusively and write),
+so an object is there whole or not at all. RADOS lists a pool in order of hash, with other volumes' objects in between: names
+are sorted here (`ordering`), then looked at many at a time.
+
+librados sends what was not answered again to whichever OSD has the object now, so an outage shorter than the timeout of a
+request is only a delay. A request that has timed out may still be done later: Retrying knows that a put finds its own object.
+"""
+
+import argparse
+import errno
+import logging
+import os
+import shlex
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from math import ceil
+from typing import NamedTuple, TypeVar
+
+from cairnfs.errors import ObjectError, ObjectMissing, VolumeError
+from cairnfs.ext import rados_io
+from cairnfs.objects.base import MARKER, NotOurs, ObjectInfo, checked_name
+from cairnfs.objects.ordering import in_order
+from cairnfs.types import Buffer
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Batch = list[bytes]
+
+CONNECT_TIMEOUT_S = 10  # librados's own is five minutes
+STALE_MAP_S = 2.0
+LOOKED_AT = 512  # objects of a listing whose sizes are asked for together
+DEFAULT_USER = "client.admin"
+INSTALL = "install the package librados2 (Debian, Ubuntu) or librados (others)"
+# What the user can act upon keeps its errno; all else is EIO to an application. A pool's quota is a full store.
+_TELLING = {errno.EEXIST: errno.EEXIST, errno.EACCES: errno.EACCES, errno.EPERM: errno.EACCES, errno.EFBIG: errno.EFBIG}
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_BLOCKLISTED = errno.ESHUTDOWN
+
+
+class Access(NamedTuple):
+    """How to get at a pool. What is empty or None is looked for as `ceph` does: CEPH_ARGS, CEPH_CONF, /etc/ceph."""
+
+    pool: str
+    conf: str | None = None
+    user: str | None = None
+    namespace: str = ""
+
+
+class RadosStore:
+    """The objects NAME/… of a pool. Making one connects. VolumeError says why it cannot be used, and how to mend it."""
+
+    def __init__(self, access: Access, name: str, io_timeout_s: float) -> None:
+        self._access = access
+        self._prefix = name + "/"
+        self._io_timeout_s = io_timeout_s
+        self._renewing = threading.Lock()
+        self._pool: rados_io.Pool | None = self._connect()
+
+    def put(self, name: str, parts: Sequence[Buffer]) -> None:
+        self._ask("store", name, lambda pool, oid: pool.put(oid, parts))
+
+    def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        n_bytes = length if length else self._rest(name, offset, length)
+        return self._ask("read", name, lambda pool, oid: pool.get(oid, offset, n_bytes)) if n_bytes > 0 else b""
+
+    def head(self, name: str) -> ObjectInfo:
+        size, mtime_s = self._ask("look at", name, lambda pool, oid: pool.stat(oid))
+        return ObjectInfo(name, size, float(mtime_s))
+
+    def delete(self, name: str) -> None:
+        try:
+            self._ask("delete", name, lambda pool, oid: pool.remove(oid))
+        except ObjectMissing:
+            pass
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        names = (name.decode("ascii")[len(self._prefix) :] for name in in_order(self._names(prefix)))
+        while some := list(islice(names, LOOKED_AT)):
+            oids = [self._prefix + name for name in some]
+            found = self._ask("look at", some[0], lambda pool, _, oids=oids: pool.stat_many(oids))  # type: ignore[misc]
+            for name, answer in zip(some, found, strict=True):
+                if not isinstance(answer, OSError):
+                    yield ObjectInfo(name, answer[0], float(answer[1]))
+                elif answer.errno != errno.ENOENT:  # deleted since it was listed
+                    raise self._error(answer, "look at", name)
+
+    def check(self) -> None:
+        try:
+            self.head(MARKER)
+        except ObjectMissing as e:
+            raise NotOurs(f"{self.where} is not this volume's place now: it has no object {MARKER}") from e
+
+    def close(self) -> None:
+        self._pool = None  # the connection ends with the last request under way
+
+    @property
+    def where(self) -> str:
+        return "/".join(filter(None, (f"pool {self._access.pool}", self._access.namespace, self._prefix[:-1])))
+
+    def prepare(self) -> None:
+        """A pool is made by whoever runs the cluster, and there is nothing else to make."""
+
+    def present(self) -> bool:
+        return self._pool is not None
+
+    def vacant(self) -> bool:
+        try:
+            self.head(MARKER)
+        except ObjectMissing:
+            return next(self._names(""), None) is None
+        return False
+
+    def tidy(self) -> None:
+        """Deleted objects leave nothing behind."""
+
+    def _rest(self, name: str, offset: int, length: int | None) -> int:
+        """How much there is to read where that is not said; the object must be there also when nothing is wanted."""
+        size = self.head(name).size
+        return size - offset if length is None else 0
+
+    def _names(self, prefix: str) -> Iterator[Batch]:
+        """Names in the pool, in no order, some at a time. What cannot be ours is left out."""
+        found = self._ask("list", prefix, lambda pool, oid: pool.names(oid), is_prefix=True)
+        n_prefix = len(self._prefix)
+        while batch := self._ask("list", prefix, lambda pool, oid: next(found, None), is_prefix=True):
+            if ours := [name for name in batch if _may_be_ours(name[n_prefix:])]:
+                yield ours
+
+    def _ask(self, doing: str, name: str, call: Callable[[rados_io.Pool, str], T], *, is_prefix: bool = False) -> T:
+        oid = self._prefix + (name if is_prefix else checked_name(name))
+        pool = self._pool
+        if pool is None:
+            raise ObjectError(f"{self.where} has been closed")
+        try:
+            return call(pool, oid)
+        except OSError as e:
+            error = self._error(e, doing, name)
+            if e.errno == _BLOCKLISTED:
+                self._renew(pool)
+            raise error from e
+
+    def _error(self, e: OSError, doing: str, name: str) -> ObjectError:
+        what = f"cannot {doing} object {name} in {self.where}"
+        if e.errno == errno.ENOENT:
+            return self._missing(name)
+        if e.errno in _FULL:
+            return ObjectError(f"{what}: the pool or the cluster is full", errno.ENOSPC)
+        if e.errno == errno.ETIMEDOUT:
+            return ObjectError(f"{what}: the cluster has not answered for {self._request_timeout_s} s")
+        if e.errno == _BLOCKLISTED:
+            return ObjectError(f"{what}: the cluster has blocklisted this client")
+        return ObjectError(f"{what}: {e.strerror}", _TELLING.get(e.errno or 0, errno.EIO))
+
+    def _missing(self, name: str) -> ObjectError:
+        """A pool that was deleted answers as one without the object: it has no marker either."""
+        if name != MARKER:
+            try:
+                self.check()
+            except ObjectError as e:
+                return e
+        return ObjectMissing(f"object {name} does not exist in {self.where}")
+
+    def _renew(self, pool: rados_io.Pool) -> None:
+        """Connect anew, once for all who have found the connection `pool` blocklisted: what it was told to do is over."""
+        with self._renewing:
+            if self._pool is not pool:
+                return
+            try:
+                self._pool = self._connect()
+            except VolumeError as e:
+                log.warning("%s", e)
+
+    @property
+    def _request_timeout_s(self) -> int:
+        """Of one attempt. Two fit into the time that a call may take: the second finds what a lost answer was about."""
+        return max(1, ceil(self._io_timeout_s / 2))  # librados takes whole seconds
+
+    def _connect(self) -> rados_io.Pool:
+        access = self._access
+        words = _ceph_args(os.environ.get("CEPH_ARGS", ""))
+        conf = access.conf or words.conf
+        user = access.user or words.name or words.id or DEFAULT_USER
+        settings = {
+            # librados asks for a newer map when a request is older than this. Its own 10 s would never pass with short timeouts,
+            # and an OSD that came back under another address would not be found.
+            "objecter_timeout": str(min(STALE_MAP_S, self._request_timeout_s / 2)),
+            "objecter_tick_interval": str(min(STALE_MAP_S, self._request_timeout_s / 2) / 2),
+            "client_mount_timeout": str(min(CONNECT_TIMEOUT_S, ceil(self._io_timeout_s))),
+            "rados_mon_op_timeout": str(self._request_timeout_s),
+            "rados_osd_op_timeout": str(self._request_timeout_s),
+            "log_to_stderr": "false",
+            "err_to_stderr": "false",
+        }
+        user = user if "." in user else f"client.{user}"
+        try:
+            return rados_io.Pool(access.pool, user, conf, access.namespace, settings)
+        except ImportError as e:
+            raise VolumeError(f"{e}: {INSTALL}") from e
+        except OSError as e:
+            raise VolumeError(_why_not(e, access.pool, user, conf)) from e
+
+
+def _may_be_ours(name: bytes) -> bool:
+    try:
+        checked_name(name.decode("ascii", "replace"))
+    except ObjectError:
+        return False
+    return True
+
+
+def _ceph_args(text: str) -> argparse.Namespace:
+    """Of what CEPH_ARGS says, that which librados does not read itself."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("-c", "--conf")
+    parser.add_argument("-n", "--name")
+    parser.add_argument("--id", "--user")
+    try:
+        return parser.parse_known_args(shlex.split(text))[0]
+    except (ValueError, argparse.ArgumentError) as e:
+        raise VolumeError(f"CEPH_ARGS cannot be read: {e}") from e
+
+
+def _why_not(e: OSError, pool: str, user: str, conf: str | None) -> str:
+    """One line: what has failed (the step is the text of the error), and what may mend it."""
+    code = e.errno or 0
+    why = os.strerror(code)
+    place = conf or os.environ.get("CEPH_CONF") or "/etc/ceph/ceph.conf"
+    keyring = f"look at its keyring (CEPH_KEYRING, or 'keyring' in {place}) and at 'ceph auth get {user}'"
+    if e.strerror == "user":
+        return f"{user!r} cannot be a user of Ceph: use NAME or client.NAME"
+    if e.strerror == "conf" and code == errno.ENOENT:
+        return f"there is no Ceph configuration that names monitors at {place}: name the file by --ceph-conf or CEPH_CONF"
+    if e.strerror in ("conf", "setting"):
+        return f"the Ceph configuration {place} cannot be used: {why}"
+    if e.strerror == "connect" and code == errno.ETIMEDOUT:
+        return f"no monitor of the Ceph cluster in {place} has answered: look at its 'mon host' and at 'ceph -s'"
+    if e.strerror == "connect" and code in (errno.ENOENT, errno.EINVAL):
+        return f"no key for {user} was found: {keyring}"
+    if e.strerror == "connect":
+        return f"the Ceph cluster refuses {user} ({why}): {keyring}"
+    if code == errno.ENOENT:
+        return f"pool {pool!r} does not exist: make it by 'ceph osd pool create {pool}'"
+    return f"pool {pool!r} cannot be used by {user}: {why}"

@@ -1,0 +1,244 @@
+# cython: embedsignature=True, embedsignature.format=clinic
+"""Ceph pools through librados: argument checks, the buffers of Python's objects, the GIL. See rados_io_impl.h."""
+
+import os
+
+cimport cython
+from cpython.buffer cimport Py_buffer, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.limits cimport INT_MAX
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport calloc, free
+
+
+cdef extern from "<time.h>" nogil:
+    ctypedef long time_t
+
+
+cdef extern from "rados_io_impl.h" nogil:
+    struct rados_io:
+        pass
+    struct rados_io_list:
+        pass
+    ctypedef enum rados_io_step "enum rados_io_step":
+        RADOS_IO_CREATE
+        RADOS_IO_CONF
+        RADOS_IO_SETTING
+        RADOS_IO_CONNECT
+        RADOS_IO_POOL
+        RADOS_IO_N_STEPS
+    struct rados_io_part:
+        const void *data
+        size_t n_bytes
+    struct rados_io_found:
+        uint64_t n_bytes
+        time_t mtime
+        int result
+    const char *rados_io_load() noexcept
+    void rados_io_version(int *major, int *minor, int *extra) noexcept
+    int rados_io_open(rados_io **made, const char *user, const char *conf, const char *pool, const char *ns,
+                      const char **settings, size_t n_settings, rados_io_step *step) noexcept
+    void rados_io_close(rados_io *io) noexcept
+    int rados_io_put(rados_io *io, const char *name, const rados_io_part *parts, size_t n_parts) noexcept
+    int rados_io_get(rados_io *io, const char *name, uint64_t offset, void *data, size_t n_bytes) noexcept
+    int rados_io_stat(rados_io *io, const char *name, rados_io_found *found) noexcept
+    int rados_io_stat_many(rados_io *io, const char **names, size_t n, size_t depth, rados_io_found *found) noexcept
+    int rados_io_remove(rados_io *io, const char *name) noexcept
+    int rados_io_list_open(rados_io *io, rados_io_list **made) noexcept
+    int rados_io_list_next(rados_io_list *listing, const char *prefix, char *out, size_t n_out) noexcept
+    void rados_io_list_close(rados_io_list *listing) noexcept
+
+
+STEPS = ("user", "conf", "setting", "connect", "pool")
+cdef size_t DEPTH = 64
+cdef Py_ssize_t NAMES_BYTES = 64 * 1024
+
+
+cdef object _failure(int code):
+    return OSError(-code, os.strerror(-code))
+
+
+cdef int _load() except -1:
+    cdef const char *why_not = rados_io_load()
+    if why_not != NULL:
+        raise ImportError(why_not.decode("ascii"))
+    return 0
+
+
+cdef list _texts(strings):
+    """As C takes them. ValueError for a text with a NUL in it."""
+    encoded = [text.encode() for text in strings]
+    if any(b"\0" in text for text in encoded):
+        raise ValueError("a text for librados has a NUL in it")
+    return encoded
+
+
+def version():
+    cdef int major = 0, minor = 0, extra = 0
+    if rados_io_load() != NULL:
+        return None
+    rados_io_version(&major, &minor, &extra)
+    return f"{major}.{minor}.{extra}"
+
+
+@cython.final
+cdef class Pool:
+    cdef rados_io *io
+
+    def __cinit__(self, str pool not None, str user not None, str conf, str namespace not None, dict settings not None):
+        cdef rados_io_step step = RADOS_IO_CREATE
+        cdef int code
+        cdef list words = _texts([pool, user, conf or "", namespace])
+        cdef list flat = _texts([word for pair in settings.items() for word in pair])
+        cdef const char *c_pool = words[0]
+        cdef const char *c_user = words[1]
+        cdef const char *c_conf = NULL
+        cdef const char *c_namespace = words[3]
+        cdef size_t n_settings = len(settings)
+        _load()
+        if conf is not None:
+            c_conf = words[2]
+        cdef const char **c_settings = <const char **>calloc(2 * n_settings + 1, sizeof(char *))
+        if c_settings == NULL:
+            raise MemoryError
+        try:
+            for i, word in enumerate(flat):
+                c_settings[i] = <const char *>word
+            with nogil:
+                code = rados_io_open(&self.io, c_user, c_conf, c_pool, c_namespace, c_settings, n_settings, &step)
+        finally:
+            free(c_settings)
+        if code < 0:
+            raise OSError(-code, STEPS[<int>step])
+
+    def __dealloc__(self):
+        if self.io != NULL:
+            with nogil:
+                rados_io_close(self.io)
+
+    def put(self, str name not None, parts):
+        cdef list name_text = _texts([name])
+        cdef const char *c_name = name_text[0]
+        cdef list held = list(parts)
+        cdef size_t n = len(held), n_viewed = 0, i
+        cdef int code
+        cdef Py_buffer *views = <Py_buffer *>calloc(n + 1, sizeof(Py_buffer))
+        cdef rados_io_part *c_parts = <rados_io_part *>calloc(n + 1, sizeof(rados_io_part))
+        try:
+            if views == NULL or c_parts == NULL:
+                raise MemoryError
+            for part in held:
+                PyObject_GetBuffer(part, &views[n_viewed], PyBUF_SIMPLE)
+                c_parts[n_viewed].data = views[n_viewed].buf
+                c_parts[n_viewed].n_bytes = views[n_viewed].len
+                n_viewed += 1
+            with nogil:
+                code = rados_io_put(self.io, c_name, c_parts, n)
+        finally:
+            for i in range(n_viewed):
+                PyBuffer_Release(&views[i])
+            free(views)
+            free(c_parts)
+        if code < 0:
+            raise _failure(code)
+
+    def get(self, str name not None, uint64_t offset, Py_ssize_t length):
+        cdef list name_text = _texts([name])
+        cdef const char *c_name = name_text[0]
+        cdef bytes out
+        cdef char *data
+        cdef int n
+        if not 0 < length <= INT_MAX:
+            raise ValueError(f"length must be between 1 and {INT_MAX}, not {length}")
+        out = PyBytes_FromStringAndSize(NULL, length)
+        data = PyBytes_AS_STRING(out)
+        with nogil:
+            n = rados_io_get(self.io, c_name, offset, data, length)
+        if n < 0:
+            raise _failure(n)
+        return out if n == length else out[:n]
+
+    def stat(self, str name not None):
+        cdef list name_text = _texts([name])
+        cdef const char *c_name = name_text[0]
+        cdef rados_io_found found
+        cdef int code
+        with nogil:
+            code = rados_io_stat(self.io, c_name, &found)
+        if code < 0:
+            raise _failure(code)
+        return found.n_bytes, <long>found.mtime
+
+    def stat_many(self, names):
+        cdef list texts = _texts(names)
+        cdef size_t n = len(texts), i
+        cdef int code
+        cdef const char **c_names = <const char **>calloc(n + 1, sizeof(char *))
+        cdef rados_io_found *found = <rados_io_found *>calloc(n + 1, sizeof(rados_io_found))
+        try:
+            if c_names == NULL or found == NULL:
+                raise MemoryError
+            for i in range(n):
+                c_names[i] = <const char *>texts[i]
+            with nogil:
+                code = rados_io_stat_many(self.io, c_names, n, DEPTH, found)
+            if code < 0:
+                raise _failure(code)
+            return [_found(&found[i]) for i in range(n)]
+        finally:
+            free(c_names)
+            free(found)
+
+    def remove(self, str name not None):
+        cdef list name_text = _texts([name])
+        cdef const char *c_name = name_text[0]
+        cdef int code
+        with nogil:
+            code = rados_io_remove(self.io, c_name)
+        if code < 0:
+            raise _failure(code)
+
+    def names(self, str prefix not None):
+        return Names(self, prefix)
+
+
+cdef object _found(rados_io_found *found):
+    if found.result < 0:
+        return _failure(found.result)
+    return found.n_bytes, <long>found.mtime
+
+
+@cython.final
+cdef class Names:
+    cdef Pool pool
+    cdef rados_io_list *listing
+    cdef bytes prefix
+
+    def __cinit__(self, Pool pool not None, str prefix not None):
+        cdef int code
+        self.pool = pool
+        self.prefix = _texts([prefix])[0]
+        with nogil:
+            code = rados_io_list_open(pool.io, &self.listing)
+        if code < 0:
+            raise _failure(code)
+
+    def __dealloc__(self):
+        if self.listing != NULL:
+            rados_io_list_close(self.listing)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef const char *prefix = self.prefix
+        cdef bytes out = PyBytes_FromStringAndSize(NULL, NAMES_BYTES)
+        cdef char *data = PyBytes_AS_STRING(out)
+        cdef int n
+        with nogil:
+            n = rados_io_list_next(self.listing, prefix, data, NAMES_BYTES)
+        if n < 0:
+            raise _failure(n)
+        if n == 0:
+            raise StopIteration
+        return out[: n - 1].split(b"\0")

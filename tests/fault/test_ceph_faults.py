@@ -1,0 +1,222 @@
+"""The OSD that holds everything stops, dies and comes back, or is full, under a real mount on Redis and RADOS."""
+
+import errno
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support.ceph_server import CephCluster
+from support.mounts import Mount, MountFactory
+from support.redis_server import RedisServer
+
+pytestmark = pytest.mark.fuse
+
+WRITER = Path(__file__).with_name("storing_writer.py")
+TIMEOUT_S = 4
+LIMIT_S = 40  # for what the test waits for; a machine may be busy
+
+
+@pytest.fixture(scope="module")
+def pool(open_ceph: CephCluster) -> Iterator[str]:
+    yield open_ceph.make_pool("faults")
+
+
+@pytest.fixture
+def make(mounts: MountFactory, redis_server: RedisServer, open_ceph: CephCluster, pool: str) -> Callable[..., Mount]:
+    def made(*options: str) -> Mount:
+        place = ("--storage", "rados", "--bucket", pool, "--ceph-conf", str(open_ceph.conf))
+        name = ("--namespace", f"n{time.monotonic_ns()}")
+        mount = mounts.new(mounts.volume(*place, *name, url=f"{redis_server.url}/8"), *options)
+        mount.expected_log += ["trying again", "cannot (store|read|delete)", "are lost", "cannot be stored", "has not answered"]
+        return mount
+
+    return made
+
+
+@pytest.fixture
+def stopped(open_ceph: CephCluster) -> Iterator[Callable[[bool], None]]:
+    """Stops the OSD's process, or has it go on; it goes on at the end."""
+
+    def stop(on: bool) -> None:
+        os.kill(open_ceph.pid("osd"), signal.SIGSTOP if on else signal.SIGCONT)
+
+    yield stop
+    stop(False)
+
+
+class Writing:
+    """storing_writer.py on a mount. `acknowledged`: digests of what was promised; `failures`: errnos of what was refused."""
+
+    def __init__(self, folder: Path, log: Path) -> None:
+        self.folder = folder
+        self.log = log
+        with log.open("wb") as out:
+            command = [sys.executable, WRITER, str(folder), "7"]
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out)
+
+    @property
+    def outcomes(self) -> list[tuple[str, str, int, float]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+    @property
+    def acknowledged(self) -> dict[Path, str]:
+        return {self.folder / name: digest for name, digest, failed, _ in self.outcomes if not failed}
+
+    @property
+    def failures(self) -> list[int]:
+        return [failed for _, _, failed, _ in self.outcomes if failed]
+
+    @property
+    def longest_s(self) -> float:
+        return max(took_s for _, _, _, took_s in self.outcomes)
+
+    def wait_for_more(self, n: int) -> None:
+        wanted = len(self.acknowledged) + n
+        wait(lambda: len(self.acknowledged) >= wanted, f"nothing is stored any more: {self.failures}")
+
+    def end(self) -> None:
+        self.process.communicate(timeout=LIMIT_S)
+        assert self.process.returncode == 0
+
+
+def wait(ready: Callable[[], bool], what: str) -> None:
+    deadline_s = time.monotonic() + LIMIT_S
+    while not ready():
+        assert time.monotonic() < deadline_s, what
+        time.sleep(0.05)
+
+
+def store(path: Path, data: bytes) -> None:
+    with path.open("wb", buffering=0) as file:
+        file.write(data)
+        os.fsync(file.fileno())
+
+
+def failure(call: Callable[[], object]) -> int | None:
+    """The errno of what a call raises, None when it succeeds."""
+    try:
+        call()
+    except OSError as error:
+        return error.errno
+    return None
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def check(files: dict[Path, str], mount: Mount) -> None:
+    """Every file as it was acknowledged: now, after mounting again, and by the checksums of all that is stored."""
+    assert {path for path, expected in files.items() if digest(path.read_bytes()) != expected} == set()
+    mount.restart()
+    assert {path for path, expected in files.items() if digest(path.read_bytes()) != expected} == set()
+    mount.volume.assert_clean("--verify-data")
+
+
+def drop_caches() -> None:
+    if os.geteuid() == 0:
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+def test_while_the_osd_stands_still(make: Callable[..., Mount], stopped: Callable[[bool], None]) -> None:
+    mount = make("--io-timeout", f"{TIMEOUT_S}s")
+    cached = {mount.path / f"c{i}": os.urandom(30_000) for i in range(20)}
+    for path, data in cached.items():
+        store(path, data)
+    mount.restart()
+    for path in list(cached)[:10]:
+        path.read_bytes()
+    stopped(True)
+    drop_caches()
+    started_s = time.monotonic()
+    assert all(path.read_bytes() == cached[path] for path in list(cached)[:10])
+    assert time.monotonic() - started_s < TIMEOUT_S  # nobody waited for the cluster
+    assert failure(list(cached)[15].read_bytes) == errno.EIO
+    started_s = time.monotonic()
+    late = mount.path / "late"
+    with late.open("wb", buffering=0) as file:
+        file.write(b"x" * 50_000)
+        assert failure(lambda: os.fsync(file.fileno())) == errno.EIO
+        assert TIMEOUT_S / 2 <= time.monotonic() - started_s < LIMIT_S
+        stopped(False)
+        os.fsync(file.fileno())  # what could not be stored was kept
+    closed = mount.path / "closed"
+    stopped(True)
+    file = closed.open("wb", buffering=0)
+    file.write(b"y" * 50_000)
+    assert failure(file.close) == errno.EIO
+    stopped(False)
+    assert list(cached)[15].read_bytes() == cached[list(cached)[15]]
+    store(closed, b"again")
+    check({path: digest(data) for path, data in {**cached, late: b"x" * 50_000, closed: b"again"}.items()}, mount)
+
+
+def test_the_osd_is_killed_and_started_under_load(make: Callable[..., Mount], open_ceph: CephCluster, tmp_path: Path) -> None:
+    mount = make()
+    writing = Writing(mount.path, tmp_path / "outcomes")
+    try:
+        writing.wait_for_more(10)
+        open_ceph.kill("osd")
+        time.sleep(1)
+        open_ceph.start("osd")
+        writing.wait_for_more(10)
+    finally:
+        writing.end()
+    assert writing.failures == []  # within the timeout an outage is a delay
+    assert writing.longest_s > 1
+    check(writing.acknowledged, mount)
+
+
+def test_the_osd_is_away_for_longer_than_the_timeout(make: Callable[..., Mount], open_ceph: CephCluster, tmp_path: Path) -> None:
+    mount = make("--io-timeout", f"{TIMEOUT_S}s")
+    writing = Writing(mount.path, tmp_path / "outcomes")
+    try:
+        writing.wait_for_more(10)
+        open_ceph.kill("osd")
+        wait(lambda: bool(writing.failures), "nothing fails without an OSD")
+        open_ceph.start("osd")
+        writing.wait_for_more(10)
+    finally:
+        writing.end()
+    assert set(writing.failures) == {errno.EIO}
+    check(writing.acknowledged, mount)
+
+
+def test_a_full_pool_is_enospc_until_there_is_room(make: Callable[..., Mount], open_ceph: CephCluster, pool: str) -> None:
+    mount = make()
+    mount.expected_log.append("is full")
+    kept = {mount.path / f"k{i}": os.urandom(10_000) for i in range(10)}
+    for path, data in kept.items():
+        store(path, data)
+    open_ceph.ceph("osd", "pool", "set-quota", pool, "max_objects", "2")
+    try:
+        refused: list[int] = []
+
+        def fill() -> bool:
+            path, data = mount.path / f"m{len(kept)}", os.urandom(10_000)
+            error = failure(lambda: store(path, data))
+            if error is None:
+                kept[path] = data
+            else:
+                refused.append(error)
+                path.unlink()
+            return error is not None
+
+        wait(fill, "a full pool takes everything")  # the monitor hears from the manager how full it is
+        assert refused == [errno.ENOSPC]
+        gone = next(iter(kept))
+        gone.unlink()
+        kept.pop(gone)
+        assert {path for path, data in kept.items() if path.read_bytes() != data} == set()
+    finally:
+        open_ceph.ceph("osd", "pool", "set-quota", pool, "max_objects", "0")
+    wait(lambda: failure(lambda: store(mount.path / "room", b"again")) is None, "there is no room")
+    check({path: digest(data) for path, data in {**kept, mount.path / "room": b"again"}.items()}, mount)

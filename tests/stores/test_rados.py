@@ -1,0 +1,201 @@
+"""What only pools have: orders of names, neighbours in one pool, users, a cluster that cannot be used."""
+
+import errno
+import json
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from cairnfs.errors import ObjectError, ObjectMissing, VolumeError
+from cairnfs.ext import rados_io
+from cairnfs.objects import MARKER, ordering, rados
+from cairnfs.objects.rados import Access, RadosStore
+from support.ceph_server import CephCluster
+from support.mounts import cairnfs
+
+_names = count()
+Opener = Callable[[Access], RadosStore]
+
+
+@pytest.fixture
+def opened() -> Iterator[Opener]:
+    """Opens a volume's place of its own, with a marker; closed at the end."""
+    stores: list[RadosStore] = []
+
+    def opener(access: Access) -> RadosStore:
+        store = RadosStore(access, f"rados-{next(_names)}", 20.0)
+        stores.append(store)
+        store.put(MARKER, [b"uuid"])
+        return store
+
+    yield opener
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def store(opened: Opener, open_pool: Access) -> RadosStore:
+    return opened(open_pool)
+
+
+def names_of(store: RadosStore, prefix: str = "") -> list[str]:
+    return [info.name for info in store.list(prefix)]
+
+
+def test_more_names_than_a_run_are_listed_in_order(store: RadosStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ordering, "RUN_NAMES", 50)
+    monkeypatch.setattr(rados, "LOOKED_AT", 32)
+    names = [f"packs/{i % 7:02x}/{i * 7919 % 307:016x}" for i in range(307)]
+    for name in names:
+        store.put(name, [name.encode()[: 1 + len(name) % 5]])
+    assert names_of(store, "packs/") == sorted(names)
+
+
+def test_volumes_of_one_pool_do_not_see_each_other(opened: Opener, open_pool: Access) -> None:
+    one, other = opened(open_pool), opened(open_pool)
+    elsewhere = opened(open_pool._replace(namespace="elsewhere"))
+    one.put("packs/00/x", [b"one"])
+    assert names_of(other) == names_of(elsewhere) == [MARKER]
+    with pytest.raises(ObjectMissing):
+        other.get("packs/00/x")
+    assert one.where == f"pool open/{one._prefix[:-1]}"
+    assert elsewhere.where.startswith("pool open/elsewhere/")
+
+
+def test_objects_that_cannot_be_ours_are_not_listed(store: RadosStore, open_pool: Access) -> None:
+    pool = rados_io.Pool(open_pool.pool, "client.admin", open_pool.conf, "", {})
+    for name in ("Upper", "new\nline", ".hidden", "\u00e9"):
+        pool.put(store._prefix + name, [b"x"])
+    store.put("packs/00/x", [b"x"])
+    assert names_of(store) == [MARKER, "packs/00/x"]
+
+
+def test_a_place_is_vacant_until_something_is_in_it(store: RadosStore) -> None:
+    store.put("packs/00/x", [b"x"])
+    store.delete(MARKER)
+    assert not store.vacant()
+    store.delete("packs/00/x")  # the marker is gone already: whose place it is, is not asked
+    assert store.vacant() and store.present()
+
+
+def test_a_large_object_comes_back_whole_and_in_pieces(store: RadosStore) -> None:
+    data = bytes(range(256)) * (4 << 12)
+    store.put("packs/00/large", [memoryview(data)[:1], memoryview(data)[1:77], memoryview(data)[77:]])
+    assert store.get("packs/00/large") == store.get("packs/00/large", 0, len(data)) == data
+    assert store.get("packs/00/large", 1_000_003, 4097) == data[1_000_003 : 1_000_003 + 4097]
+    assert store.get("packs/00/large", len(data) - 5, 1 << 20) == data[-5:]
+
+
+def test_a_pool_that_is_gone_is_a_failure_and_no_missing_object(opened: Opener, open_ceph: CephCluster) -> None:
+    store = opened(Access(open_ceph.make_pool("brief"), str(open_ceph.conf)))
+    store.put("packs/00/x", [b"x"])
+    open_ceph.ceph("osd", "pool", "delete", "brief", "brief", "--yes-i-really-really-mean-it")
+    for use in (
+        lambda: store.put("packs/00/y", [b"y"]),
+        lambda: store.get("packs/00/x"),
+        lambda: store.head("packs/00/x"),
+        lambda: store.delete("packs/00/x"),
+        store.check,
+    ):
+        with pytest.raises(ObjectError) as caught:
+            use()
+        assert not isinstance(caught.value, ObjectMissing)
+        assert caught.value.errno == errno.EIO
+
+
+def test_a_blocklisted_client_connects_anew(opened: Opener, open_ceph: CephCluster, open_pool: Access) -> None:
+    store = opened(open_pool)
+    # This process's session is the newest of a client's, but for that of the command which lists them.
+    sessions = json.loads(open_ceph.ceph("tell", "mon.a", "sessions", "--format", "json"))
+    addresses = [session["addrs"]["addrvec"][0] for session in sessions if session["name"].startswith("client.")]
+    for address in addresses[-3:]:
+        open_ceph.ceph("osd", "blocklist", "add", f"{address['addr']}/{address['nonce']}", "600")
+    deadline_s = time.monotonic() + 20
+    with pytest.raises(ObjectError, match="has blocklisted this client") as caught:
+        while time.monotonic() < deadline_s:
+            store.get(MARKER)
+    assert caught.value.errno == errno.EIO
+    assert store.get(MARKER) == b"uuid"
+
+
+def test_what_a_user_may_not_do_is_eacces(opened: Opener, guarded_pool: Access) -> None:
+    with pytest.raises(ObjectError) as caught:
+        opened(guarded_pool._replace(namespace="other"))
+    assert caught.value.errno == errno.EACCES
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"pool": "nowhere"}, "ceph osd pool create nowhere"),
+        ({"user": "nobody"}, "refuses client.nobody"),
+        ({"user": "bad.name"}, "'bad.name' cannot be a user"),
+        ({"conf": "/nowhere.conf"}, "at /nowhere.conf: name the file by --ceph-conf or CEPH_CONF"),
+    ],
+)
+def test_what_is_wrong_with_the_access_is_said(guarded_pool: Access, changed: dict[str, str], says: str) -> None:
+    with pytest.raises(VolumeError, match=says) as caught:
+        RadosStore(guarded_pool._replace(**changed), "vol", 5.0)
+    assert "\n" not in str(caught.value)
+
+
+def test_keyrings_that_do_not_fit_are_said(guarded_pool: Access, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CEPH_KEYRING", f"{tmp_path}/none")
+    with pytest.raises(VolumeError, match="no key for client.admin was found: look at its keyring"):
+        RadosStore(guarded_pool._replace(user=None), "vol", 5.0)
+    wrong = tmp_path / "keyring"
+    wrong.write_text("[client.admin]\n\tkey = AQBhYmNkYWJjZBAAYWJjZGFiY2RhYmNkYWJjZA==\n")
+    monkeypatch.setenv("CEPH_KEYRING", str(wrong))
+    with pytest.raises(VolumeError, match="refuses client.admin"):
+        RadosStore(guarded_pool._replace(user=None), "vol", 5.0)
+
+
+def test_the_environment_names_cluster_and_user(guarded_pool: Access, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def formatted(number: int, conf: str | None, args: str) -> str:
+        """What the formatting of a volume says; librados reads CEPH_ARGS once in the life of a process."""
+        monkeypatch.setenv("CEPH_CONF", conf or "/nowhere.conf")
+        monkeypatch.setenv("CEPH_ARGS", args)
+        place = ("--storage", "rados", "--bucket", guarded_pool.pool, "--namespace", guarded_pool.namespace)
+        done = cairnfs("format", f"sqlite3://{tmp_path}/{number}.db", f"environment-{number}", *place, check=False)
+        assert done.returncode == bool(done.stderr)
+        return done.stderr
+
+    assert formatted(1, guarded_pool.conf, "--id trainer") == ""
+    assert formatted(2, None, f"-n client.trainer --conf={guarded_pool.conf}") == ""
+    assert "names monitors at /nowhere.conf" in formatted(3, None, "--id trainer")
+    assert "refuses client.nobody" in formatted(4, guarded_pool.conf, "--user nobody")
+    assert "CEPH_ARGS cannot be read" in formatted(5, guarded_pool.conf, "--id 'x")
+
+
+def test_a_monitor_that_does_not_answer_is_given_up_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rados, "CONNECT_TIMEOUT_S", 2)
+    conf = tmp_path / "ceph.conf"
+    conf.write_text("[global]\nmon host = v2:127.0.0.1:1\n")
+    started_s = time.monotonic()
+    with pytest.raises(VolumeError, match="no monitor of the Ceph cluster"):
+        RadosStore(Access("p", str(conf)), "vol", 60.0)
+    assert time.monotonic() - started_s < 30
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        (["--storage", "rados"], 2, "--storage rados needs --bucket"),
+        (["--namespace", "x"], 2, "--namespace is not for --storage file"),
+        (["--ceph-user", "x", "--bucket", "/nowhere"], 2, "--ceph-user is not for --storage file"),
+        (["--storage", "rados", "--bucket", "p", "--ceph-conf", "/nowhere.conf"], 1, "names monitors at /nowhere.conf"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line(tmp_path: Path, options: list[str], code: int, says: str) -> None:
+    done = cairnfs("format", f"sqlite3://{tmp_path}/m.db", "vol", *options, check=False)
+    assert done.returncode == code
+    assert done.stderr.count("\n") == 1 and says in done.stderr
+
+
+def test_the_version_of_librados_is_shown(open_ceph: CephCluster) -> None:
+    shown = json.loads(cairnfs("version", "--json").stdout)["librados"]
+    assert shown == rados_io.version() is not None
+    assert f"librados {shown}" in cairnfs("version").stdout
