@@ -22,9 +22,9 @@ class Pair:
         store = self.node.engine.volume.store
         read_log = store.log
 
-        def counted(*arguments: int) -> object:
+        def counted(*arguments: int, rings: bool = False) -> object:
             self.n_log_reads += 1
-            return read_log(*arguments)  # type: ignore[arg-type]
+            return read_log(*arguments, rings=rings)  # type: ignore[arg-type]
 
         vars(store)["log"] = counted
 

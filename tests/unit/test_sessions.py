@@ -201,7 +201,7 @@ def test_session_that_passes_on_lives_as_long_as_either_process(
         meta.sessions.expect(session, after)
         (found,) = meta.sessions.list()
         assert (found.process, found.successor, is_dead(found, clock.now_ns())) == (before, after, not stays)
-        assert [dead.id for dead in meta.sessions.clean_stale(clock.now_ns())] == [session][stays:]
+        assert [dead.id for dead in meta.sessions.clean_stale()] == [session][stays:]
         if stays:
             assert other.sessions.resume(session, after)
             (found,) = meta.sessions.list()

@@ -198,7 +198,7 @@ def test_locks_that_were_given_back_are_not_missed(engine: Engine) -> None:
 
 
 def test_waiting_for_a_lock_asks_again_only_when_the_change_log_tells(engine: Engine) -> None:
-    engine.vfs.follow(lambda: None, lambda inos: None)
+    engine.vfs.follow(lambda position: None, lambda inos: None)
     with Engine(engine.url) as other, other.files.opened("f") as there, engine.files.opened("f") as here:
         take(other, there, lock(fcntl.F_WRLCK, 1))
         calls: list[int] = []
