@@ -4,9 +4,10 @@ One follower per mount. It reads the log from the position at which it was made,
 drops exactly what the others touched: first from the VFS, then from the kernel, so that whatever the kernel asks next is
 answered afresh. After a gap in the log everything is dropped.
 
-Its thread polls. An open does not wait for the next poll: the VFS calls `fence`, which reads what the log has got since and
-drops attributes at once, on the thread of the request. Pages and names are left to the follower's own thread, because the
-kernel may hold a directory's lock, or a page's, until the very request is answered that would wait for it.
+Its thread polls, and is woken by the first commit after it has found nothing, where the store can do that. An open does not
+wait for the next poll: the VFS calls `fence`, which reads what the log has got since and drops attributes at once, on the
+thread of the request. Pages and names are left to the follower's own thread, because the kernel may hold a directory's lock, or
+a page's, until the very request is answered that would wait for it.
 
 Commits of this process are told to the kernel by `tell_own`, before the operation that made them is answered: a reply with
 attributes that it overtakes is then dropped there. README.md has what the kernel would otherwise miss.
@@ -47,6 +48,12 @@ class Cached(Protocol):
     def invalidate_all(self) -> None: ...
 
 
+class Vfs(Cached, Protocol):
+    """What the VFS is told besides."""
+
+    def released(self, inos: Iterable[Inode]) -> None: ...
+
+
 class KernelCaches(Cached, Protocol):
     """What a front can make the kernel forget."""
 
@@ -65,7 +72,7 @@ class Follower(threading.Thread):
     def __init__(
         self,
         store: Store,
-        vfs: Cached,
+        vfs: Vfs,
         front: KernelCaches,
         arena: Arena | None = None,
         told: int | None = None,
@@ -107,6 +114,8 @@ class Follower(threading.Thread):
         self._lease = Lease(self._lease_lost, lambda: front.trust(True))
         self._wake = threading.Event()
         self._ended = False
+        self._silent = threading.Event()
+        self._bell = threading.Thread(target=store.listen, args=(self._wake.set, self._silent), name="bell", daemon=True)
         self._failing = False
 
     @property
@@ -132,13 +141,16 @@ class Follower(threading.Thread):
         """End the thread and wait for it. Also when it was never started."""
         self._ended = True
         self._wake.set()
+        self._silent.set()
         if self.ident is not None:
             self.join()
+            self._bell.join()
         self._lease.stop()
 
     def run(self) -> None:
         pause_s = SHORTEST_POLL_S
         self._lease.start()
+        self._bell.start()
         while not self._ended:
             self._wake.wait(pause_s)
             self._wake.clear()
@@ -164,7 +176,7 @@ class Follower(threading.Thread):
         read. Not from a request.
         """
         from_s = self._lease.now_s()
-        self._catch_up()
+        self._catch_up(rings=True)
         again, self._again = self._again, set()
         with self._reading:
             position = self._position
@@ -187,10 +199,10 @@ class Follower(threading.Thread):
         self.on_told(position)
         return bool(everything or inos or dentries)
 
-    def _catch_up(self) -> bool:
+    def _catch_up(self, rings: bool = False) -> bool:
         """Read the log if there is anything in it. True when others had changed something."""
         if not self._is_watched:
-            found = self._read_log()
+            found = self._read_log(rings)
             if self._arena is not None:
                 self._arena.saw(self._position, None)
             return found
@@ -209,13 +221,13 @@ class Follower(threading.Thread):
         elif position > self._arena.applied:
             self._arena.saw(position, None)
 
-    def _read_log(self) -> bool:
+    def _read_log(self, rings: bool = False) -> bool:
         """Make the VFS forget what others changed since the position, and note it for the kernel. True when there was any."""
         found = False
         with self._reading:
             try:
                 more = True
-                while more and (records := self._store.log(self._position, LOG_BATCH)):
+                while more and (records := self._store.log(self._position, LOG_BATCH, rings=rings)):
                     more = len(records) == LOG_BATCH
                     others = [record for record in records if not self._own(record)]
                     if self._core is not None and others:
@@ -226,6 +238,8 @@ class Follower(threading.Thread):
                             self._arena.changed(record.keys, record.position)
                     if self._moved is not None and noted:
                         self._moved.note(noted)
+                    if unlocked := locked_inodes(others):
+                        self._vfs.released(unlocked)
                     inos, dentries = changes(others)
                     if inos or dentries:
                         found = True
@@ -284,15 +298,30 @@ def changes(records: Iterable[LogRecord]) -> Changes:
     for record in records:
         inos.update(changed_inodes(record.keys))
         for partition, name in record.keys:
-            if partition[:1] == DENTRY_PREFIX and len(partition) == 1 + INO8:
+            if is_dentry(partition):
                 dentries.add((Inode(int.from_bytes(partition[1:], "big")), name))
     return inos, dentries
 
 
 def moved(record: LogRecord) -> set[Inode]:
     """Inodes that have got or lost a name by a commit: all that it has changed but the directories with these names."""
-    into = {Inode(int.from_bytes(partition[1:], "big")) for partition, _ in record.keys if partition[:1] == DENTRY_PREFIX}
+    into = {Inode(int.from_bytes(partition[1:], "big")) for partition, _ in record.keys if is_dentry(partition)}
     return changed_inodes(record.keys) - into if into else set()
+
+
+def is_dentry(partition: bytes) -> bool:
+    """Whether it has the names of a directory."""
+    return partition[:1] == DENTRY_PREFIX and len(partition) == 1 + INO8
+
+
+def locked_inodes(records: Iterable[LogRecord]) -> set[Inode]:
+    """Inodes whose locks have changed."""
+    return {
+        Inode(int.from_bytes(partition[1:], "big"))
+        for record in records
+        for partition, key in record.keys
+        if key == LOCKS_SUBKEY and partition[:1] == INODE_PREFIX
+    }
 
 
 def changed_inodes(keys: Iterable[Key]) -> set[Inode]:

@@ -56,6 +56,8 @@ class Vfs:
         self._attrs = Attributes(state, self._removed)
         self._locking = Locking(state)
         self._io = FileIo(state, self._names, self._attrs, self._locking)
+        meta.core.is_fenced = state.files.is_fenced
+        meta.sessions.on_lost = state.files.lose_locks
         self._ranges = Ranges(state)
         self._dirs = Directories(state, self._removed)
         self._xattrs = Xattrs(state)
@@ -250,6 +252,11 @@ class Vfs:
         """
         self._state.fence = fence
         self._state.files.on_lost = forget
+        self._locking.is_followed = True
+
+    def released(self, inos: Iterable[Inode]) -> None:
+        """Another process has changed the locks of these inodes."""
+        self._locking.released(inos)
 
     def held(self) -> list[Inode]:
         """Inodes that the kernel has handles of."""

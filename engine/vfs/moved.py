@@ -25,7 +25,7 @@ from cairnfs.ext.arena import Arena
 from cairnfs.types import Inode
 
 GRACE_S = 5.0  # as the lease: a walk that takes longer from a name to its end is waiting for a store that is away
-SECOND_TRY_S = 2.0  # for a thread that was sent back to come again
+SECOND_TRY_S = 10.0  # for a thread that was sent back to come again, on a busy machine
 MAX_SENT_BACK = 65_536  # threads whose second try has not come yet; some 10 MB
 UNKNOWN_PID = 0  # of threads outside of the PID namespace of the mount: one number for many
 

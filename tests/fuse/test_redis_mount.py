@@ -19,13 +19,13 @@ pytestmark = pytest.mark.fuse
 N = 40
 N_MANY = 5000
 N_EACH = 150
-SLACK = 3  # a heartbeat, another batch of numbers
+SLACK = 4  # a heartbeat, another batch of numbers
 FEW = 8  # a name of each directory on the way, pages of 64 and 128 entries, SLACK
 
 
 @pytest.fixture
 def mount(mounts: MountFactory, redis_server: RedisServer) -> Mount:
-    mount = mounts.new(mounts.volume(url=f"{redis_server.url}/5"))
+    mount = mounts.new(mounts.volume(url=f"{redis_server.url}/5"), "--heartbeat", "30", "--workers", "1")
     (mount.path / "d").mkdir()
     (mount.path / "d" / "first").write_bytes(b"x")
     return mount
@@ -72,8 +72,8 @@ def test_round_trips(mount: Mount) -> None:
     costs(round_trips(mount, lambda path: os.rename(path, f"{path}.new")), read=1, commit=1)
     costs(round_trips(mount, lambda path: Path(f"{path}.dir").mkdir()), read=1, commit=1)
     costs(round_trips(mount, lambda path: Path(f"{path}.dir").rmdir()), read=0, commit=1)
-    # That the old name is not there any more is known.
-    costs(round_trips(mount, lambda path: os.link(f"{path}.new", path)), read=0, commit=1)
+    # That the old name is not there any more is known, but another node may have made it again.
+    costs(round_trips(mount, lambda path: os.link(f"{path}.new", path)), read=1, commit=1)
     costs(round_trips(mount, lambda path: path.unlink()), read=0, commit=1)
 
 

@@ -11,7 +11,8 @@ several may touch one row. A field beyond the end of a value reads as 0; changin
 Every commit leaves one record in the change log: who made it and which rows it touched.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from threading import Event
 from typing import NamedTuple, Protocol
 
 from cairnfs.ext.arena import Watch
@@ -193,12 +194,22 @@ class Store(Protocol):
         """
         ...
 
+    def listen(self, rung: Callable[[], None], ended: Event) -> None:
+        """Call `rung` when somebody has committed, where `log` has asked for that, until `ended`; returns at once where stores
+        cannot tell. On a thread of its own.
+        """
+        ...
+
+    def now_ns(self) -> int | None:
+        """Nanoseconds since the epoch by a clock that all users of the store share; None: that of this machine."""
+        ...
+
     def position(self) -> Position:
         """Position of the newest commit; 0 in an empty store."""
         ...
 
-    def log(self, after: Position, limit: int) -> list[LogRecord]:
-        """Up to `limit` records after a position, in order.
+    def log(self, after: Position, limit: int, *, rings: bool = False) -> list[LogRecord]:
+        """Up to `limit` records after a position, in order. With `rings`, if there are none, the next commit makes `listen` call.
 
         Raises LogTrimmed when some of them are gone, or when the position has not been reached (the store was replaced).
         """

@@ -1,6 +1,7 @@
 """A metadata store that counts its round trips and how long they took, and tells of commits; the rest is the store given."""
 
 from collections.abc import Callable, Sequence
+from threading import Event
 from time import perf_counter_ns
 
 from cairnfs.ext.arena import Watch
@@ -115,12 +116,18 @@ class CountingStore:
         finally:
             self._positions.observe_ns(perf_counter_ns() - started_ns)
 
-    def log(self, after: Position, limit: int) -> list[LogRecord]:
+    def log(self, after: Position, limit: int, *, rings: bool = False) -> list[LogRecord]:
         started_ns = perf_counter_ns()
         try:
-            return self._store.log(after, limit)
+            return self._store.log(after, limit, rings=rings)
         finally:
             self._logs.observe_ns(perf_counter_ns() - started_ns)
+
+    def listen(self, rung: Callable[[], None], ended: Event) -> None:
+        self._store.listen(rung, ended)
+
+    def now_ns(self) -> int | None:
+        return self._store.now_ns()
 
     def watch(self) -> Watch | None:
         return self._store.watch()

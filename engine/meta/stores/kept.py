@@ -3,7 +3,8 @@
 The rules by which nothing outdated is kept are the arena's (`ext/arena.h`): a token taken before a read, positions of commits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from threading import Event
 
 from cairnfs.ext.arena import Arena, Watch
 from cairnfs.meta.stores.base import (
@@ -93,8 +94,14 @@ class KeptStore:
     def position(self) -> Position:
         return self._store.position()
 
-    def log(self, after: Position, limit: int) -> list[LogRecord]:
-        return self._store.log(after, limit)
+    def log(self, after: Position, limit: int, *, rings: bool = False) -> list[LogRecord]:
+        return self._store.log(after, limit, rings=rings)
+
+    def listen(self, rung: Callable[[], None], ended: Event) -> None:
+        self._store.listen(rung, ended)
+
+    def now_ns(self) -> int | None:
+        return self._store.now_ns()
 
     def watch(self) -> Watch | None:
         return self._store.watch()

@@ -5,7 +5,7 @@ Stores opened under one name share their rows for the life of the process. Nothi
 
 import threading
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 from cairnfs.ext.arena import Watch
@@ -144,7 +144,7 @@ class MemoryStore:
         with self._volume.lock:
             return Position(self._volume.position)
 
-    def log(self, after: Position, limit: int) -> list[LogRecord]:
+    def log(self, after: Position, limit: int, *, rings: bool = False) -> list[LogRecord]:
         with self._volume.lock:
             records = self._volume.log
             oldest = records[0].position if records else self._volume.position + 1
@@ -152,6 +152,12 @@ class MemoryStore:
                 raise LogTrimmed(after)
             start = after + 1 - oldest
             return records[start : start + limit]
+
+    def listen(self, rung: Callable[[], None], ended: threading.Event) -> None:
+        return
+
+    def now_ns(self) -> int | None:
+        return None
 
     def watch(self) -> Watch | None:
         return None

@@ -10,12 +10,13 @@ commits survive a power failure is a matter of the server's settings (`hazards`)
 """
 
 import hashlib
+import logging
 import os
 import struct
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from operator import itemgetter
@@ -52,9 +53,12 @@ from cairnfs.meta.stores.log_keys import decode_keys, encode_keys, encode_reques
 from cairnfs.meta.stores.redis_link import Address, Link
 from cairnfs.types import Position, SessionId
 
+log = logging.getLogger(__name__)
+
 LOG_RECORDS = 1_000_000  # some 100 MB of the server's memory at most
 INDEX_FROM = 128
 SCAN_COUNT = 5000
+LISTEN_S = 0.5  # how long the end of listening may take
 MAX_REMEMBERED = 64  # records whose place in the log is known
 
 _VERSION = struct.Struct(">Q")
@@ -94,6 +98,7 @@ class RedisStore:
         tag = b"{cairnfs:%d}" % address.db
         self._rows, self._indexes = tag + b"r", tag + b"x"
         self._position, self._log_key = tag + b"position", tag + b"log"
+        self._bell = tag + b"bell"
         self._tag = tag
         self._client_id = os.urandom(8)
         self._done = tag + b"done:" + self._client_id.hex().encode()
@@ -155,8 +160,9 @@ class RedisStore:
     def position(self) -> Position:
         return Position(int(self._link.call(lambda client: client.get(self._position)) or 0))
 
-    def log(self, after: Position, limit: int) -> list[LogRecord]:
-        newest, *found = self._run(self._read_log, [self._position, self._log_key], [int(after), limit])
+    def log(self, after: Position, limit: int, *, rings: bool = False) -> list[LogRecord]:
+        keys = [self._position, self._log_key, self._bell]
+        newest, *found = self._run(self._read_log, keys, [int(after), limit, int(rings)])
         if not found:
             raise LogTrimmed(after)
         at, records = found
@@ -211,6 +217,25 @@ class RedisStore:
         finally:
             with self._lock:
                 self._slots.append(slot)
+
+    def listen(self, rung: Callable[[], None], ended: threading.Event) -> None:
+        while not ended.is_set():
+            try:
+                with self._link.client.pubsub(ignore_subscribe_messages=True) as channel:
+                    channel.subscribe(self._bell)
+                    rung()  # nobody was heard until now
+                    while not ended.is_set():
+                        if channel.get_message(timeout=LISTEN_S) is not None:
+                            rung()
+            except redis.exceptions.NoPermissionError:
+                log.info("the Redis user may not listen to the channel %s: others' changes are seen late", self._bell.decode())
+                return
+            except redis.RedisError:
+                ended.wait(LISTEN_S)  # whoever asks for something is told what is wrong
+
+    def now_ns(self) -> int | None:
+        seconds, microseconds = self._link.call(_time)
+        return int(seconds) * 10**9 + int(microseconds) * 1000
 
     def watch(self) -> Watch | None:
         return None
@@ -276,6 +301,13 @@ class RedisStore:
         pattern = b"".join(b"\\" + bytes([c]) if c in b"*?[]\\^-" else bytes([c]) for c in prefix) + b"*"
         options = {"target_nodes": "primaries"} if self._link.is_cluster else {}
         return list(set(self._link.call(lambda client: list(client.scan_iter(match=pattern, count=SCAN_COUNT, **options)))))
+
+
+def _time(client: Any) -> tuple[int, int]:
+    found = client.time()
+    if isinstance(found, dict):  # a Cluster's answers by node
+        found = next(iter(found.values()))
+    return found[0], found[1]
 
 
 def _unlink(names: list[bytes], client: Any) -> None:

@@ -14,7 +14,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
@@ -151,7 +151,7 @@ class SqliteStore:
         with self._reading() as connection:
             return Position(connection.execute("SELECT max(position) FROM log").fetchall()[0][0] or 0)
 
-    def log(self, after: Position, limit: int) -> list[LogRecord]:
+    def log(self, after: Position, limit: int, *, rings: bool = False) -> list[LogRecord]:
         with self._reading() as connection:
             connection.execute("BEGIN")
             # Two statements: SQLite answers a lone min() or max() from one end of the tree, but both together by a full scan.
@@ -190,6 +190,12 @@ class SqliteStore:
             mark = None if self._index is None else self._index.mark_of_next(before)
             self._checkpointer.wrote(connection, len(changed) + 1 + sum(len(put[2]) for put in puts) // 4096)
         return Committed(position, totals, changed, mark)
+
+    def listen(self, rung: Callable[[], None], ended: threading.Event) -> None:
+        return
+
+    def now_ns(self) -> int | None:
+        return None
 
     def watch(self) -> Watch | None:
         return None if self._index is None else self._index.watch
