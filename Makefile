@@ -1,7 +1,7 @@
 # make demo     install what is missing, then format, mount, use, compare and unmount a volume
 # make test     everything that must pass
 # make lint     ruff and mypy alone
-# make bench    rates on cairnfs, on the local file system and on JuiceFS (if its package can be installed)
+# make bench    the quick suite on cairnfs, on the local file system and on JuiceFS (if its package can be installed)
 # make pjdfstest PJDFSTEST=DIR, make fsx FSX=PROGRAM    independent suites, built by you, on both fronts
 
 PY = .venv/bin/python
@@ -20,9 +20,9 @@ build: setup
 demo: setup
 	@$(PY) -m cairnfs.bench.demo
 
-# The second run is of mounts by a single process; tests that say themselves how many there are have run already, and those of Ceph
-# would wait for another cluster.
-SAID = ceph_mount takeover uring redis_mount two_mounts mount_command ordinary_user
+# The second run is of mounts by a single process; tests that say themselves how many there are, or for which it is all the
+# same, have run already, and those of Ceph and S3 would wait for another cluster.
+SAID = ceph_mount s3_mount deployment takeover uring redis_mount two_mounts mount_command ordinary_user bench
 test: setup-tests
 	@$(PY) -m pytest $(ARGS)
 ifeq ($(ARGS),)
@@ -35,7 +35,7 @@ lint: setup
 	@$(PY) -m mypy
 
 bench: setup
-	@$(PY) -m cairnfs.bench.rates --peers $(ARGS)
+	@$(PY) -m cairnfs.daemon.cli bench --peers --json build/bench.json --html build/bench.html --markdown build/bench.md $(ARGS)
 
 pjdfstest: setup
 	@$(PY) -m pytest tests/external/test_pjdfstest.py --pjdfstest=$(PJDFSTEST) $(ARGS)

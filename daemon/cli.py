@@ -24,7 +24,7 @@ OUTPUT_CLOSED = 1  # as click has it
 class Lazy(NamedTuple):
     """Where a command is, and its line in `cairnfs --help`."""
 
-    module: str
+    module: str  # of this package, or with its whole name
     attribute: str
     summary: str
 
@@ -39,7 +39,9 @@ COMMANDS = {
     "config": Lazy("cmd_info", "config_command", "Show or change settings of a volume."),
     "fsck": Lazy("cmd_check", "fsck_command", "Check the consistency of a volume."),
     "gc": Lazy("cmd_check", "gc_command", "Find (and delete) objects that no file uses."),
+    "objbench": Lazy("cmd_objbench", "objbench_command", "Try and measure a place for objects."),
     "destroy": Lazy("cmd_destroy", "destroy_command", "Destroy a volume with all its data."),
+    "bench": Lazy("cairnfs.bench.cli", "bench_command", "Compare directories: rates, latencies and costs."),
     "version": Lazy("cmd_version", "version_command", "Show the version."),
 }
 
@@ -54,7 +56,8 @@ class LazyGroup(click.Group):
         lazy = COMMANDS.get(cmd_name)
         if lazy is None:
             return None
-        command: click.Command = getattr(importlib.import_module(f"cairnfs.daemon.{lazy.module}"), lazy.attribute)
+        module = lazy.module if "." in lazy.module else f"cairnfs.daemon.{lazy.module}"
+        command: click.Command = getattr(importlib.import_module(module), lazy.attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

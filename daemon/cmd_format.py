@@ -1,26 +1,16 @@
 """`cairnfs format`: make a volume."""
 
-import os
-
 import click
 
 from cairnfs.const import DEFAULT_BLOCK_BYTES, KIB
-from cairnfs.daemon.command import json_option, limit_options, meta_url_argument, size_type
+from cairnfs.daemon.command import json_option, limit_options, meta_url_argument, place_options, size_type
 from cairnfs.units import format_size
 
 
 @click.command("format")
 @meta_url_argument
 @click.argument("name")
-@click.option("--storage", default="file", show_default=True, help="Kind of object storage: file, rados.")
-@click.option(
-    "--bucket",
-    metavar="PLACE",
-    help="Folder for objects, or pool of a Ceph cluster. [default: /var/lib/cairnfs; not as root ~/.cairnfs/local]",
-)
-@click.option("--ceph-conf", metavar="FILE", help="Ceph's configuration. [default: CEPH_CONF, or /etc/ceph/ceph.conf]")
-@click.option("--ceph-user", metavar="NAME", help="User of Ceph. [default: client.admin]")
-@click.option("--namespace", metavar="NS", help="Namespace within the pool. [default: none]")
+@place_options
 @click.option(
     "--block-size",
     type=size_type(KIB),
@@ -37,9 +27,7 @@ def format_command(
     name: str,
     storage: str,
     bucket: str | None,
-    ceph_conf: str | None,
-    ceph_user: str | None,
-    namespace: str | None,
+    storage_options: dict[str, str],
     block_size: int,
     compress: str,
     capacity: int,
@@ -55,7 +43,6 @@ def format_command(
     from cairnfs.daemon.shown import format_as_json
     from cairnfs.volume import format_volume, new_format
 
-    options = {"ceph_conf": ceph_conf and os.path.abspath(ceph_conf), "ceph_user": ceph_user, "namespace": namespace}
     fmt = new_format(
         name,
         storage=storage,
@@ -64,7 +51,7 @@ def format_command(
         compression=compress,
         capacity_bytes=capacity,
         inodes=inodes,
-        storage_options={name: value for name, value in options.items() if value},
+        storage_options=storage_options,
     )
     format_volume(meta_url, fmt, force=force)
     if as_json:

@@ -66,12 +66,13 @@ def mount_in_foreground(request: MountRequest, level: int) -> int:
     """Mount and serve until unmounted; returns the exit code."""
     from cairnfs.daemon.logs import log_to_file, log_to_stderr
     from cairnfs.daemon.session import serve
+    from cairnfs.daemon.systemd import say_ready
 
     if request.log_path is None:
         log_to_stderr(level)
     else:
         log_to_file(request.log_path, level, take_output=False)
-    return serve(request, lambda: None)
+    return serve(request, say_ready)
 
 
 def mount_in_background(request: MountRequest, level: int) -> int:

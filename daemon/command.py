@@ -1,6 +1,8 @@
 """Arguments and options that several commands share."""
 
+import os
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import click
@@ -36,6 +38,33 @@ def size_type(bare_unit_bytes: int) -> Parsed:
 
 COUNT = Parsed("count", parse_count)
 DURATION = Parsed("duration", parse_duration)
+
+
+# Options that only some kinds of storage have: name, metavar, help. What is given goes into the volume's `storage_options`.
+STORAGE_OPTIONS = (
+    ("region", "NAME", "Region of a bucket of S3. [default: of the URL, environment or profile]"),
+    ("ceph-conf", "FILE", "Ceph's configuration. [default: CEPH_CONF, or /etc/ceph/ceph.conf]"),
+    ("ceph-user", "NAME", "User of Ceph. [default: client.admin]"),
+    ("namespace", "NS", "Namespace within the pool of Ceph. [default: none]"),
+)
+
+
+def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--storage, --bucket, and one argument `storage_options` for the options that only some kinds of storage have."""
+
+    @wraps(command)
+    def called(**given: Any) -> Any:
+        given["ceph_conf"] = given["ceph_conf"] and os.path.abspath(given["ceph_conf"])
+        values = {name: given.pop(name) for name in (option.replace("-", "_") for option, _, _ in STORAGE_OPTIONS)}
+        return command(storage_options={name: value for name, value in values.items() if value}, **given)
+
+    options = [click.option(f"--{name}", metavar=metavar, help=text) for name, metavar, text in STORAGE_OPTIONS]
+    where = "Folder for objects, URL of a bucket (S3), or pool (Ceph). [default: /var/lib/cairnfs; not as root ~/.cairnfs/local]"
+    bucket = click.option("--bucket", metavar="PLACE", help=where)
+    storage = click.option("--storage", default="file", show_default=True, help="Kind of object storage: file, s3, rados.")
+    for option in (*reversed(options), bucket, storage):
+        called = option(called)
+    return called
 
 
 def limit_options(default: int | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -25,7 +25,7 @@ def fetch(request: MountRequest, inherited: Inherited, worker: int) -> None:
     carried = inherited.carried
     Pulse(carried, worker).start()
     options = replace(request.engine, background_jobs=False, read_only=True)
-    with open_volume(request.url, options, arena=carried.arena, cells=carried.cells[worker]) as volume:
+    with open_volume(request.url, options, arena=carried.arena, cells=carried.cells[worker], turns=carried.turns) as volume:
         fetching = Fetching(volume.meta, volume.data, carried.arena)
         threads = [FetchThread(inherited.slots, worker, fetching, f"fetch-{i}") for i in range(N_THREADS)]
         for thread in threads:

@@ -20,6 +20,8 @@ FRONTS = ("channel", "pyfuse3")
 CONSISTENCIES = ("close-to-open", "push")
 
 ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^\s:\[\]]*)):(?P<port>\d{1,5})", re.ASCII)
+MBPS = re.compile(r"\d{1,9}(\.\d+)?", re.ASCII)
+SLOWEST_MBPS = 1.0  # a pack of 4 MiB then takes 34 s, which is half of the io-timeout
 ANY_HOST = "0.0.0.0"  # an address without a host, such as :9567
 LAST_PORT = 65535
 
@@ -69,6 +71,13 @@ def _positive(text: str) -> int:
     if (count := parse_count(text)) == 0:
         raise UsageError(f"'{text}' must be at least 1")
     return count
+
+
+def _mbps(text: str) -> float:
+    limit = float(text) if MBPS.fullmatch(text) else -1.0
+    if 0 < limit < SLOWEST_MBPS or limit < 0:
+        raise UsageError(f"'{text}' is not a limit: write {SLOWEST_MBPS:g} or more megabits a second, or 0 for none")
+    return limit
 
 
 def _heartbeat(text: str) -> float:
@@ -161,6 +170,8 @@ SETTINGS = (
     Setting("cache-memory", "engine", "cache_bytes", _mebibytes, "SIZE", "Memory for data read or written lately, in MiB."),
     Setting("max-uploads", "engine", "max_uploads", _positive, "N", "Uploads at a time."),
     Setting("max-downloads", "engine", "max_downloads", _positive, "N", "Downloads at a time."),
+    Setting("upload-limit", "engine", "upload_limit_mbps", _mbps, "MBPS", "Most megabits a second to send; 0: no limit."),
+    Setting("download-limit", "engine", "download_limit_mbps", _mbps, "MBPS", "Most megabits a second to get; 0: no limit."),
     Setting("readahead", "engine", "readahead_bytes", _mebibytes, "SIZE", "Most to read ahead per reader, in MiB."),
     Setting("io-timeout", "engine", "io_timeout_s", parse_duration, "TIME", "How long calls wait for storage before EIO."),
     Setting("heartbeat", "engine", "heartbeat_s", _heartbeat, "TIME", "How often the mount says that it is alive."),

@@ -14,6 +14,8 @@ class EngineOptions:
     max_uploads: int = 20
     max_downloads: int = 20
     readahead_bytes: int = 8 * MIB  # per sequential reader, at most
+    upload_limit_mbps: float = 0.0  # megabits (10**6) per second, 0 for no limit
+    download_limit_mbps: float = 0.0
     io_timeout_s: float = 60.0  # how long a call waits for a store that does not answer, before EIO
     read_only: bool = False
     heartbeat_s: float = 12.0

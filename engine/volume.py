@@ -25,7 +25,18 @@ from cairnfs.meta.stores.counting import CountingStore
 from cairnfs.meta.stores.kept import KeptStore
 from cairnfs.meta.volume import VolumeFormat, create_volume, load_format
 from cairnfs.metrics import Cells, Metrics
-from cairnfs.objects import STORAGE_OPTIONS, STORAGES, ObjectStore, bucket_exists, create_bucket, destroy_bucket, open_objects
+from cairnfs.objects import (
+    STORAGE_OPTIONS,
+    STORAGES,
+    Limits,
+    ObjectStore,
+    Turns,
+    bucket_exists,
+    create_bucket,
+    destroy_bucket,
+    open_objects,
+)
+from cairnfs.objects.s3_url import parse_s3_url
 from cairnfs.options import EngineOptions
 
 if TYPE_CHECKING:
@@ -45,8 +56,10 @@ class Volume:
         clock: Clock,
         metrics: Metrics | None = None,
         arena: Arena | None = None,
+        turns: tuple[Cells, int] | None = None,
     ) -> None:
         self.store = store
+        self._turns = None if turns is None else Turns(*turns)
         self.arena = arena
         self.meta = meta
         self.options = options
@@ -73,7 +86,8 @@ class Volume:
     def objects(self) -> ObjectStore:
         """The object store, opened when first asked for. VolumeError when it is not this volume's."""
         if self._objects is None:
-            self._objects = open_objects(self.format, self.options.io_timeout_s, self.metrics)
+            limits = Limits(self.options.upload_limit_mbps, self.options.download_limit_mbps)
+            self._objects = open_objects(self.format, self.options.io_timeout_s, self.metrics, limits, self._turns)
         return self._objects
 
     @property
@@ -132,9 +146,11 @@ def open_volume(
     arena: Arena | None = None,
     cells: Cells | None = None,
     others: Sequence[Cells] = (),
+    turns: tuple[Cells, int] | None = None,
 ) -> Volume:
     """Open the volume at a metadata URL; with `data`, its objects too, and proven to be this volume's. An `arena` keeps what
-    passes of its metadata and data, `cells` what is counted; `others` is what other processes count for the same mount.
+    passes of its metadata and data, `cells` what is counted; `others` is what other processes count for the same mount. By the
+    numbers and the lock of `turns` they keep to limits of bandwidth together.
 
     Raises UsageError for a bad URL, VolumeError when there is no volume there or it cannot be used, StoreError and
     ObjectError when a store fails.
@@ -145,7 +161,7 @@ def open_volume(
     opened = open_store(url, io_timeout_s=options.io_timeout_s)
     store = CountingStore(opened if arena is None else KeptStore(opened, arena), metrics)
     try:
-        volume = Volume(store, Meta(store, clock, metrics), options, clock, metrics, arena)
+        volume = Volume(store, Meta(store, clock, metrics), options, clock, metrics, arena, turns)
     except BaseException:
         store.close()
         raise
@@ -177,13 +193,15 @@ def new_format(
     """The format of a volume to be made, with a new uuid. UsageError says which part is wrong."""
     if storage not in STORAGES:
         raise UsageError(f"object storage {storage!r} is not known: use {', '.join(STORAGES)}")
+    for option in storage_options or ():
+        if option not in STORAGE_OPTIONS[storage]:
+            raise UsageError(f"--{option.replace('_', '-')} is not for --storage {storage}")
     if storage == "file":
         bucket = os.path.abspath(os.path.expanduser(bucket or default_bucket()))
     elif not bucket:
         raise UsageError(f"--storage {storage} needs --bucket")
-    for option in storage_options or ():
-        if option not in STORAGE_OPTIONS.get(storage, ()):
-            raise UsageError(f"--{option.replace('_', '-')} is not for --storage {storage}")
+    if storage == "s3":
+        parse_s3_url(bucket)
     fmt = VolumeFormat(
         name=name,
         storage=storage,

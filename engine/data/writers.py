@@ -60,6 +60,7 @@ class Writers:
         self._writers: dict[Inode, FileWriter] = {}
         self._last_error: CairnError | None = None
         self._n_full = 0
+        self._n_stored = 0
         self._wake = threading.Event()
         self._closing = False
         self.gather: Callable[[], None] | None = None  # has what was written elsewhere put into the buffers
@@ -129,11 +130,13 @@ class Writers:
 
     def _wait_for_memory(self, n_bytes: int) -> None:
         started_s = self._clock.monotonic_s()
-        n_full = self._n_full
+        n_full, n_stored = self._n_full, self._n_stored
         while True:
             self._relieve(n_bytes)
             if self._budget.reserve(n_bytes, WAIT_SLICE_S):
                 return
+            if self._n_stored != n_stored:  # slow, or limited, and no failure: others have had the memory
+                started_s, n_stored = self._clock.monotonic_s(), self._n_stored
             error = self._last_error
             if error is not None and error.errno in _FULL and self._n_full - n_full >= _FULL_FAILURES:
                 raise error
@@ -160,6 +163,7 @@ class Writers:
 
     def _stored(self, pieces: list[Piece]) -> None:
         self._last_error = None
+        self._n_stored += 1
         for piece in pieces:
             if piece.ref is not None and piece.data is not None and piece.length <= CACHED_PIECE_BYTES:
                 self._cache.put((piece.ref.pack, piece.ref.stored_off, WHOLE), piece.data)

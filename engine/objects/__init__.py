@@ -7,6 +7,8 @@ import errno
 import os
 import random
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Protocol
 
 from cairnfs.clock import SystemClock
@@ -14,11 +16,18 @@ from cairnfs.errors import ObjectError, UsageError, VolumeError
 from cairnfs.metrics import Metrics
 from cairnfs.objects.base import MARKER, Bucket, ObjectInfo, ObjectStore
 from cairnfs.objects.counting import CountingObjects
+from cairnfs.objects.limits import LimitedObjects, Limits, Turns
 from cairnfs.objects.retry import Retrying
 from cairnfs.options import EngineOptions
 
+NO_LIMITS = Limits()
+N_DELETERS = 16  # threads that delete the objects of a volume; most of the time they wait for a network
+DELETED_AT_ONCE = 1000
+
 __all__ = [
     "MARKER",
+    "Limits",
+    "Turns",
     "STORAGES",
     "STORAGE_OPTIONS",
     "ObjectInfo",
@@ -52,6 +61,12 @@ def _file(place: Place, io_timeout_s: float) -> Bucket:
     return FileStore(os.path.join(place.bucket, place.name))
 
 
+def _s3(place: Place, io_timeout_s: float) -> Bucket:
+    from cairnfs.objects.s3 import S3Objects
+
+    return S3Objects(place.bucket, place.name, place.storage_options.get("region"), io_timeout_s)
+
+
 def _rados(place: Place, io_timeout_s: float) -> Bucket:
     from cairnfs.objects.rados import Access, RadosStore
 
@@ -60,11 +75,9 @@ def _rados(place: Place, io_timeout_s: float) -> Bucket:
     return RadosStore(access, place.name, io_timeout_s)
 
 
-# Imports wait, so that a volume loads its own kind only.
-STORAGES: dict[str, Callable[[Place, float], Bucket]] = {"file": _file, "rados": _rados}
-
-# What each may be told besides its bucket.
-STORAGE_OPTIONS: dict[str, tuple[str, ...]] = {"rados": ("ceph_conf", "ceph_user", "namespace")}
+# How each kind is made, imports included, so that a volume loads its own kind only; and what it may be told besides its bucket.
+STORAGES: dict[str, Callable[[Place, float], Bucket]] = {"file": _file, "s3": _s3, "rados": _rados}
+STORAGE_OPTIONS: dict[str, tuple[str, ...]] = {"file": (), "s3": ("region",), "rados": ("ceph_conf", "ceph_user", "namespace")}
 
 
 def open_bucket(place: Place, io_timeout_s: float = EngineOptions.io_timeout_s) -> Bucket:
@@ -77,12 +90,21 @@ def open_bucket(place: Place, io_timeout_s: float = EngineOptions.io_timeout_s) 
     return STORAGES[place.storage](place, io_timeout_s)
 
 
-def open_objects(place: Place, io_timeout_s: float, metrics: Metrics | None = None) -> ObjectStore:
-    """The volume's object store, with retries. Raises VolumeError when the place belongs to another volume or to none."""
+def open_objects(
+    place: Place,
+    io_timeout_s: float,
+    metrics: Metrics | None = None,
+    limits: Limits = NO_LIMITS,
+    turns: Turns | None = None,
+) -> ObjectStore:
+    """The volume's object store, with retries. `turns`: those of all processes that have to keep to the limits together.
+
+    Raises VolumeError when the place belongs to another volume or to none.
+    """
     bucket = open_bucket(place, io_timeout_s)
     try:
         try:
-            found = _marked_uuid(bucket)
+            found = _uuid_of(Retrying(bucket, io_timeout_s, SystemClock(), random.Random()).get_marker(MARKER))
         except ObjectError as e:
             raise VolumeError(f"the objects of volume {place.name} are not at {bucket.where}: {e}") from e
         if found != place.uuid:
@@ -90,8 +112,12 @@ def open_objects(place: Place, io_timeout_s: float, metrics: Metrics | None = No
     except BaseException:
         bucket.close()
         raise
-    metrics = metrics or Metrics()
-    return Retrying(CountingObjects(bucket, metrics), io_timeout_s, SystemClock(), random.Random(), metrics)
+    metrics, clock = metrics or Metrics(), SystemClock()
+    counting = CountingObjects(bucket, metrics)
+    if not any(limits):
+        return Retrying(counting, io_timeout_s, clock, random.Random(), metrics)
+    limited = LimitedObjects(counting, limits, turns or Turns(), clock)
+    return Retrying(limited, io_timeout_s, clock, random.Random(), metrics, limited.waited_s)
 
 
 def create_bucket(place: Place) -> None:
@@ -139,12 +165,14 @@ def _destroy(bucket: Bucket, uuid: str, deleted: Callable[[], None] | None) -> i
     if found != uuid:
         raise VolumeError(f"{bucket.where} holds the objects of another volume (uuid {found}): nothing was deleted there")
     n_deleted = 0
-    for info in bucket.list():
-        if info.name != MARKER:
-            bucket.delete(info.name)
-            n_deleted += 1
-            if deleted is not None:
-                deleted()
+    steady = Retrying(bucket, EngineOptions.io_timeout_s, SystemClock(), random.Random())
+    names = (info.name for info in steady.list() if info.name != MARKER)
+    with ThreadPoolExecutor(N_DELETERS) as pool:
+        while batch := list(islice(names, DELETED_AT_ONCE)):
+            for _ in pool.map(steady.delete, batch):
+                n_deleted += 1
+                if deleted is not None:
+                    deleted()
     bucket.delete(MARKER)
     bucket.tidy()
     return n_deleted
@@ -161,4 +189,8 @@ def _mark(bucket: Bucket, uuid: str) -> str:
 
 
 def _marked_uuid(bucket: Bucket) -> str:
-    return bucket.get(MARKER).decode("ascii", "replace").strip()
+    return _uuid_of(bucket.get(MARKER))
+
+
+def _uuid_of(marker: bytes) -> str:
+    return marker.decode("ascii", "replace").strip()

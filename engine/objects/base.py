@@ -20,6 +20,10 @@ def checked_name(name: str) -> str:
     return name
 
 
+class NotOurs(ObjectError):
+    """The place has not got the volume's marker: gone, not mounted, or another one. While a volume is open it may come back."""
+
+
 class ObjectInfo(NamedTuple):
     name: str
     size: int

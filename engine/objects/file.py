@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from cairnfs.errors import ObjectError, ObjectMissing, VolumeError
-from cairnfs.objects.base import MARKER, ObjectInfo, checked_name
+from cairnfs.objects.base import MARKER, NotOurs, ObjectInfo, checked_name
 from cairnfs.types import Buffer
 
 _MAX_PARTS = 512  # IOV_MAX is 1024 on Linux
@@ -82,7 +82,7 @@ class FileStore:
         try:
             os.stat(self._marker)
         except OSError as e:
-            raise ObjectError(
+            raise NotOurs(
                 f"{self.root} is not this volume's folder now ({MARKER}: {e.strerror}): mount the disk or restore the folder"
             ) from e
 

@@ -24,7 +24,7 @@ from typing import NamedTuple, TypeVar
 
 from cairnfs.errors import ObjectError, ObjectMissing, VolumeError
 from cairnfs.ext import rados_io
-from cairnfs.objects.base import MARKER, ObjectInfo, checked_name
+from cairnfs.objects.base import MARKER, NotOurs, ObjectInfo, checked_name
 from cairnfs.objects.ordering import in_order
 from cairnfs.types import Buffer
 
@@ -94,7 +94,7 @@ class RadosStore:
         try:
             self.head(MARKER)
         except ObjectMissing as e:
-            raise ObjectError(f"{self.where} is not this volume's place now: it has no object {MARKER}", errno.EIO) from e
+            raise NotOurs(f"{self.where} is not this volume's place now: it has no object {MARKER}") from e
 
     def close(self) -> None:
         self._pool = None  # the connection ends with the last request under way

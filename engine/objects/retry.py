@@ -15,7 +15,7 @@ from typing import TypeVar
 from cairnfs.clock import Clock
 from cairnfs.errors import ObjectError, ObjectMissing
 from cairnfs.metrics import Metrics
-from cairnfs.objects.base import ObjectInfo, ObjectStore
+from cairnfs.objects.base import NotOurs, ObjectInfo, ObjectStore
 from cairnfs.types import Buffer
 
 log = logging.getLogger(__name__)
@@ -34,12 +34,20 @@ class Retrying:
     """The store it is given, with failures that may pass tried again. `closing` ends all waiting."""
 
     def __init__(
-        self, store: ObjectStore, io_timeout_s: float, clock: Clock, rng: random.Random, metrics: Metrics | None = None
+        self,
+        store: ObjectStore,
+        io_timeout_s: float,
+        clock: Clock,
+        rng: random.Random,
+        metrics: Metrics | None = None,
+        waited_s: Callable[[], float] = float,
     ) -> None:
+        """`waited_s`: for how long the calling thread was made to wait for what is no failure; that time does not count."""
         self._store = store
         self._io_timeout_s = io_timeout_s
         self._clock = clock
         self._rng = rng
+        self._waited_s = waited_s
         self._retries = (metrics or Metrics()).object_retries
         self._closing = threading.Event()
 
@@ -57,6 +65,10 @@ class Retrying:
                     raise
 
         self._run(once, "store", name)
+
+    def get_marker(self, name: str) -> bytes:
+        """Read the marker of a place that is being opened: then a place that is not ours will not become ours by waiting."""
+        return self._run(lambda: self._store.get(name), "read", name, final=NotOurs)
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         try:
@@ -100,15 +112,15 @@ class Retrying:
         found = self._store.list(prefix)
         return found, next((info for info in found if info.name > last), None)
 
-    def _run(self, call: Callable[[], T], doing: str, name: str) -> T:
-        started_s = self._clock.monotonic_s()
+    def _run(self, call: Callable[[], T], doing: str, name: str, final: type[ObjectError] = ObjectMissing) -> T:
+        started_s = self._clock.monotonic_s() - self._waited_s()
         delay_s = FIRST_DELAY_S
         while True:
             try:
                 return call()
             except ObjectError as e:
-                waited_s = self._clock.monotonic_s() - started_s
-                if self._gives_up(e, waited_s):
+                waited_s = self._clock.monotonic_s() - self._waited_s() - started_s
+                if isinstance(e, final) or self._gives_up(e, waited_s):
                     raise
                 if delay_s == FIRST_DELAY_S and e.errno not in _FULL:
                     log.warning("cannot %s object %s yet, trying again: %s", doing, name, e)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from cairnfs.data.journal import Journal
 from cairnfs.ext.arena import Arena
 from cairnfs.ext.shm import SharedMemory
+from cairnfs.metrics import Cells
 from cairnfs.types import Inode, serving
 
 N_CELLS = 1 << 13  # of metrics
@@ -25,7 +26,8 @@ _SLOT = struct.Struct("=QQQIIQQQ")
 _STATE = struct.Struct("=I")
 _OWNERS = struct.Struct("=QQ")
 _NUMBER = struct.Struct("=Q")
-_FIRST_PULSE = 16  # of the numbers
+_FIRST_TURN = 8  # of the numbers
+_FIRST_PULSE = 16
 
 HANDLES_BYTES = N_HANDLES * _SLOT.size
 PAGE_BYTES = 4096
@@ -168,6 +170,11 @@ class Carried:
     @told.setter
     def told(self, value: int) -> None:
         self._set(2, value)
+
+    @property
+    def turns(self) -> tuple[Cells, int]:
+        """Numbers by which all processes of the mount keep to its limits of bandwidth together, and what to lock for them."""
+        return self._numbers.cast("q")[_FIRST_TURN:_FIRST_PULSE], self._page.fd
 
     def pulse(self, worker: int) -> int:
         """Grows while a worker is able to do anything."""

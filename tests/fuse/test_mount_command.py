@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from support.mount_type import installed
 from support.mounts import CAIRNFS, Mount, MountFactory, Volume, cairnfs, cairnfs_mounts
 
 pytestmark = pytest.mark.fuse
@@ -275,18 +275,9 @@ def test_status_counts_what_is_in_the_mount(mount: Mount) -> None:
 @pytest.fixture
 def mount8_type(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A type for mount -t, with the helper installed as the parameter says; taken away again."""
-    if os.geteuid() != 0:
-        pytest.skip("mount(8) of a new type needs root")
     kind, place, module = request.param
-    if place.exists() or not Path("/sbin/mount.fuse3").exists():
-        pytest.skip(f"{place} is installed on this machine, or mount.fuse3 is not")
-    script = tmp_path / "helper"
-    paths = ":".join(os.path.abspath(path) for path in sys.path if path)
-    script.write_text(f"#!/bin/sh\nPYTHONPATH='{paths}' exec '{sys.executable}' -P -m {module} \"$@\"\n")
-    script.chmod(0o755)
-    place.symlink_to(script)
-    yield kind
-    place.unlink()
+    with installed(place, module, tmp_path):
+        yield kind
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from cairnfs.objects.base import ObjectStore
 from cairnfs.objects.file import FileStore
 from cairnfs.objects.rados import RadosStore
 from cairnfs.objects.retry import Retrying
+from cairnfs.objects.s3 import S3Objects
+from support.gateway import Gateway
 
 _names = itertools.count()
 UUID = b"11111111-2222-3333-4444-555555555555\n"
@@ -38,6 +40,13 @@ def retrying_folder(folder: Path) -> Retrying:
     return Retrying(folder_store(folder), 1.0, SystemClock(), random.Random(1))
 
 
+def s3_store(gateway: Gateway) -> S3Objects:
+    store = S3Objects(f"{gateway.url}/contract", f"volume-{next(_names)}", None, 20.0)
+    store.prepare()
+    store.put(MARKER, [UUID])
+    return store
+
+
 STORES: dict[str, Callable[[Path], ObjectStore]] = {
     "file": folder_store,
     "file without O_TMPFILE": folder_without_unnamed_files,
@@ -48,15 +57,17 @@ STORES: dict[str, Callable[[Path], ObjectStore]] = {
 POOLS = {"rados": "open_pool", "rados with cephx and a namespace": "guarded_pool"}
 
 
-@pytest.fixture(params=[*STORES, *POOLS])
+@pytest.fixture(params=[*STORES, "s3", *POOLS])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
-    if request.param in POOLS:
-        pool = RadosStore(request.getfixturevalue(POOLS[request.param]), f"volume-{next(_names)}", 20.0)
-        pool.put(MARKER, [UUID])
-        yield pool
-        pool.close()
-        return
-    yield STORES[request.param](tmp_path / "objects")
+    if request.param == "s3":
+        made: ObjectStore = s3_store(request.getfixturevalue("gateway"))
+    elif request.param in POOLS:
+        made = RadosStore(request.getfixturevalue(POOLS[request.param]), f"volume-{next(_names)}", 20.0)
+        made.put(MARKER, [UUID])
+    else:
+        made = STORES[request.param](tmp_path / "objects")
+    yield made
+    made.close()
 
 
 def test_what_was_put_is_read_back(store: ObjectStore) -> None:
@@ -171,7 +182,6 @@ def test_one_of_many_putting_the_same_name_wins_whole(store: ObjectStore) -> Non
 
 def test_check_passes_while_the_store_is_usable(store: ObjectStore) -> None:
     store.check()
-    store.close()
 
 
 # What only a folder can do

@@ -265,7 +265,7 @@ def test_tls(own_server: Callable[..., RedisServer], tmp_path: Path) -> None:
 
 
 def test_cluster(own_server: Callable[..., RedisServer]) -> None:
-    server = own_server("--cluster-enabled", "yes")
+    server = own_server("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     with server.client() as client:
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):

@@ -41,7 +41,20 @@ def test_version_and_help_do_not_import_the_engine() -> None:
 
 def test_help_lists_every_command() -> None:
     listed = cairnfs("--help").stdout
-    for command in ("format", "mount", "umount", "status", "info", "stats", "config", "fsck", "gc", "destroy", "version"):
+    for command in (
+        "format",
+        "mount",
+        "umount",
+        "status",
+        "info",
+        "stats",
+        "config",
+        "fsck",
+        "gc",
+        "destroy",
+        "bench",
+        "version",
+    ):
         assert f"\n  {command} " in listed
         assert cairnfs(command, "--help").stdout.startswith(f"Usage: cairnfs {command} ")
 

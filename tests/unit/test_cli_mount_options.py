@@ -53,6 +53,15 @@ def test_a_heartbeat_is_well_within_the_time_after_which_a_session_is_dead() -> 
             request(heartbeat=text)
 
 
+def test_limits_are_megabits_a_second_and_no_slower_than_one() -> None:
+    engine = request("upload-limit=100", download_limit="2.5").engine
+    assert (engine.upload_limit_mbps, engine.download_limit_mbps) == (100.0, 2.5)
+    assert request("upload_limit=0").engine.upload_limit_mbps == 0
+    for text in ("0.5", "-1", "10M", "fast", "", "1e3"):
+        with pytest.raises(UsageError, match="upload-limit"):
+            request(upload_limit=text)
+
+
 def test_words_set_the_same_settings_and_options_win() -> None:
     assert request("cache-memory=1G,entry_cache=5") == request(cache_memory="1G", entry_cache="5")
     assert request("cache-memory=1G", cache_memory="2G").engine.cache_bytes == 2 * GIB

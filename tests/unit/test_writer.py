@@ -2,7 +2,9 @@
 
 import random
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from hypothesis import strategies as st
 from cairnfs.clock import SystemClock
 from cairnfs.const import CHUNK_BYTES, MIB
 from cairnfs.data.dirty import DirtyBlock
+from cairnfs.objects.base import ObjectStore
+from cairnfs.types import Buffer
 from support.datavolume import BLOCK, DataVolume, OpenedFile
 
 
@@ -352,6 +356,38 @@ def test_old_dirty_data_is_uploaded_and_committed_in_the_background(tmp_path: Pa
     assert volume.data.budget.used_bytes == 0
     file.writer.close()
     volume.close()
+
+
+def test_writes_wait_for_as_long_as_uploads_go_on(tmp_path: Path) -> None:
+    """A slow store, or a limit of bandwidth, is no error, whatever the io-timeout: here it is 5 s, and each upload takes 10."""
+    clock = FakeClock()
+
+    def slow(store: ObjectStore) -> ObjectStore:
+        put = store.put
+
+        def put_slowly(name: str, parts: Sequence[Buffer]) -> None:
+            time.sleep(0.25)
+            clock.at_s += 10
+            put(name, parts)
+
+        store.put = put_slowly  # type: ignore[method-assign]
+        return store
+
+    volume = DataVolume(tmp_path, clock=clock, objects=slow, buffer_bytes=1, max_uploads=1)
+    files = [volume.file() for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(write_blocks, file, 4) for file in files]:
+            done.result()
+    for file in files:
+        file.writer.flush()
+        assert file.read(0, 4 * BLOCK) == b"x" * 4 * BLOCK
+        file.writer.close()
+    volume.close()
+
+
+def write_blocks(file: OpenedFile, n: int) -> None:
+    for i in range(n):
+        file.writer.write(i * BLOCK, b"x" * BLOCK)
 
 
 def test_without_on_commit_nothing_is_committed_in_the_background(tmp_path: Path) -> None:

@@ -1,0 +1,168 @@
+"""A RADOS Gateway of the tests' own, which is a real S3, and a proxy that stands before it and fails on purpose."""
+
+import socket
+import subprocess
+import threading
+from collections import Counter
+from contextlib import suppress
+from typing import BinaryIO
+from urllib.parse import quote
+
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from obstore.exceptions import BaseError
+from obstore.store import HTTPStore
+
+from support.ceph_server import CephCluster
+
+ACCESS, SECRET = "access", "secretkey"
+KEYS = {"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_EC2_METADATA_DISABLED": "true"}
+HALF_BYTES = 100  # of an answer's body, before its connection ends
+
+
+class Gateway:
+    """That of a cluster. `url` is the server's; buckets are made by whoever formats a volume in one."""
+
+    def __init__(self, cluster: CephCluster) -> None:
+        self.cluster = cluster
+        self.url = cluster.start_gateway(access=ACCESS, secret=SECRET)
+
+    def begin(self) -> None:
+        """Have the client begin its threads and descriptors, which stay to the end of the process; it opens no connection."""
+        with suppress(BaseError):
+            HTTPStore("https://127.0.0.1:1", retry_config={"max_retries": 0}).head("none")
+
+    def admin(self, *words: str) -> None:
+        """`radosgw-admin WORDS`."""
+        subprocess.run(["radosgw-admin", "-c", self.cluster.conf, *words], check=True, capture_output=True, timeout=60)
+
+
+class S3Proxy:
+    """Passes HTTP requests on, one thread for each connection, and does what `mode` says to those that `method` names.
+
+    slow: an answer comes after `delay_s`; hang: never; half: its connection ends within the body (or, without one, before it);
+    reset: the connection ends before the request is passed on; late: after it was; busy: 503; unconditional: the condition of
+    a PUT is taken away; unknown: such a PUT is answered 501.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._to = int(url.rpartition(":")[2])
+        self.mode = ""
+        self.method = b""
+        self.n_left = 0  # requests that it is done to; below zero: all
+        self.delay_s = 0.2
+        self.counts: Counter[str] = Counter()
+        self.n_connections = 0
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._sockets: list[socket.socket] = []
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def fail(self, mode: str, method: str = "", n: int = -1) -> None:
+        with self._lock:
+            self.mode, self.method, self.n_left = mode, method.encode(), n
+
+    def close(self) -> None:
+        self._closing.set()
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        for open_ in self._sockets:
+            with suppress(OSError):
+                open_.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(10)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listening.accept()
+            except OSError:
+                return
+            self.n_connections += 1
+            self._sockets.append(client)
+            self._threads.append(threading.Thread(target=self._serve, args=(client,), daemon=True))
+            self._threads[-1].start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, suppress(OSError, EOFError), socket.create_connection(("127.0.0.1", self._to)) as server:
+            self._sockets.append(server)
+            incoming, answers = client.makefile("rb"), server.makefile("rb")
+            with incoming, answers:
+                while self._pass_on(client, server, incoming, answers):
+                    pass
+
+    def _mode_for(self, method: bytes) -> str:
+        with self._lock:
+            self.counts[method.decode()] += 1
+            if not self.mode or not self.n_left or not method.startswith(self.method):
+                return ""
+            self.n_left -= 1
+            return self.mode
+
+    def _pass_on(self, client: socket.socket, server: socket.socket, incoming: BinaryIO, answers: BinaryIO) -> bool:
+        """One request and its answer; False when the connection is to end."""
+        head, body = _message(incoming)
+        method = head.split(b" ", 1)[0]
+        mode = self._mode_for(method)
+        if mode == "reset":
+            return False
+        if mode == "busy":
+            client.sendall(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n")
+            return True
+        if b"if-none-match" in head.lower() and mode in ("unconditional", "unknown"):
+            if mode == "unknown":
+                client.sendall(b"HTTP/1.1 501 Not Implemented\r\nContent-Length: 0\r\n\r\n")
+                return True
+            head = _without_condition(head, body)
+        server.sendall(head + body)
+        reply_head, reply = _message(answers, is_answer_to=method)
+        if mode == "late":
+            return False
+        if mode in ("slow", "hang"):
+            self._closing.wait(self.delay_s if mode == "slow" else 60)
+        if mode == "half":
+            client.sendall((reply_head + reply[: min(HALF_BYTES, len(reply) // 2)]) if reply else b"")
+            return False
+        client.sendall(reply_head + reply)
+        return True
+
+
+def _message(file: BinaryIO, is_answer_to: bytes = b"") -> tuple[bytes, bytes]:
+    """Head and body of the next request or answer."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        line = file.readline()
+        if not line:
+            raise EOFError
+        head += line
+    length, chunked = 0, False
+    for line in head.lower().split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        length = int(value) if name == b"content-length" else length
+        chunked = chunked or (name == b"transfer-encoding" and b"chunked" in value)
+    if is_answer_to == b"HEAD" or b" 204 " in head[:16] or b" 304 " in head[:16]:
+        return head, b""
+    if not chunked:
+        return head, file.read(length)
+    body = b""
+    while True:
+        size = file.readline()
+        body += size + file.read(int(size.split(b";")[0], 16) + 2)
+        if int(size.split(b";")[0], 16) == 0:
+            return head, body
+
+
+def _without_condition(head: bytes, body: bytes) -> bytes:
+    """A PUT without its condition, signed anew, as if the server had never heard of it."""
+    first, *lines = head.decode().strip().split("\r\n")
+    method, path, _ = first.split(" ")
+    headers = dict(line.split(": ", 1) for line in lines)
+    kept = {name: value for name, value in headers.items() if name.lower() in ("host", "content-length", "content-type")}
+    request = AWSRequest(method, f"http://{kept.get('host') or kept['Host']}{quote(path)}", headers=kept, data=body)
+    S3SigV4Auth(Credentials(ACCESS, SECRET), "s3", "us-east-1").add_auth(request)
+    signed = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    return f"{method} {path} HTTP/1.1\r\n{signed}\r\n".encode()
