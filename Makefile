@@ -20,11 +20,11 @@ build: setup
 demo: setup
 	@$(PY) -m cairnfs.bench.demo
 
-# The second run is of mounts by a single process; tests that say themselves how many there are, or for which it is all the
-# same, have run already, and those of Ceph and S3 would wait for another cluster.
+# Mounts have four workers; in the second run they are single processes. Tests that say themselves how many there are, or for which it is
+# all the same, run once, and those of Ceph and S3 would wait for another cluster.
 SAID = ceph_mount s3_mount deployment takeover uring redis_mount two_mounts mount_command ordinary_user bench
 test: setup-tests
-	@$(PY) -m pytest $(ARGS)
+	@CAIRN_TEST_WORKERS=$${CAIRN_TEST_WORKERS-4} $(PY) -m pytest $(ARGS)
 ifeq ($(ARGS),)
 	@CAIRN_TEST_WORKERS=0 $(PY) -m pytest tests/fuse -k "not pyfuse3" $(SAID:%=--ignore=tests/fuse/test_%.py)
 endif

@@ -22,6 +22,7 @@ PROGRAMS = ("ceph", "ceph-mon", "ceph-mgr", "ceph-osd", "ceph-authtool", "monmap
 CEPH = all(shutil.which(program) for program in PROGRAMS)
 RADOSGW = CEPH and shutil.which("radosgw") is not None and shutil.which("radosgw-admin") is not None
 OSD_BYTES = 8 << 30  # a sparse file
+LAST_PORT = 55535  # a Redis server in a cluster needs another port, higher by 10,000
 
 _CONF = """
 [global]
@@ -62,10 +63,12 @@ mgr stats period = 1
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            if port <= LAST_PORT:
+                return port
 
 
 def listens(port: int) -> bool:

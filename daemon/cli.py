@@ -36,6 +36,7 @@ COMMANDS = {
     "status": Lazy("cmd_info", "status_command", "Show a volume: its settings, usage and who has it mounted."),
     "info": Lazy("cmd_info", "info_command", "Show what is stored for a file or directory in a mount."),
     "stats": Lazy("cmd_stats", "stats_command", "Show live what a mount is doing."),
+    "watch": Lazy("cmd_watch", "watch_command", "Print changes as they happen, made by any mount."),
     "config": Lazy("cmd_info", "config_command", "Show or change settings of a volume."),
     "fsck": Lazy("cmd_check", "fsck_command", "Check the consistency of a volume."),
     "gc": Lazy("cmd_check", "gc_command", "Find (and delete) objects that no file uses."),

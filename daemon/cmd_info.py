@@ -31,7 +31,7 @@ def status_command(meta_url: str, as_json: bool) -> None:
     with open_volume(meta_url, data=False) as volume:
         sessions = volume.meta.sessions.list()
         usage = volume.meta.attrs.statfs()
-        now_ns = volume.clock.now_ns()
+        now_ns = volume.meta.sessions.now_ns()
     if as_json:
         print_json(
             {
@@ -45,8 +45,18 @@ def status_command(meta_url: str, as_json: bool) -> None:
     print_fields(shown.format_as_text(volume.format) | used)
     if sessions:
         print()
-        rows = [(s.id, s.host, s.pid, s.mountpoint, s.version, _heartbeat(s, now_ns)) for s in sessions]
-        print_table("Sessions", ("ID", "Host", "Process", "Mountpoint", "Version", "Heartbeat"), rows)
+        rows = [
+            (s.id, s.host, s.pid, s.mountpoint, s.version, _heartbeat(s, now_ns), s.serving.get("workers", ""), _transport(s))
+            for s in sessions
+        ]
+        columns = ("ID", "Host", "Process", "Mountpoint", "Version", "Heartbeat", "Workers", "Transport")
+        print_table("Sessions", columns, rows)
+
+
+def _transport(session: "SessionInfo") -> str:
+    """How requests come, and why not through io_uring."""
+    name, reason = session.serving.get("transport", ""), session.serving.get("transport_reason")
+    return f"{name}: {reason}" if reason else name
 
 
 def _heartbeat(session: "SessionInfo", now_ns: int) -> str:

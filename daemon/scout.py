@@ -14,7 +14,6 @@ from cairnfs.daemon.mount_options import MountRequest
 from cairnfs.errors import CairnError
 from cairnfs.meta.process import Process
 from cairnfs.types import SessionId
-from cairnfs.version import VERSION
 from cairnfs.volume import Volume, open_volume
 
 LONGEST_ANSWER_BYTES = 1 << 16
@@ -38,7 +37,7 @@ class Scout:
         self.name, self.uuid = str(volume["name"]), str(volume["uuid"])
 
     def adopt(self, session: int, process: Process) -> None:
-        """From now on the session lives as long as a process. Raises what kept the child from writing that."""
+        """From now on the session lives as long as this process, too. Raises what kept the child from writing that."""
         self._ours.send(json.dumps({"session": session, "process": asdict(process)}).encode())
         self._hear()
 
@@ -93,7 +92,7 @@ def _live(request: MountRequest, socket_: socket.socket) -> NoReturn:
 
 
 def _adopt(volume: Volume, asked: dict[str, Any]) -> None:
-    volume.meta.sessions.resume(SessionId(asked["session"]), Process(**asked["process"]), VERSION)
+    volume.meta.sessions.expect(SessionId(asked["session"]), Process(**asked["process"]))
 
 
 def _say(socket_: socket.socket, what: dict[str, object]) -> None:

@@ -27,7 +27,7 @@ from cairnfs.daemon.invalidate import Follower, done_requests, tell_own
 from cairnfs.daemon.mount_options import MountRequest
 from cairnfs.daemon.mountpoint import check_mountpoint, clear_stale, is_mounted, unmount
 from cairnfs.daemon.running import Registration
-from cairnfs.daemon.shown import mount_config
+from cairnfs.daemon.shown import mount_config, serving
 from cairnfs.daemon.transport import Transport, descriptor
 from cairnfs.errors import MountError
 from cairnfs.ext.arena import Arena
@@ -202,14 +202,16 @@ class MountProcess:
         volume.metrics.fuse_answered_bytes.source = front.answered_bytes
         self._watcher.attach(front)
         told = carried.told if carried is not None and carried.told else None
-        is_pushed = self._request.consistency == "push"
-        follower = Follower(volume.store, vfs, front, volume.arena, told, is_pushed, volume.meta.core)
+        fences_nothing = options.read_only and self._request.front == "channel"  # where opens are not sent
+        is_pushed = self._request.consistency == "push" or fences_nothing
+        vfs.moved.knows = front.known
+        follower = Follower(volume.store, vfs, front, volume.arena, told, is_pushed, volume.meta.core, vfs.moved)
         if carried is not None:
             follower.on_told = carried.tell
             follower.on_told(follower.position)
         vfs.follow(follower.fence, front.invalidate_attributes)
         volume.store.on_commit = tell_own(front)
-        announcer = threading.Thread(target=self._announce, name="announce", daemon=True)
+        announcer = threading.Thread(target=self._announce, args=(volume,), name="announce", daemon=True)
         announcer.start()
         follower.start()
         try:
@@ -235,7 +237,7 @@ class MountProcess:
             log.error("%s: the change log does not tell any more what the killed process did", self._request.mountpoint)
             return ()
 
-    def _announce(self) -> None:
+    def _announce(self, volume: Volume) -> None:
         """Call `on_ready` when a call through the kernel is answered; not at all when the front ends before."""
         request = self._request
         while not (mounted := is_mounted(request.mountpoint)) and not self._ended.wait(ANSWER_POLL_S):
@@ -250,7 +252,12 @@ class MountProcess:
         self.answered = True
         if self._inherited is not None:
             self._inherited.carried.answered = True
-        mounted_by = f"front {request.front}, transport {self._transport().name}"
+        transport = self._transport()
+        try:
+            volume.meta.sessions.describe(serving(request, transport))
+        except OSError as error:
+            log.warning("%s: `status` does not know how it is served: %s", request.mountpoint, error)
+        mounted_by = f"front {request.front}, transport {transport.name}"
         log.info("%s: mounted %s, %s, version %s", request.mountpoint, request.url, mounted_by, VERSION)
         self._on_ready()
 

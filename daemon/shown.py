@@ -14,6 +14,7 @@ from cairnfs.units import format_size
 from cairnfs.version import VERSION
 from cairnfs.volume import Volume
 
+SERVING = ("front", "transport", "transport_reason", "workers")
 PASSWORD = re.compile(r"(?<=://)([^/@]*?):[^/]*@")
 
 
@@ -57,7 +58,7 @@ def time_text(unix_s: float) -> str:
 
 
 def session_as_json(session: SessionInfo, now_ns: int) -> dict[str, Any]:
-    """One session; times in seconds since the epoch. A dead one is cleaned up by the next mount."""
+    """One session; times in seconds since the epoch, null for what it has not said. Dead ones go with the next mount."""
     return {
         "id": session.id,
         "host": session.host,
@@ -66,8 +67,16 @@ def session_as_json(session: SessionInfo, now_ns: int) -> dict[str, Any]:
         "version": session.version,
         "started": session.started,
         "heartbeat": session.heartbeat,
+        "period_s": session.period_s,
         "dead": is_dead(session, now_ns),
+        **{name: session.serving.get(name) for name in SERVING},
     }
+
+
+def serving(request: MountRequest, transport: Transport) -> dict[str, Any]:
+    """How a mount is served, as `status` and `.config` show it; `workers`: 0 for one process that does all."""
+    values = (request.front, transport.name, transport.reason, request.workers)
+    return dict(zip(SERVING, values, strict=True))
 
 
 def usage_as_json(usage: StatFs) -> dict[str, int]:
@@ -81,15 +90,12 @@ def mount_config(volume: Volume, request: MountRequest, pid: int, transport: Tra
         "version": VERSION,
         "pid": pid,
         "serving_pid": os.getpid(),
-        "front": request.front,
-        "transport": transport.name,
-        "transport_reason": transport.reason,
+        **serving(request, transport),
         "mountpoint": str(request.mountpoint),
         "meta_url": without_password(request.url),
         "format": format_as_json(volume.format),
         "engine": asdict(request.engine),
         "fuse": asdict(request.fuse),
-        "workers": request.workers,
         "consistency": request.consistency,
         "metrics": None if request.metrics is None else str(request.metrics),
         "log": None if request.log_path is None else str(request.log_path),

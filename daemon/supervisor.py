@@ -21,6 +21,7 @@ It has one thread and opens nothing but the mount: whatever a fork copies is wha
 import faulthandler
 import logging
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 POLL_S = 0.1
 FIRST_POLL_S = 0.005  # until the mount answers: somebody waits for that
 MAX_FAILURES = 10  # processes in a row that die before they answer anything: then the mount is given up
+STOPPED_S = 1.0  # a worker may be, while somebody waits for it
 RESTART_S = 1.0  # from one process of a worker that fetches to the next
 
 
@@ -146,13 +148,13 @@ class _Supervisor:
             if number is not None and number.si_signo in STOP_SIGNALS:
                 self._stopping = True
                 self._serving.kill(number.si_signo)
-            if self._ready and not self._stopping:
-                if self._control.poll(self._working):
-                    return 0
-                self._look_after_fetching()
+            if self._ready and not self._stopping and self._control.poll(self._working):
+                return 0
             status = self._serving.status()
             if status is None:
                 self._look_for_life(self._serving)
+                if self._serving.answers and not self._stopping:  # else callers wait for who is to serve, and come first
+                    self._look_after_fetching()
                 continue
             if status >= 0 and not self._has_crashed(status):
                 return self._end(status)
@@ -203,11 +205,24 @@ class _Supervisor:
         return exit_code > 0 and self._inherited.carried.answered and not self._stopping and is_mounted(self._request.mountpoint)
 
     def _look_for_life(self, worker: Worker) -> None:
-        """Kill a worker that has shown no sign of life for too long, after it was asked to write its stacks to the log."""
+        """Kill a worker that is stopped while requests wait, and one that has shown no sign of life for too long.
+
+        The latter is asked to write its stacks to the log first.
+        """
+        if self._ready and worker.stopped_s() > STOPPED_S and (worker is not self._serving or self._is_asked()):
+            log.error("%s: worker %d is stopped: replaced", self._request.mountpoint, worker.pid)
+            worker.kill(signal.SIGKILL)
+            return
         silent_s = worker.silent_s() if self._ready else 0
         if silent_s > self._request.worker_timeout_s:
             log.error("%s: worker %d shows no sign of life for %.0f s: replaced", self._request.mountpoint, worker.pid, silent_s)
             worker.dump_and_kill()
+
+    def _is_asked(self) -> bool:
+        """Does a request wait for the worker that serves, in its hands or in the kernel's queue?"""
+        poll = select.poll()
+        poll.register(self._inherited.fd, select.POLLIN)
+        return bool(self._inherited.slots.waiting() or poll.poll(0))
 
     def _listen(self) -> None:
         for said in self._inherited.outcomes.heard():

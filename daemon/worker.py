@@ -14,9 +14,11 @@ from cairnfs.vfs.carried import Carried
 log = logging.getLogger(__name__)
 
 HALF_DEAD_S = 0.02
+LONGEST_LOOK_S = 0.3  # of the time between two looks counts; who looks was perhaps stopped itself, like everybody
 DUMP_S = 0.5  # for a worker to write its stacks
 PR_SET_PDEATHSIG = 1
 STATE, STATUS = 0, 49  # of a process, in what its /proc/PID/stat says after its name
+GONE = ["X"] + STATUS * ["0"]
 INTERRUPTED = 130  # exit code
 
 
@@ -33,6 +35,7 @@ class Worker:
         self._carried = carried
         self._run = run
         self._pulse, self._alive_s = 0, 0.0
+        self._looked_s, self._stopped_s = 0.0, 0.0
         self._status: int | None = None
         self._lingering: set[int] = set()  # killed processes that are not gone yet
 
@@ -41,7 +44,7 @@ class Worker:
         if self.pid:
             self.n_failures = 0 if self.answers else self.n_failures + 1
             self._carried.restarts += 1
-        self.answers, self._status = False, None
+        self.answers, self._status, self._stopped_s = False, None, 0.0
         self.started_s = self._alive_s = time.monotonic()
         supervisor = os.getpid()
         self.pid = os.fork()
@@ -97,6 +100,13 @@ class Worker:
             self._pulse, self._alive_s = pulse, now_s
         return now_s - self._alive_s
 
+    def stopped_s(self) -> float:
+        """For how long it was found stopped (SIGSTOP; a traced process does not count), when looked at again and again."""
+        now_s = time.monotonic()
+        passed_s, self._looked_s = min(now_s - self._looked_s, LONGEST_LOOK_S), now_s
+        self._stopped_s = self._stopped_s + passed_s if _fields(self.pid)[STATE] == "T" else 0.0
+        return self._stopped_s
+
     def dump_and_kill(self) -> None:
         """Ask it to write its stacks to the log, then kill it."""
         self.kill(signal.SIGUSR1)
@@ -111,11 +121,16 @@ def half_dead(pid: int) -> bool:
     The threads of a process that ends well may take their time, too, on a busy machine: nobody need follow it.
     """
     for _ in range(2):
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return False
+        fields = _fields(pid)
         if fields[STATE] not in "ZX" or fields[STATUS] == "0":
             return False
         time.sleep(HALF_DEAD_S)
     return True
+
+
+def _fields(pid: int) -> list[str]:
+    """What /proc says of a process after its name; of one that is gone, that it is and no more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return GONE

@@ -33,22 +33,12 @@ static int covers(const struct fc_chan *chan, const struct jn_grant *grant, cons
 /* Note the write. Nobody is told of anything before its record is whole. 1 = done, 0 = nothing has happened. */
 static int keep(struct fc_chan *chan, struct jn_grant *grant, const struct fw_write_in *in, const void *data)
 {
-    struct jn_journal *journal = chan->journal;
     if (!grant->marked) {
         if (ar_mark(chan->arena, grant->ino, AR_DIRTY) < 0)
             return 0;
         grant->marked = 1;
     }
-    jn_lock_ring(journal, 1);
-    int64_t place = jn_reserve(journal, grant->ino, in->offset, in->size, 0, now_ns());
-    jn_unlock_ring(journal);
-    if (place < 0)
-        return 0;
-    jn_fill(journal, (uint64_t)place, data);
-    grant->left_bytes -= in->size;
-    grant->places[grant->n_places] = (uint64_t)place;
-    atomic_fetch_add(&grant->n_places, 1);
-    return 1;
+    return jn_add_granted(chan->journal, grant, in->offset, data, in->size, now_ns());
 }
 
 int fc_write_file(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)

@@ -51,6 +51,8 @@ cdef extern from "journal_impl.h" nogil:
     jn_grant *jn_enter(jn_journal *journal, uint64_t ino, int wait, int *busy)
     jn_grant *jn_enter_new(jn_journal *journal, uint64_t ino)
     void jn_leave(jn_grant *grant)
+    int jn_add_granted(jn_journal *journal, jn_grant *grant, uint64_t offset, const void *data, size_t n_bytes, int64_t when_ns)
+    int jn_check(const jn_journal *journal)
     uint32_t jn_pending(const jn_journal *journal, uint64_t ino)
 
 

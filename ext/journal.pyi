@@ -15,6 +15,9 @@ class Ring:
     def region_bytes(ring_bytes: int) -> int:
         """Bytes of memory for a ring of so many."""
 
+    def check(self) -> None:
+        """ValueError when an invariant of journal_impl.h is broken. Nobody may use the journal meanwhile."""
+
     def add(self, ino: int, offset: int, data: Buffer, request: int, when_ns: int) -> int:
         """Note a write: its place, or -1 when there is no room."""
 
@@ -61,6 +64,9 @@ class Ring:
 
     def add_unnoted(self, ino: int, data: Buffer, request: int) -> int:
         """For these tests: an append that counts, before its request is noted apart."""
+
+    def add_granted(self, ino: int, offset: int, data: Buffer) -> bool:
+        """For these tests: what compiled code does for a write of an inode that has a grant; whether there was room."""
 
     def hold_grant(self, ino: int) -> None:
         """For these tests: take the lock of a grant, and keep it."""

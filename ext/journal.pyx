@@ -26,6 +26,12 @@ cdef class Ring:
         """Bytes of memory for a ring of so many."""
         return JN_RING_AT + ring_bytes
 
+    def check(self):
+        """ValueError when an invariant of journal_impl.h is broken. Nobody may use the journal meanwhile."""
+        cdef int broken = jn_check(&self.journal)
+        if broken:
+            raise ValueError(f"invariant {broken} does not hold")
+
     # Records
 
     def add(self, uint64_t ino, uint64_t offset, const uint8_t[::1] data not None, uint64_t request, int64_t when_ns):
@@ -176,6 +182,15 @@ cdef class Ring:
         cdef int64_t place = self.add(ino, 0, data, 0, 0)
         jn_at(&self.journal, place).request = request
         return place
+
+    def add_granted(self, uint64_t ino, uint64_t offset, const uint8_t[::1] data not None):
+        """What compiled code does for a write of an inode that has a grant; whether there was room."""
+        cdef jn_grant *grant = self.enter(ino)
+        if grant == NULL:
+            return False
+        kept = jn_add_granted(&self.journal, grant, offset, &data[0], data.shape[0], 0)
+        jn_leave(grant)
+        return bool(kept)
 
     def hold_grant(self, uint64_t ino):
         """Take the lock of a grant, and keep it."""

@@ -160,6 +160,8 @@ void jn_resume(struct jn_journal *journal)
     pthread_mutex_unlock(&h->lock);
     for (size_t i = 0; i < JN_SETS * JN_WAYS; i++) {
         struct jn_grant *grant = &h->grants[i];
+        if (atomic_load(&grant->ino) == 0)
+            continue; /* its lock, if somebody died with it, is the next holder's to repair */
         take_lock(&grant->lock, 1);
         atomic_store(&grant->ino, 0);
         atomic_store(&grant->n_places, 0);
@@ -227,4 +229,66 @@ uint32_t jn_pending(const struct jn_journal *journal, uint64_t ino)
 {
     const struct jn_grant *grant = find(journal, ino);
     return grant == NULL ? 0 : atomic_load(&grant->n_places);
+}
+
+int jn_add_granted(struct jn_journal *journal, struct jn_grant *grant, uint64_t offset, const void *data, size_t n_bytes, int64_t when_ns)
+{
+    jn_lock_ring(journal, 1);
+    int64_t place = jn_reserve(journal, grant->ino, offset, n_bytes, 0, when_ns);
+    jn_unlock_ring(journal);
+    if (place < 0)
+        return 0;
+    jn_fill(journal, (uint64_t)place, data);
+    grant->left_bytes -= n_bytes;
+    grant->places[grant->n_places] = (uint64_t)place;
+    atomic_fetch_add(&grant->n_places, 1);
+    return 1;
+}
+
+/* ---- invariants ---- */
+
+static int check_ring(const struct jn_journal *journal)
+{
+    uint64_t head = atomic_load(&journal->h->head), tail = atomic_load(&journal->h->tail);
+    if (tail > head || head - tail > journal->h->ring_bytes || head % 8 || tail % 8)
+        return 1;
+    while (tail < head) {
+        uint32_t state = atomic_load(&jn_at(journal, tail)->state);
+        uint64_t end = end_of(journal, tail);
+        uint64_t lap_end = tail + journal->h->ring_bytes - tail % journal->h->ring_bytes;
+        if (state < JN_LIVE || state > JN_FILLING || end > lap_end)
+            return 2;
+        tail = end;
+    }
+    return tail == head ? 0 : 2;
+}
+
+static int check_places(const struct jn_journal *journal, const struct jn_grant *grant)
+{
+    uint64_t from = atomic_load(&journal->h->tail);
+    uint32_t n_places = atomic_load(&grant->n_places);
+    if (n_places > JN_PLACES)
+        return 3;
+    for (uint32_t i = 0; i < n_places; i++) {
+        struct jn_record *record;
+        while ((record = jn_next(journal, &from)) != NULL && from != grant->places[i])
+            from = end_of(journal, from);
+        if (record == NULL || record->ino != grant->ino)
+            return 3;
+    }
+    return 0;
+}
+
+int jn_check(const struct jn_journal *journal)
+{
+    int broken = check_ring(journal);
+    for (size_t i = 0; i < JN_SETS * JN_WAYS && !broken; i++) {
+        const struct jn_grant *grant = &journal->h->grants[i];
+        if (grant->ino == 0)
+            continue;
+        if (find(journal, grant->ino) != grant) /* of two of one inode, the first would be found */
+            return 4;
+        broken = check_places(journal, grant);
+    }
+    return broken;
 }

@@ -116,7 +116,12 @@ struct jn_grant *jn_enter(struct jn_journal *journal, uint64_t ino, int wait, in
 /* The same, or a free entry made the inode's; NULL when there is none free. */
 struct jn_grant *jn_enter_new(struct jn_journal *journal, uint64_t ino);
 void jn_leave(struct jn_grant *grant);
+/* Note a write under a grant, whose lock is held: 1, or 0 when there is no room. */
+int jn_add_granted(struct jn_journal *journal, struct jn_grant *grant, uint64_t offset, const void *data, size_t n_bytes, int64_t when_ns);
 /* Records of an inode that nobody has taken; 0 when it has no grant. No lock. */
 uint32_t jn_pending(const struct jn_journal *journal, uint64_t ino);
+
+/* The number of an invariant that does not hold, 0 when all do. Nobody may use the journal meanwhile. */
+int jn_check(const struct jn_journal *journal);
 
 #endif

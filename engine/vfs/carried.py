@@ -3,7 +3,8 @@
 Made by the process that outlives the others, before it starts one of them; memory is shared by fork, and handed by descriptors to
 a process that takes over from that one. Handles: a table of slots, u64 number low @0, u64 number high @8, u64 inode @16, u32
 flags @24 (O_*; DIRECTORY for directories), u32 state @28 (1 in use, written last), u64 owner of an fcntl lock @32, u64 owner of a
-flock @40 (0: none; one of each kind is all that is kept), u64 the request that opened it @48.
+flock @40 (0: none; one of each kind is all that is kept), u64 the request that opened it @48. Removed directories: a ring, u64
+inode @0 (0: nothing; written last), the head of its inode record @8.
 """
 
 import struct
@@ -14,8 +15,9 @@ from typing import NamedTuple
 from cairnfs.data.journal import Journal
 from cairnfs.ext.arena import Arena
 from cairnfs.ext.shm import SharedMemory
+from cairnfs.meta.records import TAIL_AT, decode_kept_attr, encode_attr
 from cairnfs.metrics import Cells
-from cairnfs.types import Inode, serving
+from cairnfs.types import Attr, Inode, serving
 
 N_CELLS = 1 << 13  # of metrics
 N_HANDLES = 1 << 16  # open at a time; those beyond are not handed on
@@ -24,11 +26,14 @@ GENERATION_SHIFT = 40  # handle numbers of a process begin here times the number
 
 _SLOT = struct.Struct("=QQQIIQQQ")
 _STATE = struct.Struct("=I")
+_STATE_AT = 28
 _OWNERS = struct.Struct("=QQ")
 _NUMBER = struct.Struct("=Q")
 _FIRST_TURN = 8  # of the numbers
 _FIRST_PULSE = 16
 
+MAX_REMOVED = 1024
+REMOVED_BYTES = MAX_REMOVED * (8 + TAIL_AT)
 HANDLES_BYTES = N_HANDLES * _SLOT.size
 PAGE_BYTES = 4096
 
@@ -69,7 +74,7 @@ class HandleRecords:
             slot = self._at[fh] = self._free.pop()
             at = slot * _SLOT.size
             _SLOT.pack_into(self._view, at, fh & 2**64 - 1, fh >> 64, ino, flags & 0xFFFFFFFF, 0, 0, 0, serving.request)
-            _STATE.pack_into(self._view, at + 28, 1)
+            _STATE.pack_into(self._view, at + _STATE_AT, 1)
 
     def owners(self, fh: int, lock_owner: int, flock_owner: int) -> None:
         """Who has locks that were taken through a handle."""
@@ -82,7 +87,7 @@ class HandleRecords:
         with self._lock:
             slot = self._at.pop(fh, None)
             if slot is not None:
-                _STATE.pack_into(self._view, slot * _SLOT.size + 28, 0)
+                _STATE.pack_into(self._view, slot * _SLOT.size + _STATE_AT, 0)
                 self._free.append(slot)
 
     def resume(self) -> list[HeldHandle]:
@@ -90,15 +95,49 @@ class HandleRecords:
         found = []
         with self._lock:
             self._at.clear()
-            self._free.clear()
+            states = self._view.cast("I")[_STATE_AT // 4 :: _SLOT.size // 4].tolist()
+            self._free = [slot for slot in range(N_HANDLES - 1, -1, -1) if states[slot] != 1]
             for slot in range(N_HANDLES - 1, -1, -1):
-                low, high, ino, flags, state, *rest = _SLOT.unpack_from(self._view, slot * _SLOT.size)
-                if state != 1:
-                    self._free.append(slot)
+                if states[slot] != 1:
                     continue
+                low, high, ino, flags, _, *rest = _SLOT.unpack_from(self._view, slot * _SLOT.size)
                 fh = high << 64 | low
                 self._at[fh] = slot
                 found.append(HeldHandle(fh, Inode(ino), flags, *rest))
+        return found
+
+
+class RemovedRecords:
+    """Directories that were removed, the latest ones, for those who are still in them. For one thread at a time."""
+
+    def __init__(self, memory: SharedMemory | None = None) -> None:
+        self.memory = _memory("removed", REMOVED_BYTES, memory)
+        self._view = self.memory.view
+        self._next = 0
+        self._at: dict[Inode, int] = {}
+
+    def add(self, attr: Attr) -> None:
+        at = self._next * (8 + TAIL_AT)
+        self._next = (self._next + 1) % MAX_REMOVED
+        _NUMBER.pack_into(self._view, at, 0)
+        self._view[at + 8 : at + 8 + TAIL_AT] = encode_attr(attr)[:TAIL_AT]
+        _NUMBER.pack_into(self._view, at, attr.ino)
+        self._at[attr.ino] = at
+
+    def remove(self, ino: Inode) -> None:
+        at = self._at.pop(ino, None)
+        if at is not None and _NUMBER.unpack_from(self._view, at)[0] == ino:
+            _NUMBER.pack_into(self._view, at, 0)
+
+    def resume(self) -> list[Attr]:
+        """Take the table over from a process that has died."""
+        found = []
+        for at in range(0, REMOVED_BYTES, 8 + TAIL_AT):
+            ino = Inode(_NUMBER.unpack_from(self._view, at)[0])
+            if ino:
+                self._at[ino] = at
+                found.append(decode_kept_attr(ino, bytes(self._view[at + 8 : at + 8 + TAIL_AT])))
+        self._next = len(found) % MAX_REMOVED
         return found
 
 
@@ -113,11 +152,12 @@ class Carried:
         `received`: the `memories` of another process's, which may have had another number of workers: what those counted stays.
         KeyError when one is missing, ValueError when one is of another size.
         """
-        nothing = {"journal": None, "handles": None, "page": None}
+        nothing = {"journal": None, "handles": None, "removed": None, "page": None}
         given: Mapping[str, SharedMemory | None] = nothing if received is None else received
         self.arena = arena
         self.journal = Journal(journal_bytes, given["journal"])
         self.handles = HandleRecords(given["handles"])
+        self.removed = RemovedRecords(given["removed"])
         self._page = _memory("page", PAGE_BYTES, given["page"])
         self._numbers = self._page.view
         n_counts = max(n_workers, len(given) - len(nothing))
@@ -128,7 +168,8 @@ class Carried:
     def memories(self) -> dict[str, SharedMemory]:
         """All memory but the arena, by name."""
         counts = {f"counts{i}": memory for i, memory in enumerate(self._counts)}
-        return {"journal": self.journal.memory, "handles": self.handles.memory, "page": self._page, **counts}
+        tables = {"handles": self.handles.memory, "removed": self.removed.memory}
+        return {"journal": self.journal.memory, **tables, "page": self._page, **counts}
 
     def forget_counts(self) -> None:
         """Counting begins again. No other process may count meanwhile."""

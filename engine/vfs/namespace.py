@@ -9,11 +9,12 @@ from contextlib import contextmanager
 
 from cairnfs.const import MAX_NAME_BYTES, MAX_SYMLINK_BYTES, ROOT_INO
 from cairnfs.errors import FsError
-from cairnfs.types import Attr, Caller, Inode
-from cairnfs.vfs.openfile import CLEAN
-from cairnfs.vfs.state import VfsState, check_name
+from cairnfs.meta.names import NoSuchName
+from cairnfs.types import Attr, Caller, Inode, Position
+from cairnfs.vfs.carried import MAX_REMOVED, RemovedRecords
+from cairnfs.vfs.openfile import CLEAN, stale
+from cairnfs.vfs.state import UNKNOWN, VfsState, check_name
 
-MAX_REMOVED_DIRS = 1024
 LONGEST_REMOVAL_S = 60.0
 
 
@@ -23,7 +24,9 @@ class RemovedDirs:
     A hint kept until the kernel forgets the inode, bounded; without an entry the answer is ENOENT.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, records: RemovedRecords | None = None) -> None:
+        """`records`: where a successor of this process finds them."""
+        self._records = records
         self._attrs: OrderedDict[Inode, Attr] = OrderedDict()
         self._removals: set[object] = set()  # under way: their commit may be done, and the attributes not be here yet
         self._lock = threading.Lock()
@@ -45,8 +48,16 @@ class RemovedDirs:
     def add(self, attr: Attr) -> None:
         with self._lock:
             self._attrs[attr.ino] = attr
-            if len(self._attrs) > MAX_REMOVED_DIRS:
+            if len(self._attrs) > MAX_REMOVED:
                 self._attrs.popitem(last=False)
+            if self._records is not None:
+                self._records.add(attr)
+
+    def resume(self) -> None:
+        """After a predecessor of this process has died."""
+        with self._lock:
+            if self._records is not None:
+                self._attrs.update({attr.ino: attr for attr in self._records.resume()})
 
     def get(self, ino: Inode) -> Attr | None:
         """Attributes of a directory that is gone, None when it was not removed here. Waits for removals under way."""
@@ -60,6 +71,8 @@ class RemovedDirs:
         if ino in self._attrs:
             with self._lock:
                 self._attrs.pop(ino, None)
+                if self._records is not None:
+                    self._records.remove(ino)
 
 
 class Namespace:
@@ -70,15 +83,39 @@ class Namespace:
         self._names = state.meta.names
         self._removed = removed
 
-    def lookup(self, parent: Inode, name: bytes) -> Attr:
+    def lookup(self, c: Caller, parent: Inode, name: bytes) -> Attr:
         if len(name) > MAX_NAME_BYTES:
             raise FsError(errno.ENAMETOOLONG)
         if name in (b".", b".."):
             return self._dot(parent, name)
-        return self._state.shown(self._names.lookup(parent, name))
+        try:
+            self._refuse_absent(parent, name)
+            return self._state.shown(self._names.lookup(parent, name))
+        except NoSuchName as error:
+            self._state.fence(error.position)
+            self._state.moved.check(c.pid, parent, name)
+            raise
+
+    def _refuse_absent(self, parent: Inode, name: bytes) -> None:
+        """ENOENT for a name that is known not to exist, without reading it. Not what was known when the request came, but after a
+        fence: whoever opens the name must see what others have made.
+        """
+        arena = self._state.arena
+        if not self._state.is_shared:
+            return
+        is_absent = arena.name(parent, name) == 0
+        if is_absent or not arena.fresh():  # so that changes are noted before the kernel learns what they have made
+            self._state.fence(UNKNOWN)
+        position = Position(arena.applied)
+        if is_absent and arena.fresh() and arena.name(parent, name) == 0:
+            raise NoSuchName(position)
 
     def readlink(self, ino: Inode) -> bytes:
-        attr = self._names.get(ino)
+        try:
+            attr = self._names.recalled(ino)
+        except FsError as error:
+            stale(error)
+            raise
         if not attr.is_symlink:
             raise FsError(errno.EINVAL)
         return attr.tail

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import pytest
 
 from support.mounts import Mount, MountFactory, alive, cairnfs_mounts
+from support.stepping import traced
 
 sys.path.insert(0, str(Path(__file__).parent))
 from worker_load import content
@@ -184,15 +185,64 @@ def test_a_worker_that_is_killed_while_it_ends_is_followed_by_one_that_stores_th
     assert (mount.path / "file").read_bytes() == data
 
 
-def test_a_worker_that_is_stopped_is_replaced(mounts: MountFactory) -> None:
+def test_a_worker_that_does_nothing_any_more_is_replaced(mounts: MountFactory) -> None:
     mount = mounts.new(None, "--workers", "1", "--worker-timeout", "2")
     mount.expected_log += [KILLED, r"worker \d+ shows no sign of life for \d+ s: replaced"]
     (mount.path / "file").write_bytes(b"a" * 5000)
-    stopped = worker(mount)
-    os.kill(stopped, signal.SIGSTOP)
-    assert (mount.path / "file").read_bytes() == b"a" * 5000
+    silent = worker(mount)
+    with traced(silent):
+        assert (mount.path / "file").read_bytes() == b"a" * 5000
+        (mount.path / "other").write_bytes(b"b")
+        assert worker(mount) != silent
+    mount.stop()
+
+
+def test_a_stopped_worker_that_somebody_waits_for_is_replaced_long_before_its_timeout(mounts: MountFactory) -> None:
+    mount = mounts.new(None, "--workers", "3", "--worker-timeout", "60")
+    mount.expected_log += [KILLED, r"worker \d+ is stopped: replaced"]
+    (mount.path / "file").write_bytes(b"a" * 5000)
+    for pid in workers(mount, 3):
+        os.kill(pid, signal.SIGSTOP)
+    began_s = time.monotonic()
     (mount.path / "other").write_bytes(b"b")
-    assert worker(mount) != stopped
+    assert (mount.path / "file").read_bytes() == b"a" * 5000
+    while (n := stats(mount)["cairnfs_worker_restarts"]) < 3 or len(workers(mount)) < 3:
+        assert time.monotonic() < began_s + 30, f"{n} of 3 workers were replaced"
+        time.sleep(0.05)
+    assert time.monotonic() < began_s + 30
+    mount.stop()
+
+
+def test_a_stopped_worker_that_nobody_waits_for_and_a_traced_one_are_left_alone(mounts: MountFactory) -> None:
+    mount = mounts.new(None, "--workers", "1", "--worker-timeout", "60")
+    pid = worker(mount)
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(2)
+    assert alive(pid)
+    os.kill(pid, signal.SIGCONT)
+    with traced(pid):
+        reader = subprocess.Popen(["ls", mount.path], stdout=subprocess.DEVNULL)
+        time.sleep(2)
+        assert alive(pid) and reader.poll() is None
+    assert reader.wait(30) == 0
+    assert stats(mount)["cairnfs_worker_restarts"] == 0
+    mount.stop()
+
+
+def test_whoever_is_in_a_removed_directory_stays_there(mounts: MountFactory) -> None:
+    mount = mounts.new(None, "--workers", "1")
+    mount.expected_log.append(KILLED)
+    inside = mount.path / "d"
+    inside.mkdir(mode=0o751)
+    script = "import os; print(flush=True); input(); s = os.stat('.'); print(s.st_nlink, oct(s.st_mode), os.listdir('.'))"
+    args = [sys.executable, "-c", script]
+    with subprocess.Popen(args, cwd=inside, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        inside.rmdir()
+        os.kill(worker(mount), signal.SIGKILL)
+        out, _ = process.communicate("\n", timeout=30)
+    assert process.returncode == 0 and out == "0 0o40751 []\n"
     mount.stop()
 
 
@@ -240,8 +290,8 @@ def test_each_death_is_followed_by_a_new_worker_at_once(mounts: MountFactory) ->
 
 
 def test_workers_that_fetch_come_and_go_unnoticed(mounts: MountFactory) -> None:
-    mount = mounts.new(None, "--workers", "4", "--worker-timeout", "2")
-    mount.expected_log.append(r"worker \d+ shows no sign of life for \d+ s: replaced")
+    mount = mounts.new(None, "--workers", "4")
+    mount.expected_log.append(r"worker \d+ is stopped: replaced")
     files = mount.path / "files"
     files.mkdir()
     for i in range(50):

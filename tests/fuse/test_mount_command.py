@@ -77,6 +77,18 @@ def test_a_background_mount_answers_when_the_command_returns_and_has_ended_when_
     assert "mounted" in log and "everything is stored" in log
 
 
+@pytest.mark.parametrize(("front", "n_workers"), [("channel", 0), ("channel", 2), ("pyfuse3", 0)])
+def test_status_says_how_a_mount_is_served(mounts: MountFactory, front: str, n_workers: int) -> None:
+    mount = mounts.new(None, *(["--workers", str(n_workers)] if front == "channel" else []), front=front)
+    config = json.loads((mount.path / ".config").read_text())
+    (session,) = sessions(mount.volume)
+    assert (session["front"], session["workers"]) == (front, n_workers)
+    assert (session["transport"], session["transport_reason"]) == (config["transport"], config["transport_reason"])
+    (line,) = [line for line in cairnfs("status", mount.volume.url).stdout.splitlines() if str(mount.path) in line]
+    said = f"{config['transport']}: {config['transport_reason']}" if config["transport_reason"] else config["transport"]
+    assert re.search(rf" {n_workers} +{re.escape(said)} *$", line), line
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_unmounts_after_storing_everything(
     mounts: MountFactory, tmp_path: Path, front: str, number: signal.Signals

@@ -16,11 +16,12 @@ from conftest import ExpectedLogs, missing
 
 from cairnfs.daemon.front_channel import ChannelFront
 from cairnfs.daemon.mountpoint import is_mounted, unmount
+from cairnfs.daemon.shown import SERVING
 from cairnfs.errors import MountError
 from cairnfs.ext import fuse_chan
 from cairnfs.options import FuseOptions
 from support.memory_handler import MemoryHandler
-from support.mounts import Mount, MountFactory
+from support.mounts import Mount, MountFactory, cairnfs
 from support.toy_mount import NEEDS_ROOT, PATIENCE_S, ToyMount, eventually
 from support.uring import N_CPUS, may_switch, switched
 
@@ -83,7 +84,10 @@ def started(script: str, *args: object) -> subprocess.Popen[bytes]:
 
 
 def config(mount: Mount) -> tuple[str, str | None]:
+    """The transport and why, as the mount and its session show it."""
     found = json.loads((mount.path / ".config").read_text())
+    (session,) = json.loads(cairnfs("status", mount.volume.url, "--json").stdout)["sessions"]
+    assert {name: session[name] for name in SERVING} == {name: found[name] for name in SERVING}
     return found["transport"], found["transport_reason"]
 
 

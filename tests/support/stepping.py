@@ -6,13 +6,15 @@ import os
 import platform
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
 SUPPORTED = platform.machine() == "x86_64"
 
-TRACEME, PEEKTEXT, PEEKUSER, POKETEXT, POKEUSER, CONT, SINGLESTEP = 0, 1, 3, 4, 6, 7, 9
+TRACEME, PEEKTEXT, PEEKUSER, POKETEXT, POKEUSER, CONT, SINGLESTEP, ATTACH, DETACH = 0, 1, 3, 4, 6, 7, 9, 16, 17
+WALL = 0x40000000  # waitpid: threads, too
 AT_RIP = 16 * 8  # in struct user
 WORD, INT3, LOW_BYTE = 2**64 - 1, 0xCC, 0xFF
 GRAIN = 256  # memory that the work is found to change is watched in pieces of so many bytes
@@ -123,6 +125,21 @@ class Stepped:
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
         assert os.WIFSIGNALED(os.waitpid(self.pid, 0)[1])
+
+
+@contextmanager
+def traced(pid: int) -> Iterator[None]:
+    """Every thread of a process stands still, held by this one as by a debugger."""
+    tids = [int(tid) for tid in os.listdir(f"/proc/{pid}/task")]
+    for tid in tids:
+        assert _ptrace(ATTACH, tid, 0, 0) == 0, os.strerror(ctypes.get_errno())
+        os.waitpid(tid, WALL)
+    try:
+        yield
+    finally:
+        for tid in sorted(tids, key=pid.__eq__):  # a killed process is over when all its other threads are
+            if _ptrace(DETACH, tid, 0, 0):
+                os.waitpid(tid, WALL)  # killed meanwhile
 
 
 class Deaths:

@@ -48,6 +48,7 @@ def test_help_lists_every_command() -> None:
         "status",
         "info",
         "stats",
+        "watch",
         "config",
         "fsck",
         "gc",

@@ -11,7 +11,7 @@ from cairnfs.const import MIB
 from cairnfs.errors import FsError
 from cairnfs.ext.arena import Arena
 from cairnfs.types import Inode, Lock, serving
-from cairnfs.vfs.carried import Carried
+from cairnfs.vfs.carried import MAX_REMOVED, Carried
 from support.engine import ME, ROOT, Engine, new_volume
 
 
@@ -122,6 +122,40 @@ def test_a_file_without_a_name_lives_until_its_last_handle_is_closed(line: Line)
     assert gone.value.errno == errno.ESTALE
     assert engine.meta.sessions.sustained() == []
     engine.close()
+
+
+def test_whoever_is_in_a_removed_directory_stays_there(line: Line) -> None:
+    vfs = line.engine.vfs
+    for name in (b"d", b"e", b"target"):
+        vfs.mkdir(ME, ROOT, name, 0o751)
+    gone, forgotten, replaced = (vfs.lookup(ME, ROOT, name).ino for name in (b"d", b"e", b"target"))
+    vfs.rmdir(ME, ROOT, b"d")
+    vfs.rmdir(ME, ROOT, b"e")
+    vfs.mkdir(ME, ROOT, b"moved", 0o700)
+    vfs.rename(ME, ROOT, b"moved", ROOT, b"target")
+    vfs.forget(forgotten, 1)
+    for _ in range(2):
+        vfs = line.kill().vfs
+        for ino in (gone, replaced):
+            attr = vfs.getattr(ME, ino)
+            assert (attr.ino, attr.nlink, attr.mode) == (ino, 0, 0o40751)
+            assert [entry.name for entry in vfs.readdir(ME, vfs.opendir(ME, ino).fh, 0)] in ([], [b".", b".."])
+        with pytest.raises(FsError) as none:
+            vfs.getattr(ME, forgotten)
+        assert none.value.errno == errno.ESTALE
+    line.engine.close()
+
+
+def test_the_latest_removed_directories_are_carried_on(line: Line) -> None:
+    vfs, inos = line.engine.vfs, []
+    for n in range(MAX_REMOVED + 10):
+        inos.append(vfs.mkdir(ME, ROOT, b"%d" % n, 0o755).ino)
+        vfs.rmdir(ME, ROOT, b"%d" % n)
+    vfs = line.kill().vfs
+    assert [vfs.getattr(ME, ino).ino for ino in inos[10:]] == inos[10:]
+    with pytest.raises(FsError):
+        vfs.getattr(ME, inos[9])
+    line.engine.close()
 
 
 def test_a_file_without_a_name_whose_handle_is_gone_is_freed(line: Line) -> None:
