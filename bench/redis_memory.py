@@ -80,7 +80,7 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory(prefix="cairnfs-redis-") as folder,
         tempfile.TemporaryDirectory(prefix="cairnfs-redis-", dir=options.bucket) as bucket,
-        redis_server(Path(folder)) as server,
+        redis_server(Path(folder), appendonly=False) as server,
         redis.Redis.from_url(server) as client,
     ):
         started_s = time.monotonic()

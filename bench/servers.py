@@ -1,5 +1,7 @@
 """Servers on loopback, for measurements and for tests: a Ceph cluster of one monitor, manager and OSD (BlueStore in a file), with
-a RADOS Gateway if asked; a Redis server that keeps nothing.
+a RADOS Gateway if asked; a Redis server.
+
+They run in sessions of their own, so that an interrupt does not end them before the mounts that use them.
 """
 
 import json
@@ -13,10 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+from cairnfs.errors import CairnError
+
+REDIS_SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
 PROGRAMS = ("ceph", "ceph-mon", "ceph-mgr", "ceph-osd", "ceph-authtool", "monmaptool", "rados")
 CEPH = all(shutil.which(program) for program in PROGRAMS)
 RADOSGW = CEPH and shutil.which("radosgw") is not None and shutil.which("radosgw-admin") is not None
 OSD_BYTES = 8 << 30  # a sparse file
+LAST_PORT = 55535  # a Redis server in a cluster needs another port, higher by 10,000
 
 _CONF = """
 [global]
@@ -57,10 +63,12 @@ mgr stats period = 1
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            if port <= LAST_PORT:
+                return port
 
 
 def listens(port: int) -> bool:
@@ -68,21 +76,37 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+class ServerError(CairnError):
+    """A server cannot be had here; the message says why."""
+
+
+def wait_for(ready: Callable[[], bool], process: "subprocess.Popen[bytes]", program: str, limit_s: float = 30) -> None:
+    """Until it is ready. ServerError when it ends instead, or takes too long."""
+    until_s = time.monotonic() + limit_s
+    while not ready():
+        if process.poll() is not None:
+            raise ServerError(f"{program} ended with exit code {process.returncode}")
+        if time.monotonic() > until_s:
+            raise ServerError(f"{program} was not ready within {limit_s:.0f} s")
+        time.sleep(0.05)
+
+
 @contextmanager
-def redis_server(folder: Path) -> Iterator[str]:
-    """The URL of a server that keeps everything in memory. RuntimeError when it does not start."""
+def redis_server(folder: Path, *, appendonly: bool) -> Iterator[str]:
+    """The URL of a fresh server; with `appendonly` it keeps a log of its changes, as a volume needs it. ServerError."""
+    if REDIS_SERVER is None:
+        raise ServerError("redis-server is not installed")
+    folder.mkdir(exist_ok=True)
     port = free_port()
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    command = [REDIS_SERVER, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    command += ["--appendonly", "yes" if appendonly else "no"]
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
     try:
-        deadline_s = time.monotonic() + 30
-        while not listens(port):
-            if process.poll() is not None or time.monotonic() > deadline_s:
-                raise RuntimeError("redis-server has not started")
-            time.sleep(0.05)
+        wait_for(lambda: listens(port), process, "redis-server")
         yield f"redis://127.0.0.1:{port}"
     finally:
-        process.kill()
+        process.terminate()
         process.wait()
 
 
@@ -197,20 +221,22 @@ class CephCluster:
 
     def _spawn(self, name: str, command: list[str]) -> None:
         with (self.folder / f"{name}.out").open("ab") as out:
-            self._running[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+            self._running[name] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            )
 
     def _wait(self, ready: Callable[[], bool], what: str, limit_s: float = 30) -> None:
         deadline = time.monotonic() + limit_s
         while not ready():
             for name, process in self._running.items():
                 if process.poll() is not None:
-                    raise RuntimeError(f"{name} has ended: {(self.folder / f'{name}.out').read_text()[-2000:]}")
+                    raise ServerError(f"{name} has ended: {(self.folder / f'{name}.out').read_text()[-2000:]}")
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{what} is not ready after {limit_s:.0f} s")
+                raise ServerError(f"{what} is not ready after {limit_s:.0f} s")
             time.sleep(0.05)
 
     def _run(self, *words: object) -> str:
         done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=60, check=False)
         if done.returncode:
-            raise RuntimeError(f"{words}: {done.stdout}{done.stderr}")
+            raise ServerError(f"{words}: {done.stdout}{done.stderr}")
         return done.stdout

@@ -97,4 +97,4 @@ def gc_command(meta_url: str, delete: bool, grace: float, as_json: bool) -> int:
 def _oldest_session_s(volume: "Volume") -> float:
     """How long the volume has been in use without a break, by anyone who is still there; 0 when nobody is."""
     started = [session.started for session in volume.active_sessions()]
-    return volume.clock.now_ns() / 1e9 - min(started) + CLOCK_SKEW_S if started else 0.0
+    return volume.meta.sessions.now_ns() / 1e9 - min(started) + CLOCK_SKEW_S if started else 0.0

@@ -31,7 +31,7 @@ def status_command(meta_url: str, as_json: bool) -> None:
     with open_volume(meta_url, data=False) as volume:
         sessions = volume.meta.sessions.list()
         usage = volume.meta.attrs.statfs()
-        now_ns = volume.clock.now_ns()
+        now_ns = volume.meta.sessions.now_ns()
     if as_json:
         print_json(
             {

@@ -26,6 +26,8 @@ def fetch(request: MountRequest, inherited: Inherited, worker: int) -> None:
     Pulse(carried, worker).start()
     options = replace(request.engine, background_jobs=False, read_only=True)
     with open_volume(request.url, options, arena=carried.arena, cells=carried.cells[worker], turns=carried.turns) as volume:
+        if volume.store.watch() is None:
+            volume.meta.core.neighbours.start()
         fetching = Fetching(volume.meta, volume.data, carried.arena)
         threads = [FetchThread(inherited.slots, worker, fetching, f"fetch-{i}") for i in range(N_THREADS)]
         for thread in threads:

@@ -91,6 +91,12 @@ class ChannelFront:
             abort(mounted)
         channel.stop()
 
+    def known(self, inos: list[Inode]) -> list[Inode]:
+        """Of these inodes, those that the kernel may know: all, where a predecessor of this process has told it of some."""
+        channel, inherited = self._channel, self._inherited
+        is_first = inherited is None or not inherited.carried.generation
+        return inos if channel is None or not is_first else channel.known(inos)
+
     def counts(self) -> dict[str, int]:
         """Requests served so far, by the kernel's name of the opcode."""
         channel = self._channel

@@ -100,6 +100,10 @@ class Pyfuse3Front:
     def trust(self, followed: bool) -> None:
         """Nothing to do: what the kernel is told ends by itself."""
 
+    def known(self, inos: list[Inode]) -> list[Inode]:
+        """All: libfuse does not tell."""
+        return inos
+
     def answers(self) -> dict[str, Distribution]:
         """Of these, requests answered without Python: none."""
         return {}

@@ -41,6 +41,10 @@ class Front(Protocol):
         """Whether somebody tells of changes. While not, the kernel may keep what it is told for a second only."""
         ...
 
+    def known(self, inos: list[Inode]) -> list[Inode]:
+        """Of these inodes, those that the kernel may know."""
+        ...
+
     def counts(self) -> Mapping[str, int]:
         """Requests served so far, by the kernel's name of the opcode; none when not serving."""
         ...

@@ -1,13 +1,14 @@
 """The session of a mount in the metadata: registered at the start, kept alive, closed at the end.
 
 A session whose heart stops is cleaned up by the other users of the volume: its locks are freed and the deleted files
-that it held open are removed. So a mount that could not reach the store for long finds out here, and says so.
+that it held open are removed. So a mount that could not reach the store for long finds out here at the latest, and says so.
 """
 
 import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from cairnfs.meta.process import Process
@@ -18,15 +19,13 @@ from cairnfs.volume import Volume
 
 log = logging.getLogger(__name__)
 
-BEATS_PER_CLEANING = 5  # looking after other sessions' remains is less urgent than staying alive
-
 
 @contextmanager
 def registered_session(volume: Volume, mountpoint: Path) -> Iterator[SessionId]:
     """Clean up after dead sessions, register one, keep it alive, and close it at the end of the block."""
     sessions = volume.meta.sessions
-    sessions.clean_stale(volume.clock.now_ns())
-    session = sessions.open(str(mountpoint), VERSION)
+    sessions.clean_stale()
+    session = sessions.open(str(mountpoint), VERSION, period_s=volume.options.heartbeat_s)
     heart = Heartbeat(volume)
     heart.start()
     try:
@@ -40,11 +39,12 @@ def registered_session(volume: Volume, mountpoint: Path) -> Iterator[SessionId]:
 def shared_session(volume: Volume, mountpoint: Path, carried: Carried, owner: Process) -> Iterator[SessionId]:
     """Like `registered_session`; a successor of this process goes on with it, for as long as the process `owner` lives."""
     sessions = volume.meta.sessions
+    sessions.on_opened = partial(setattr, carried, "session")
     if not (carried.session and sessions.resume(SessionId(carried.session), owner, VERSION)):
         if carried.session:
             log.error("session %d was taken for dead: its locks and the deleted files it held open are gone", carried.session)
-        sessions.clean_stale(volume.clock.now_ns())
-        carried.session = sessions.open(str(mountpoint), VERSION, owner)
+        sessions.clean_stale()
+        sessions.open(str(mountpoint), VERSION, owner, volume.options.heartbeat_s)
     heart = Heartbeat(volume)
     heart.start()
     try:
@@ -55,7 +55,7 @@ def shared_session(volume: Volume, mountpoint: Path, carried: Carried, owner: Pr
 
 
 class Heartbeat(threading.Thread):
-    """Says every `options.heartbeat_s` that the session lives; now and then cleans up after sessions that do not.
+    """Says every `options.heartbeat_s` that the session lives, and cleans up after sessions that do not.
 
     Changed limits of the volume are taken up on the same occasion.
     """
@@ -66,11 +66,9 @@ class Heartbeat(threading.Thread):
         self._ended = threading.Event()
 
     def run(self) -> None:
-        n_beats = 0
         while not self._ended.wait(self._volume.options.heartbeat_s):
-            n_beats += 1
             try:
-                self._beat(clean=n_beats % BEATS_PER_CLEANING == 0)
+                self._beat()
             except OSError as error:
                 log.warning("no heartbeat: %s", error)
 
@@ -78,8 +76,8 @@ class Heartbeat(threading.Thread):
         self._ended.set()
         self.join()
 
-    def _beat(self, *, clean: bool) -> None:
+    def _beat(self) -> None:
         self._volume.refresh_format()  # first: in a store whose volume was destroyed nothing may be written again
         self._volume.meta.sessions.heartbeat()
-        if clean:
-            self._volume.meta.sessions.clean_stale(self._volume.clock.now_ns())
+        for session in self._volume.meta.sessions.clean_stale():
+            log.info("cleaned up after session %d of %s:%s, which is dead", session.id, session.host, session.mountpoint)

@@ -4,9 +4,10 @@ One follower per mount. It reads the log from the position at which it was made,
 drops exactly what the others touched: first from the VFS, then from the kernel, so that whatever the kernel asks next is
 answered afresh. After a gap in the log everything is dropped.
 
-Its thread polls. An open does not wait for the next poll: the VFS calls `fence`, which reads what the log has got since and
-drops attributes at once, on the thread of the request. Pages and names are left to the follower's own thread, because the
-kernel may hold a directory's lock, or a page's, until the very request is answered that would wait for it.
+Its thread polls, and is woken by the first commit after it has found nothing, where the store can do that. An open does not
+wait for the next poll: the VFS calls `fence`, which reads what the log has got since and drops attributes at once, on the
+thread of the request. Pages and names are left to the follower's own thread, because the kernel may hold a directory's lock, or
+a page's, until the very request is answered that would wait for it.
 
 Commits of this process are told to the kernel by `tell_own`, before the operation that made them is answered: a reply with
 attributes that it overtakes is then dropped there. README.md has what the kernel would otherwise miss.
@@ -17,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from cairnfs.const import ROOT_INO
 from cairnfs.daemon.lease import CHECK_S, LEASE_S, Lease
 from cairnfs.daemon.shared_call import SharedCall
 from cairnfs.errors import CairnError
@@ -25,6 +27,7 @@ from cairnfs.meta.core import MetaCore
 from cairnfs.meta.records import DENTRY_PREFIX, INODE_PREFIX, LOCKS_SUBKEY
 from cairnfs.meta.stores.base import Effect, Key, LogRecord, LogTrimmed, Store
 from cairnfs.types import Inode, Position
+from cairnfs.vfs.moved import Moved
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,7 @@ SHORTEST_POLL_S = 0.01  # while others commit
 LONGEST_POLL_S = 0.1  # while they do not; ten empty reads of a store per second cost nothing
 LOG_BATCH = 1000
 INO8 = 8
+NEWEST = Position(0)
 
 Changes = tuple[set[Inode], set[tuple[Inode, bytes]]]
 
@@ -42,6 +46,12 @@ class Cached(Protocol):
     def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]]) -> None: ...
 
     def invalidate_all(self) -> None: ...
+
+
+class Vfs(Cached, Protocol):
+    """What the VFS is told besides."""
+
+    def released(self, inos: Iterable[Inode]) -> None: ...
 
 
 class KernelCaches(Cached, Protocol):
@@ -62,12 +72,13 @@ class Follower(threading.Thread):
     def __init__(
         self,
         store: Store,
-        vfs: Cached,
+        vfs: Vfs,
         front: KernelCaches,
         arena: Arena | None = None,
         told: int | None = None,
         is_pushed: bool = False,
         core: MetaCore | None = None,
+        moved: Moved | None = None,
     ) -> None:
         """`is_pushed`: opens do not ask for the end of the log, but take what it has brought so far.
 
@@ -82,6 +93,7 @@ class Follower(threading.Thread):
         self._arena = arena
         self._is_pushed = is_pushed
         self._core = core
+        self._moved = None if is_pushed else moved
         self._is_watched = store.watch() is not None
         self._shared_fence = SharedCall(self._ask_for_the_end)
         mark = store.mark()
@@ -91,6 +103,7 @@ class Follower(threading.Thread):
         self.on_told: Callable[[Position], None] = lambda position: None
         if core is not None and not self._is_watched:  # else reading costs nothing
             core.recall.start()
+            core.neighbours.start()
         if arena is not None:
             arena.drop_all()
             arena.saw(self._position, mark if told is None else None)
@@ -101,6 +114,8 @@ class Follower(threading.Thread):
         self._lease = Lease(self._lease_lost, lambda: front.trust(True))
         self._wake = threading.Event()
         self._ended = False
+        self._silent = threading.Event()
+        self._bell = threading.Thread(target=store.listen, args=(self._wake.set, self._silent), name="bell", daemon=True)
         self._failing = False
 
     @property
@@ -108,11 +123,13 @@ class Follower(threading.Thread):
         """Everything up to this position is known here."""
         return self._position
 
-    def fence(self) -> None:
-        """Return when every commit acknowledged before the call is known to the VFS, and the kernel shows no older
-        attributes. For requests; StoreError (EIO) when the log cannot be read.
+    def fence(self, position: Position = NEWEST) -> None:
+        """Return when every commit acknowledged before the call (or those up to a position) is known to the VFS, and the kernel
+        shows no older attributes. For requests; StoreError (EIO) when the log cannot be read.
         """
         if self._arena is not None and self._arena.fresh_for_open():
+            return
+        if position != NEWEST and position <= max(self._position, 0 if self._arena is None else self._arena.applied):
             return
         self._shared_fence()
 
@@ -124,13 +141,16 @@ class Follower(threading.Thread):
         """End the thread and wait for it. Also when it was never started."""
         self._ended = True
         self._wake.set()
+        self._silent.set()
         if self.ident is not None:
             self.join()
+            self._bell.join()
         self._lease.stop()
 
     def run(self) -> None:
         pause_s = SHORTEST_POLL_S
         self._lease.start()
+        self._bell.start()
         while not self._ended:
             self._wake.wait(pause_s)
             self._wake.clear()
@@ -156,13 +176,14 @@ class Follower(threading.Thread):
         read. Not from a request.
         """
         from_s = self._lease.now_s()
-        self._catch_up()
+        self._catch_up(rings=True)
         again, self._again = self._again, set()
         with self._reading:
             position = self._position
             everything, self._everything = self._everything, False
             inos, self._inos = self._inos, set()
             dentries, self._dentries = self._dentries, set()
+            n_notes = 0 if self._moved is None else self._moved.n_notes
         if everything:
             self._front.invalidate_all()
         if inos or dentries:
@@ -170,16 +191,21 @@ class Follower(threading.Thread):
             self._again = inos
         if again:
             self._front.invalidate_attributes(again)
+        if self._moved is not None:
+            self._moved.settle(n_notes)
         self._lease.renew(from_s)
         if self._arena is not None and not self._is_watched:
             self._arena.lease(from_s + LEASE_S - CHECK_S, self._is_pushed)
         self.on_told(position)
         return bool(everything or inos or dentries)
 
-    def _catch_up(self) -> bool:
+    def _catch_up(self, rings: bool = False) -> bool:
         """Read the log if there is anything in it. True when others had changed something."""
         if not self._is_watched:
-            return self._read_log()
+            found = self._read_log(rings)
+            if self._arena is not None:
+                self._arena.saw(self._position, None)
+            return found
         mark = self._store.mark()
         position = self._store.position()
         found = position != self._position and self._read_log()
@@ -195,20 +221,25 @@ class Follower(threading.Thread):
         elif position > self._arena.applied:
             self._arena.saw(position, None)
 
-    def _read_log(self) -> bool:
+    def _read_log(self, rings: bool = False) -> bool:
         """Make the VFS forget what others changed since the position, and note it for the kernel. True when there was any."""
         found = False
         with self._reading:
             try:
                 more = True
-                while more and (records := self._store.log(self._position, LOG_BATCH)):
+                while more and (records := self._store.log(self._position, LOG_BATCH, rings=rings)):
                     more = len(records) == LOG_BATCH
                     others = [record for record in records if not self._own(record)]
                     if self._core is not None and others:
                         self._core.recall.changed(key for record in others for key in record.keys)
+                    noted = None if self._moved is None else self._moved.look({i for record in others for i in moved(record)})
                     if self._arena is not None:
                         for record in others:
                             self._arena.changed(record.keys, record.position)
+                    if self._moved is not None and noted:
+                        self._moved.note(noted)
+                    if unlocked := locked_inodes(others):
+                        self._vfs.released(unlocked)
                     inos, dentries = changes(others)
                     if inos or dentries:
                         found = True
@@ -245,6 +276,8 @@ class Follower(threading.Thread):
         if self._arena is not None:
             self._arena.restart(position)  # the store may be one that lacks commits which were known here
         self._vfs.invalidate_all()
+        if self._moved is not None:
+            self._moved.note({Inode(ROOT_INO): True})
         self._everything = True
         self._position = position
 
@@ -265,9 +298,30 @@ def changes(records: Iterable[LogRecord]) -> Changes:
     for record in records:
         inos.update(changed_inodes(record.keys))
         for partition, name in record.keys:
-            if partition[:1] == DENTRY_PREFIX and len(partition) == 1 + INO8:
+            if is_dentry(partition):
                 dentries.add((Inode(int.from_bytes(partition[1:], "big")), name))
     return inos, dentries
+
+
+def moved(record: LogRecord) -> set[Inode]:
+    """Inodes that have got or lost a name by a commit: all that it has changed but the directories with these names."""
+    into = {Inode(int.from_bytes(partition[1:], "big")) for partition, _ in record.keys if is_dentry(partition)}
+    return changed_inodes(record.keys) - into if into else set()
+
+
+def is_dentry(partition: bytes) -> bool:
+    """Whether it has the names of a directory."""
+    return partition[:1] == DENTRY_PREFIX and len(partition) == 1 + INO8
+
+
+def locked_inodes(records: Iterable[LogRecord]) -> set[Inode]:
+    """Inodes whose locks have changed."""
+    return {
+        Inode(int.from_bytes(partition[1:], "big"))
+        for record in records
+        for partition, key in record.keys
+        if key == LOCKS_SUBKEY and partition[:1] == INODE_PREFIX
+    }
 
 
 def changed_inodes(keys: Iterable[Key]) -> set[Inode]:

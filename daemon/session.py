@@ -202,8 +202,10 @@ class MountProcess:
         volume.metrics.fuse_answered_bytes.source = front.answered_bytes
         self._watcher.attach(front)
         told = carried.told if carried is not None and carried.told else None
-        is_pushed = self._request.consistency == "push"
-        follower = Follower(volume.store, vfs, front, volume.arena, told, is_pushed, volume.meta.core)
+        fences_nothing = options.read_only and self._request.front == "channel"  # where opens are not sent
+        is_pushed = self._request.consistency == "push" or fences_nothing
+        vfs.moved.knows = front.known
+        follower = Follower(volume.store, vfs, front, volume.arena, told, is_pushed, volume.meta.core, vfs.moved)
         if carried is not None:
             follower.on_told = carried.tell
             follower.on_told(follower.position)

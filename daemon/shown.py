@@ -67,6 +67,7 @@ def session_as_json(session: SessionInfo, now_ns: int) -> dict[str, Any]:
         "version": session.version,
         "started": session.started,
         "heartbeat": session.heartbeat,
+        "period_s": session.period_s,
         "dead": is_dead(session, now_ns),
         **{name: session.serving.get(name) for name in SERVING},
     }

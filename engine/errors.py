@@ -28,6 +28,13 @@ class FsError(CairnError):
         super().__init__(message or os.strerror(code), code)
 
 
+class SessionLost(FsError):
+    """This node's session was taken for dead and cleaned up after, or its locks on one file were: nothing was applied."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(errno.EIO, message)
+
+
 class UsageError(CairnError):
     """The request itself is malformed (a bad URL, a bad size): exit code 2."""
 

@@ -23,9 +23,10 @@ META_OPERATIONS = (
     + ("xattrs.get", "xattrs.list", "xattrs.remove", "xattrs.set")
     + ("layout.allocate", "layout.commit_write", "layout.copy_range", "layout.drop_pack", "layout.extents")
     + ("layout.free_deleted", "layout.garbage", "layout.punch", "layout.read", "layout.replace", "layout.seek")
-    + ("layout.truncate", "layout.zero", "locks.drop_session", "locks.getlk", "locks.release", "locks.setlk")
+    + ("layout.truncate", "layout.zero", "locks.drop_session", "locks.getlk", "locks.held")
+    + ("locks.release", "locks.setlk")
     + ("sessions.clean_stale", "sessions.close", "sessions.describe", "sessions.expect", "sessions.heartbeat", "sessions.list")
-    + ("sessions.open", "sessions.resume", "sessions.sustained")
+    + ("sessions.now_ns", "sessions.open", "sessions.renew", "sessions.resume", "sessions.sustained")
 )
 OBJECT_CALLS = ("put", "get", "head", "delete", "list")
 OPERATIONS = (

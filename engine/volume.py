@@ -18,7 +18,7 @@ from cairnfs.const import DEFAULT_BLOCK_BYTES
 from cairnfs.errors import ObjectError, UsageError, VolumeError
 from cairnfs.ext.arena import Arena
 from cairnfs.meta import Meta, records
-from cairnfs.meta.sessions import SessionInfo
+from cairnfs.meta.sessions import SessionInfo, is_dead
 from cairnfs.meta.stores import open_store
 from cairnfs.meta.stores.base import Store
 from cairnfs.meta.stores.counting import CountingStore
@@ -105,9 +105,11 @@ class Volume:
         return UUID(self.format.uuid).bytes
 
     def active_sessions(self) -> list[SessionInfo]:
-        """Who uses the volume now; sessions whose process has ended are cleaned up first."""
-        self.meta.sessions.clean_stale(self.clock.now_ns())
-        return self.meta.sessions.list()
+        """Who uses the volume now; sessions whose process is known to have ended are cleaned up first."""
+        sessions = self.meta.sessions
+        sessions.clean_stale()
+        now_ns = sessions.now_ns()
+        return [session for session in sessions.list() if not is_dead(session, now_ns)]
 
     def close(self) -> None:
         """Close data, objects and metadata, in this order; goes on when one fails, and raises the first failure."""

@@ -164,7 +164,7 @@ struct ar_header {
     uint32_t spare;
     _Atomic int64_t leased_until_ns; /* CLOCK_MONOTONIC; of stores that cannot be watched */
     _Atomic uint32_t is_pushed;  /* under a lease, opens need no fence of their own */
-    uint32_t spare_too;
+    _Atomic uint32_t is_careful; /* opens, and names that do not exist, are left to Python, whatever else says that all is fresh */
     uint64_t applied;            /* every commit up to this position is known; seen_lock and seen_seq */
     uint8_t seen[AR_MARK_BYTES]; /* what the watched store showed then */
     uint64_t usage_at;           /* position at which `usage` was right, plus 1; 0: none. As `applied` */

@@ -45,6 +45,7 @@ cdef extern from "arena.h" nogil:
         uint64_t applied
         int64_t leased_until_ns
         uint32_t is_pushed
+        uint32_t is_careful
         uint32_t epoch
         uint32_t hush
         uint64_t slice_bytes

@@ -243,6 +243,10 @@ cdef class Arena:
         """Is it fresh enough to open files without asking the store?"""
         return ar_fresh_for_open(&self.arena) != 0
 
+    def careful(self, bint on):
+        """Whether `fresh_for_open` says no for the time being."""
+        self.arena.h.is_careful = on
+
     def lease(self, double until_s, bint is_pushed):
         """Without a watch, everything is fresh until `until_s` (CLOCK_MONOTONIC); with `is_pushed` for opens as well."""
         self.arena.h.is_pushed = is_pushed

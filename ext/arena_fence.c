@@ -24,6 +24,8 @@ static int is_leased(const struct ar_header *h)
 int ar_fresh_for_open(const struct ar_arena *arena)
 {
     int is_watched = __atomic_load_n(&arena->watch, __ATOMIC_RELAXED) != NULL;
+    if (atomic_load_explicit(&arena->h->is_careful, memory_order_acquire))
+        return 0;
     return ar_fresh(arena) && (is_watched || atomic_load_explicit(&arena->h->is_pushed, memory_order_relaxed));
 }
 

@@ -83,7 +83,7 @@ static int lookup(struct fc_lane *lane, const struct fw_in_header *header, struc
     if (name == NULL || !ar_name_find(chan->arena, header->nodeid, name, n_bytes, &ino))
         return 0;
     if (ino == 0) {
-        if (chan->keeps_negative)
+        if (chan->keeps_negative || !ar_fresh_for_open(chan->arena)) /* whoever opens it must see what others have made */
             return 0;
         fc_reply_error(lane, ENOENT);
         return 1;

@@ -126,6 +126,8 @@ int fc_count_known(struct fc_chan *chan, uint64_t ino, int64_t n);
 int fc_put_known(struct fc_chan *chan, uint64_t ino, struct fw_entry_out *out);
 
 /* Inodes that the kernel may know: how many, and their numbers (room for so many; returns how many there were). */
+/* 1 when the kernel may know the inode. */
+int fc_is_known(struct fc_chan *chan, uint64_t ino);
 size_t fc_n_known(struct fc_chan *chan);
 size_t fc_copy_known(struct fc_chan *chan, uint64_t *out, size_t room);
 

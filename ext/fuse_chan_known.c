@@ -17,6 +17,14 @@ int fc_count_known(struct fc_chan *chan, uint64_t ino, int64_t n)
     return result;
 }
 
+int fc_is_known(struct fc_chan *chan, uint64_t ino)
+{
+    pthread_mutex_lock(&chan->known_lock);
+    int found = im_find(&chan->known, ino) != NULL;
+    pthread_mutex_unlock(&chan->known_lock);
+    return found;
+}
+
 size_t fc_n_known(struct fc_chan *chan)
 {
     pthread_mutex_lock(&chan->known_lock);

@@ -114,6 +114,7 @@ struct fc_chan {
     pthread_mutex_t known_lock;
     struct im_map known; /* inode -> names and entries that the kernel was given of it and has not forgotten */
     int (*count_known)(struct fc_chan *chan, uint64_t ino, int64_t n); /* fc_known(), for modules that do not have it */
+    int (*is_known)(struct fc_chan *chan, uint64_t ino); /* fc_is_known() */
     int (*wants_fence)(struct fc_chan *chan, uint64_t ino); /* fc_wants_fence(), and fc_open_fenced() */
     int (*open_fenced)(struct fc_lane *lane);
     int (*put_known)(struct fc_chan *chan, uint64_t ino, struct fw_entry_out *out); /* fc_put_known() */

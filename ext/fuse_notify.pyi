@@ -1,10 +1,17 @@
 """Notifications: what the kernel must forget, or is given, without having asked."""
 
+from typing import TypeVar
+
 from typing_extensions import Buffer, disjoint_base
+
+_Ino = TypeVar("_Ino", bound=int)
 
 @disjoint_base
 class Notifier:
     """The half of a channel that speaks first."""
+
+    def known(self, inos: list[_Ino]) -> list[_Ino]:
+        """Of these inodes, those that the kernel may know."""
 
     def inval_inode(self, ino: int, offset: int = 0, length: int = 0) -> bool:
         """Forget attributes and the pages of a range: `length` 0 is to the end, a negative `offset` is no pages.

@@ -52,6 +52,10 @@ cdef class Notifier:
             raise OSError(errno, os.strerror(errno))
         return fd
 
+    def known(self, list inos not None):
+        """Of these inodes, those that the kernel may know."""
+        return [ino for ino in inos if self.chan.is_known(self.chan, ino)]
+
     def inval_inode(self, uint64_t ino, int64_t offset=0, int64_t length=0):
         """Forget attributes and the pages of a range: `length` 0 is to the end, a negative `offset` is no pages."""
         cdef fw.fw_notify_inval_inode_out body

@@ -62,6 +62,7 @@ cdef extern from "fuse_lane.h" nogil:
         const fc_slots *slots
         fu_transport *uring
         fc_times *answers
+        int (*is_known)(fc_chan *chan, uint64_t ino) noexcept
         int (*wants_fence)(fc_chan *chan, uint64_t ino) noexcept
         int (*open_fenced)(fc_lane *lane) noexcept
         int (*put_known)(fc_chan *chan, uint64_t ino, fw_entry_out *out) noexcept

@@ -7,6 +7,7 @@ import errno
 import gc
 import logging
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from support import hosts
 from support.ceph_server import CEPH, RADOSGW, CephCluster
 from support.gateway import KEYS, Gateway
 from support.mounts import Mount, MountFactory, cairnfs_mounts
@@ -213,6 +215,18 @@ def mounts(tmp_path: Path, need_fuse: None) -> Iterator[MountFactory]:
     factory = MountFactory(tmp_path)
     yield factory
     factory.finish()
+
+
+@pytest.fixture
+def network() -> Iterator[hosts.Network]:
+    """Makes hosts that have their own networks and processes. A test asks for it before `mounts`, which must end first."""
+    if os.geteuid() != 0:
+        pytest.skip("hosts are namespaces, which only root can make")
+    for program in ("ip", "unshare", "nsenter"):
+        if shutil.which(program) is None:
+            missing(program)
+    with hosts.network() as made:
+        yield made
 
 
 @pytest.fixture

@@ -132,6 +132,7 @@ class Collector:
             number = self._number(part, key)
             if number is None:
                 continue
+            number &= ~records.BURIED
             self._index.add("session", number)
             try:
                 json.loads(row.value)

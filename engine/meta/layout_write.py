@@ -120,6 +120,7 @@ def copy_range(
             return file_attr(txn, target)
         if source == target and abs(source_off - target_off) < min(length, available):
             raise FsError(errno.EINVAL)
+        core.fence(txn, target)
         ledger = Ledger()
         to = LayoutEdit.open(txn, target, ledger)
         _copy(to if source == target else LayoutEdit.open(txn, source, ledger), source_off, to, target_off, copied)
@@ -179,6 +180,7 @@ def _commit(
 
     def build(txn: Txn) -> Attr:
         txn.suppose_absent(new)
+        core.fence(txn, ino)
         if prefetch:
             txn.get_many(prefetch)
         ledger = Ledger()

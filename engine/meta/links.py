@@ -134,6 +134,7 @@ def drop_name(core: MetaCore, txn: Txn, stored: Attr, now_ns: int, is_open: IsOp
     txn.unchanged(key)
     txn.put(key, encode_attr(attr))
     if kept:
+        core.while_alive(txn)
         txn.put(sustained_key(core.session, stored.ino), b"")
     return Unlinked(attr, kept)
 

@@ -46,13 +46,15 @@ class Locks:
 
         As on Linux, a flock that is to be converted is given up before the new one is tried, and stays so on EAGAIN.
         """
-        session = self._core.session
-        wanted = HeldLock(session, lock)
 
         def build(txn: Txn) -> bool:
+            session = self._core.session
+            wanted = HeldLock(session, lock)
             held = decode_locks(ino, txn.get(locks_key(ino)))
             marked = any(other.session == session for other in held)
             if first_conflict(held, wanted) is None:
+                if lock.type != fcntl.F_UNLCK:
+                    self._core.while_alive(txn)
                 _store(txn, ino, held, changed(held, wanted), session, marked)
                 return True
             if lock.flock:
@@ -62,6 +64,11 @@ class Locks:
 
         if not self._core.transact(build):
             raise FsError(errno.EAGAIN)
+
+    def held(self, ino: Inode) -> list[HeldLock]:
+        """What this session holds on an inode."""
+        held = decode_locks(ino, self._core.store.read((locks_key(ino),))[0])
+        return [lock for lock in held if lock.session == self._core.session]
 
     def release(self, ino: Inode, owner: int, *, flock: bool) -> None:
         """Give up all locks of one kind that an owner of this session holds on an inode."""

@@ -35,8 +35,9 @@ from cairnfs.meta.records import (
     xattr_key,
 )
 from cairnfs.meta.rename import Renamed, rename
+from cairnfs.meta.stores.base import Neighbour, Row
 from cairnfs.meta.txn import Txn
-from cairnfs.types import Attr, Caller, Inode
+from cairnfs.types import Attr, Caller, Inode, Position
 
 SCAN_NAMES = 1024  # names per round trip when a directory is searched for an inode
 
@@ -48,6 +49,14 @@ class Listed(NamedTuple):
     ino: Inode
     type: int
     attr: Attr | None
+
+
+class NoSuchName(FsError):
+    """There is no such name, as of `position` (0: not known)."""
+
+    def __init__(self, position: Position) -> None:
+        super().__init__(errno.ENOENT)
+        self.position = position
 
 
 class Names:
@@ -64,8 +73,15 @@ class Names:
             raise FsError(errno.ENOENT)
         return decode_attr(ino, row)
 
+    def get_first(self, ino: Inode) -> Attr:
+        """`get` of an inode that nothing is known of; its neighbours come along now and then."""
+        attr = self.get(ino)
+        if attr.parent:
+            self._bring_neighbours(Inode(attr.parent))
+        return attr
+
     def lookup(self, parent: Inode, name: bytes) -> Attr:
-        """Attributes of the inode that a name stands for. ENOENT."""
+        """Attributes of the inode that a name stands for; its neighbours come along now and then. NoSuchName (ENOENT)."""
         return look_again(lambda: self._look_up_once(parent, name), parent, name)
 
     def create(self, caller: Caller, parent: Inode, name: bytes, mode: int, rdev: int = 0, target: bytes = b"") -> Attr:
@@ -102,21 +118,27 @@ class Names:
         return rename(self._core, parent, name, new_parent, new_name, flags, is_open)
 
     def list(self, parent: Inode, after: bytes | None, limit: int, with_attrs: bool) -> list[Listed]:
-        """Up to `limit` names greater than `after` in bytewise order; with attributes it takes two round trips, else one."""
-        rows = self._store.scan(dentry_part(parent), after, limit)
-        found = [(name, decode_dentry(parent, name, row.value)) for name, row in rows]
-        if not with_attrs or not found:
-            return [Listed(name, dentry.ino, dentry.type, None) for name, dentry in found]
-        inodes = self._store.read([inode_key(dentry.ino) for _, dentry in found])
-        return [
-            Listed(name, dentry.ino, dentry.type, None if row is None else decode_attr(dentry.ino, row))
-            for (name, dentry), row in zip(found, inodes, strict=True)
-        ]
+        """Up to `limit` names greater than `after` in bytewise order, in one round trip."""
+        if not with_attrs:
+            rows = self._store.scan(dentry_part(parent), after, limit)
+            return [_listed(parent, name, row) for name, row in rows]
+        found = [(_listed(parent, name, row), inode) for name, row, inode in self._page(parent, after, limit)]
+        return [listed if inode is None else listed._replace(attr=decode_attr(listed.ino, inode)) for listed, inode in found]
+
+    def list_along(self, parent: Inode, after: bytes | None, limit: int) -> Sequence[Listed]:
+        """`list` without attributes, which are read all the same: for those who keep what passes."""
+        return [_listed(parent, name, row) for name, row, _ in self._page(parent, after, limit)]
 
     def fetch(self, inos: Sequence[Inode]) -> Sequence[Callable[[], Attr] | None]:
         """Read inodes from one snapshot, to be decoded by those who want to see them; None for one that does not exist."""
         rows = self._store.read([inode_key(ino) for ino in inos])
         return [None if row is None else partial(decode_attr, ino, row) for ino, row in zip(inos, rows, strict=True)]
+
+    def recalled(self, ino: Inode) -> Attr:
+        """`get`, or what came of an earlier read if nothing is known to have changed since."""
+        key = inode_key(ino)
+        row = self._core.recall.known([key]).get(key)
+        return self.get(ino) if row is None else decode_attr(ino, row)
 
     def path_of(self, ino: Inode) -> bytes | None:
         """The path from the root, None when the inode has or had several names, or none. Reads whole directories."""
@@ -131,13 +153,24 @@ class Names:
         return b"/" + b"/".join(reversed(names))
 
     def _look_up_once(self, parent: Inode, name: bytes) -> Attr:
-        found, row = self._core.recall.read_via(dentry_key(parent, name), INODE_PREFIX, ATTR_SUBKEY)
-        if found is None:
-            raise FsError(errno.ENOENT)
-        dentry = decode_dentry(parent, name, found.value)
-        if row is None:
+        with self._core.neighbours.beside(parent, name) as page:
+            found = self._core.recall.read_via(dentry_key(parent, name), INODE_PREFIX, ATTR_SUBKEY, page.along)
+            page.got(found)
+        if found.row is None:
+            raise NoSuchName(found.position)
+        dentry = decode_dentry(parent, name, found.row.value)
+        if found.named is None:
             raise Vanished
-        return decode_attr(dentry.ino, row)
+        return decode_attr(dentry.ino, found.named)
+
+    def _bring_neighbours(self, parent: Inode) -> None:
+        with self._core.neighbours.beside(parent, None) as page:
+            along = page.along
+            found = self._page(parent, along.after, along.limit) if along.limit else []
+            page.got_page([name for name, _, _ in found])
+
+    def _page(self, parent: Inode, after: bytes | None, limit: int) -> Sequence[Neighbour]:
+        return self._core.recall.scan_via(dentry_part(parent), after, limit, INODE_PREFIX, ATTR_SUBKEY)
 
     def _create(self, txn: Txn, attr: Attr, name: bytes, umask: int) -> Attr:
         parent = Inode(attr.parent)
@@ -171,6 +204,11 @@ class Names:
                     return listed.name
             after = page[-1].name
         return None
+
+
+def _listed(parent: Inode, name: bytes, row: Row) -> Listed:
+    dentry = decode_dentry(parent, name, row.value)
+    return Listed(name, dentry.ino, dentry.type, None)
 
 
 def _new_attr(core: MetaCore, caller: Caller, parent: Inode, mode: int, rdev: int, target: bytes) -> Attr:

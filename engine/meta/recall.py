@@ -11,7 +11,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 
 from cairnfs.meta.records import ATTR_SUBKEY, DENTRY_PREFIX, INODE_PREFIX, PACK_PREFIX
-from cairnfs.meta.stores.base import Key, Row, Store
+from cairnfs.meta.stores.base import NOTHING, Along, Key, Neighbour, Row, Store, Via
+from cairnfs.meta.stores.named import rows_of, rows_via
 from cairnfs.types import Position
 
 MAX_ROWS = 20_000  # some 10 MiB
@@ -44,15 +45,19 @@ class Recall:
         self.learn(dict(zip(keys, rows, strict=True)), n_changes)
         return rows
 
-    def read_via(self, key: Key, prefix: bytes, subkey: bytes) -> tuple[Row | None, Row | None]:
-        """`Store.read_via`; both rows are remembered likewise."""
+    def read_via(self, key: Key, prefix: bytes, subkey: bytes, along: Along = NOTHING) -> Via:
+        """`Store.read_via`; all rows are remembered likewise."""
         n_changes = self._n_changes
-        first, second = self._store.read_via(key, prefix, subkey)
-        rows = {key: first}
-        if first is not None:
-            rows[prefix + first.value[:8], subkey] = second
-        self.learn(rows, n_changes)
-        return first, second
+        found = self._store.read_via(key, prefix, subkey, along)
+        self.learn(rows_via(key, found, prefix, subkey), n_changes)
+        return found
+
+    def scan_via(self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes) -> list[Neighbour]:
+        """`Store.scan_via`; all rows are remembered likewise."""
+        n_changes = self._n_changes
+        found = self._store.scan_via(partition, after, limit, prefix, subkey)
+        self.learn(rows_of(partition, found, prefix, subkey), n_changes)
+        return found
 
     @property
     def moment(self) -> int:

@@ -5,7 +5,7 @@
 | `v` | `format` | the volume format, JSON (`engine.meta.volume`) |
 | `v` | `usage` | i64 used_bytes @0, i64 used_inodes @8 |
 | `v` | `next` | next unused numbers: i64 inode @0, i64 pack @8, i64 session @16 |
-| `v` | `moves` | i64: how many times a directory moved to another parent (`engine.meta.rename`); no row: never |
+| `v` | `moves` | i64: how many times a directory was renamed (`engine.meta.rename`); no row: never |
 | `i`+ino8 | `a` | inode record, below |
 | `i`+ino8 | `c`+u64 chunk number >= 1 | layout of that chunk (40-byte slice records); no row: all hole |
 | `i`+ino8 | `x`+name | value of an extended attribute |
@@ -13,7 +13,7 @@
 | `d`+ino8 | name | u64 inode @0, u8 type @8 (S_IFMT bits >> 12) |
 | `p`+low byte of pack id | u64 pack id | i64 live_bytes @0, i64 plain_bytes @8, i64 object_bytes @16 |
 | `g` | u64 pack id | empty: live bytes of this pack were given up, look whether any are left |
-| `n` | u64 session id | a session, JSON (`engine.meta.sessions`) |
+| `n` | u64 session id | a session, JSON (`engine.meta.sessions`); with the top bit set: it is dead, and being cleaned up after |
 | `s`+u64 session id | ino8 | empty: this session holds the inode open although it has no name |
 | `k`+u64 session id | ino8 | empty: this session may hold locks on the inode (`l` row) |
 | `z` | ino8 | record of a deleted inode whose `c` rows are still to be freed |
@@ -35,6 +35,7 @@ from cairnfs.meta.stores.base import Key, Row
 from cairnfs.types import Attr, Inode, Lock, PackId, Position, SessionId
 
 RECORD_VERSION = 1
+BURIED = 1 << 63  # in the number of a session
 
 FLAG_XATTR = 1  # the inode has, or had, an `x` row: without it no read of extended attributes is needed
 FLAG_ACCESS_ACL = 2
@@ -179,6 +180,11 @@ def garbage_key(pack: int) -> Key:
 def session_key(session: int) -> Key:
     """One session."""
     return SESSION_PART, _U64.pack(session)
+
+
+def buried_key(session: int) -> Key:
+    """A session that nobody goes on with, until all that was its is gone."""
+    return SESSION_PART, _U64.pack(session | BURIED)
 
 
 def sustained_part(session: int) -> bytes:

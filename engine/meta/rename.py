@@ -115,6 +115,7 @@ class _Rename:
         self._txn.delete(old.key)
         self._txn.put(new.key, dentry_value(moved.ino, moved.mode))
         if old.ino == new.ino:
+            self._count_move(moved)
             change_directory(self._txn, old.into, self._now_ns, entries=entries, subdirs=subdirs)
         else:
             self._forbid_loop(moved, new, old)
@@ -138,6 +139,7 @@ class _Rename:
         self._txn.put(old.key, dentry_value(there.ino, there.mode))
         self._txn.put(new.key, dentry_value(moved.ino, moved.mode))
         if old.ino == new.ino:
+            self._count_move(moved, there)
             change_directory(self._txn, old.into, self._now_ns)
         else:
             self._forbid_loop(moved, new, old)
@@ -159,6 +161,11 @@ class _Rename:
         self._txn.unchanged(key)
         self._txn.put(key, encode_attr(attr))
         return attr
+
+    def _count_move(self, *moved: Attr) -> None:
+        """So that the change log shows that paths may lead elsewhere. What moves to another parent is counted by `_take_turn`."""
+        if any(attr.is_dir for attr in moved):
+            self._txn.add(MOVES_KEY, 0, 1)
 
     def _forbid_loop(self, moved: Attr, into: _Place, origin: _Place) -> None:
         """EINVAL when `into` is the directory `moved` or lies below it. What is above `origin` cannot be."""

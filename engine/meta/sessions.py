@@ -1,14 +1,18 @@
 """Sessions: who uses the volume, and cleaning up after those who are gone.
 
 A session is a row with the process's identity and a heartbeat. What dies with it: its locks, and the inodes without a name
-that it held open. Cleaning deletes the row last, so a cleaner that is killed leaves the rest to the next one; two
-cleaners do not harm each other. A session that was cleaned up while it lived (cut off for long) learns it from `heartbeat`.
+that it held open. Cleaning begins by burying the row, if there was no heartbeat since it was looked at: from then on its node
+can take no lock and keep no inode open under it (`MetaCore.while_alive`). It ends by deleting what was buried, so a
+cleaner that is killed leaves the rest to the next one; two cleaners do not harm each other.
+
+A session that was cleaned up while it lived (its node was cut off for long) learns it from its next heartbeat, or from a commit
+that depends on it. Then `on_lost` is told, and another session is opened in its place.
 
 While a mount passes from one process to another, its session has both, and lives as long as either of them.
 
 A session is dead when its process is known to have ended (this machine tells) or, for processes this machine cannot see,
-when its heartbeat is older than `STALE_S`. A process seen to run is never dead, however old its heartbeat: after a
-suspended machine wakes up all heartbeats are old.
+when this process has watched it for five of its periods and seen no heartbeat. No clocks are compared for that. A process seen to
+run is never dead, however old its heartbeat: after a suspended machine wakes up all heartbeats are old.
 """
 
 import builtins
@@ -16,6 +20,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -24,7 +29,9 @@ from cairnfs.meta.core import MetaCore
 from cairnfs.meta.free import free_inode
 from cairnfs.meta.process import Process, this_process
 from cairnfs.meta.records import (
+    BURIED,
     SESSION_PART,
+    buried_key,
     decode_attr,
     ino8,
     inode_key,
@@ -34,16 +41,20 @@ from cairnfs.meta.records import (
     sustained_part,
 )
 from cairnfs.meta.txn import Txn
-from cairnfs.types import Inode, SessionId
+from cairnfs.types import Inode, Position, SessionId
 
-STALE_S = 60  # five heartbeats of the default period
+MISSED_BEATS = 5
+SHORTEST_STALE_S = 5.0  # a process may well be kept waiting for a second or two
+DEFAULT_PERIOD_S = 12.0
 SCAN_ROWS = 256
 
 _NONE = SessionId(0)
 
 
 class SessionInfo(NamedTuple):
-    """One session; `started` and `heartbeat` are seconds since the epoch. `serving`: what it says of how, if it serves."""
+    """One session; `started` and `heartbeat` are seconds since the epoch, by the store's clock; `period_s` is from one beat to
+    the next. `is_buried`: somebody cleans up after it. `serving`: what it says of how, if it serves.
+    """
 
     id: SessionId
     process: Process
@@ -51,8 +62,20 @@ class SessionInfo(NamedTuple):
     version: str
     started: int
     heartbeat: int
+    period_s: float = DEFAULT_PERIOD_S
+    is_buried: bool = False
     serving: Mapping[str, Any] = MappingProxyType({})
     successor: Process | None = None  # who is about to go on with it
+
+    def is_alive(self) -> bool | None:
+        """Whether a process of it runs; None if that is not known here."""
+        alive = [process.is_alive() for process in (self.process, self.successor) if process is not None]
+        return any(alive) or (None if None in alive else False)
+
+    @property
+    def stale_s(self) -> float:
+        """Without a heartbeat for so long it is dead."""
+        return max(MISSED_BEATS * self.period_s, SHORTEST_STALE_S)
 
     @property
     def host(self) -> str:
@@ -71,18 +94,43 @@ class Sessions:
         self._core = core
         self._drop_locks = drop_locks
         self._own: SessionInfo | None = None
-        self._writing = threading.Lock()  # of the own row, which a heartbeat and `describe` write
+        self._changing = threading.RLock()  # which session is the own one
+        self._watched: dict[SessionId, tuple[Position, float]] = {}  # version of the row, since when (monotonic)
+        self.has_lost = False  # the one that was to be resumed
+        self.on_opened: Callable[[SessionId], None] = lambda session: None
+        self.on_lost: Callable[[], None] = lambda: None  # before another session is opened in the place of one that was lost
         self.n_known = 0  # sessions when they were last listed, with this process's own since
 
-    def open(self, mountpoint: str, version: str, process: Process | None = None) -> SessionId:
+    @property
+    def own(self) -> SessionId:
+        """This process's session, 0 for none."""
+        return _NONE if self._own is None else self._own.id
+
+    def now_ns(self) -> int:
+        """Nanoseconds since the epoch, by the clock of heartbeats."""
+        shared = self._core.store.now_ns()
+        return self._core.now_ns() if shared is None else shared
+
+    def open(
+        self, mountpoint: str, version: str, process: Process | None = None, period_s: float = DEFAULT_PERIOD_S
+    ) -> SessionId:
         """Register a session that lives as long as `process` (the calling one); commits then carry its id in the change log."""
-        now_s = self._core.now_ns() // 10**9
-        session = self._core.ids.session()
-        self._own = SessionInfo(session, process or this_process(), mountpoint, version, now_s, now_s)
-        self._core.store.origin = session
-        self._core.transact(_put(self._own))
+        now_s = self.now_ns() // 10**9
+        self._register(SessionInfo(_NONE, process or this_process(), mountpoint, version, now_s, now_s, period_s))
+        return self.own
+
+    def _register(self, info: SessionInfo) -> None:
+        """Open a session that has the next number."""
+        own = info._replace(id=self._core.ids.session())
+        self._core.transact(lambda txn: txn.put(session_key(own.id), _encode(own)))
+        self._go_on_as(own)
         self.n_known += 1
-        return session
+
+    def _go_on_as(self, own: SessionInfo) -> None:
+        self._own = own
+        self._core.store.origin = own.id
+        self._core.renew = self.renew
+        self.on_opened(own.id)
 
     def resume(self, session: SessionId, process: Process | None = None, version: str | None = None) -> bool:
         """Go on with a session that another process has opened. False when it was taken for dead and cleaned up meanwhile.
@@ -91,20 +139,38 @@ class Sessions:
         """
         row = self._core.store.read((session_key(session),))[0]
         if row is None:
+            self.has_lost = True
             return False
-        found = _decode(session, row.value)
+        found = _decode(int(session), row.value)
         own = found._replace(process=process or found.process, version=version or found.version, successor=None)
         if own != found and not self._core.transact(_replace(own)):
             return False
-        self._own = own
-        self._core.store.origin = session
+        self._go_on_as(own)
         return True
 
     def expect(self, session: SessionId, successor: Process) -> None:
         """Another process is about to go on with a session: until somebody does, it lives as long as either of them."""
         row = self._core.store.read((session_key(session),))[0]
         if row is not None:
-            self._core.transact(_replace(_decode(session, row.value)._replace(successor=successor)))
+            self._core.transact(_replace(_decode(int(session), row.value)._replace(successor=successor)))
+
+    def describe(self, serving: Mapping[str, Any]) -> None:
+        """Say how this session serves: JSON, shown by `status`. Nothing is written where that is known."""
+        with self._changing:
+            if self._own is None or self._own.serving == serving:
+                return
+            self._own = self._own._replace(serving=dict(serving))
+            self._core.transact(_replace(self._own))  # cleaned up meanwhile: the next heartbeat finds out, and writes all of it
+
+    def renew(self) -> None:
+        """Open another session if this process's has been taken for dead. StoreError."""
+        with self._changing:
+            own = self._own
+            if own is None or self._core.store.read((session_key(own.id),))[0] is not None:
+                return
+            self.on_lost()
+            now_s = self.now_ns() // 10**9
+            self._register(own._replace(started=now_s, heartbeat=now_s))
 
     def sustained(self) -> builtins.list[Inode]:
         """Inodes without a name that this session holds open."""
@@ -118,80 +184,99 @@ class Sessions:
         return found
 
     def heartbeat(self) -> None:
-        """Say that this session lives. StoreError when it was cleaned up meanwhile; it is then registered again."""
-        with self._writing:
-            if self._own is None:
+        """Say that this session lives. StoreError when it was cleaned up meanwhile; another one is open then."""
+        with self._changing:
+            own = self._own
+            if own is None:
                 return
-            self._own = own = self._own._replace(heartbeat=self._core.now_ns() // 10**9)
-            if self._core.transact(_refresh(own)):
+            self._own = own = own._replace(heartbeat=self.now_ns() // 10**9)
+            if self._core.transact(_replace(own)):
                 return
-        raise StoreError(f"session {own.id} was taken for dead after {STALE_S} s without a heartbeat: its locks were given up")
-
-    def describe(self, serving: Mapping[str, Any]) -> None:
-        """Say how this session serves: JSON, shown by `status`. Nothing is written where that is known."""
-        with self._writing:
-            if self._own is None or self._own.serving == serving:
-                return
-            self._own = self._own._replace(serving=dict(serving))
-            self._core.transact(_replace(self._own))  # cleaned up meanwhile: the next heartbeat finds out, and writes all of it
+            self.renew()
+        raise StoreError(
+            f"session {own.id} was taken for dead after {own.stale_s:g} s without a heartbeat: its locks were given up, and "
+            f"deleted files that it held open were removed; session {self.own} goes on"
+        )
 
     def close(self) -> None:
         """End this process's session: its locks and nameless inodes go. Without a session, nothing happens."""
-        if self._own is not None:
-            own, self._own = self._own, None
+        with self._changing:
+            own, self._own, self._core.renew = self._own, None, None
+        if own is not None:
             self._clean(own.id)
             self._core.store.origin = _NONE
 
-    def clean_stale(self, now_ns: int) -> list[SessionInfo]:
-        """Clean up after every dead session; returns those."""
-        own = _NONE if self._own is None else self._own.id
-        dead = [session for session in self.list() if session.id != own and is_dead(session, now_ns)]
-        for session in dead:
-            self._clean(session.id)
+    def clean_stale(self) -> list[SessionInfo]:
+        """Clean up after every session that is known to be dead; returns those. Whose process cannot be seen must have been
+        watched by earlier calls.
+        """
+        found = self._scan()
+        now_s, shared_s = self._core.clock.monotonic_s(), self.now_ns() / 10**9
+        watched, self._watched = self._watched, {}
+        dead = []
+        for session, version in found:
+            alive = None if session.is_buried else session.is_alive()
+            if session.id == self.own or alive:
+                continue
+            seen, since_s = watched.get(session.id, (version, now_s))
+            self._watched[session.id] = (version, since_s if seen == version else now_s)
+            missed = seen == version and now_s - since_s > session.stale_s
+            ended = alive is False or session.process.ended_by_boot(session.heartbeat, shared_s)
+            if (session.is_buried or ended or missed) and self._bury(session, version):
+                self._clean(session.id)
+                dead.append(session)
         return dead
 
     def list(self) -> list[SessionInfo]:
         """All sessions, dead ones included, in the order they began. CorruptError (EIO) for a malformed row."""
-        found: list[SessionInfo] = []
+        return sorted((session for session, _ in self._scan()), key=lambda session: session.id)
+
+    def _scan(self) -> builtins.list[tuple[SessionInfo, Position]]:
+        """All sessions, with the versions of their rows."""
+        found: builtins.list[tuple[SessionInfo, Position]] = []
         after: bytes | None = None
         while True:
             page = self._core.store.scan(SESSION_PART, after, SCAN_ROWS)
-            found += [_decode(SessionId(number_of(key)), row.value) for key, row in page]
+            found += [(_decode(number_of(key), row.value), row.version) for key, row in page]
             if len(page) < SCAN_ROWS:
                 self.n_known = len(found)
                 return found
             after = page[-1][0]
+
+    def _bury(self, session: SessionInfo, version: Position) -> bool:
+        """Let nobody go on with a session that has not changed since it had that version; whether it has not."""
+
+        def build(txn: Txn) -> bool:
+            row = txn.get(session_key(session.id))
+            if row is None or row.version != version:
+                return False
+            txn.unchanged(session_key(session.id))
+            txn.delete(session_key(session.id))
+            txn.put(buried_key(session.id), row.value)
+            return True
+
+        return session.is_buried or self._core.transact(build)
 
     def _clean(self, session: SessionId) -> None:
         self._drop_locks(session)
         while page := self._core.store.scan(sustained_part(session), None, SCAN_ROWS):
             for key, _ in page:
                 self._core.transact(_release(session, Inode(number_of(key))))
-        self._core.transact(lambda txn: txn.delete(session_key(session)))
+        self._core.transact(partial(_forget, session))
 
 
 def is_dead(session: SessionInfo, now_ns: int) -> bool:
-    """Whether nobody is behind a session any more; see the module's text."""
-    alive = [process.is_alive() for process in (session.process, session.successor) if process is not None]
-    if any(alive) or None not in alive:
-        return not any(alive)
+    """Whether nobody seems to be behind a session any more, for showing it; `now_ns` is that of `Sessions.now_ns`."""
+    alive = session.is_alive()
+    if alive is not None or session.is_buried:
+        return not alive
     now_s = now_ns / 10**9
-    return now_s - session.heartbeat > STALE_S or session.process.ended_by_boot(session.heartbeat, now_s)
+    return now_s - session.heartbeat > session.stale_s or session.process.ended_by_boot(session.heartbeat, now_s)
 
 
-def _put(session: SessionInfo) -> Callable[[Txn], None]:
-    return lambda txn: txn.put(session_key(session.id), _encode(session))
-
-
-def _refresh(session: SessionInfo) -> Callable[[Txn], bool]:
-    """Write the row; whether it was still there."""
-
-    def build(txn: Txn) -> bool:
-        known = txn.get(session_key(session.id)) is not None
-        txn.put(session_key(session.id), _encode(session))
-        return known
-
-    return build
+def _forget(session: SessionId, txn: Txn) -> None:
+    txn.delete(session_key(session))
+    txn.delete(buried_key(session))
 
 
 def _replace(session: SessionInfo) -> Callable[[Txn], bool]:
@@ -200,6 +285,7 @@ def _replace(session: SessionInfo) -> Callable[[Txn], bool]:
     def build(txn: Txn) -> bool:
         if txn.get(session_key(session.id)) is None:
             return False
+        txn.exists(session_key(session.id))
         txn.put(session_key(session.id), _encode(session))
         return True
 
@@ -228,18 +314,20 @@ def _encode(session: SessionInfo) -> bytes:
         "version": session.version,
         "started": session.started,
         "heartbeat": session.heartbeat,
+        "period_s": session.period_s,
         "serving": dict(session.serving),
         "successor": session.successor and asdict(session.successor),
     }
     return json.dumps(row).encode()
 
 
-def _decode(session: SessionId, value: bytes) -> SessionInfo:
+def _decode(number: int, value: bytes) -> SessionInfo:
+    session, is_buried = SessionId(number & ~BURIED), bool(number & BURIED)
     try:
         row: dict[str, Any] = json.loads(value)
-        times = int(row["started"]), int(row["heartbeat"])
+        times = int(row["started"]), int(row["heartbeat"]), float(row.get("period_s", DEFAULT_PERIOD_S))
         more = dict(row.get("serving", {})), _process(row["successor"]) if row.get("successor") else None
-        return SessionInfo(session, _process(row), row["mountpoint"], row["version"], *times, *more)
+        return SessionInfo(session, _process(row), row["mountpoint"], row["version"], *times, is_buried, *more)
     except (ValueError, TypeError, KeyError) as error:
         raise CorruptError(f"session {session}: the row cannot be read: {error!r}") from error
 

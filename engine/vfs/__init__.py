@@ -12,28 +12,26 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from cairnfs.clock import Clock, SystemClock
 from cairnfs.const import MIB
 from cairnfs.data import Data
+from cairnfs.errors import FsError
 from cairnfs.ext.arena import Arena
 from cairnfs.meta import Meta
 from cairnfs.options import EngineOptions
-from cairnfs.types import Attr, Buffer, Caller, DirEntry, Inode, Lock, Opened, SetAttr, StatFs
+from cairnfs.types import Attr, Buffer, Caller, DirEntry, Inode, Lock, Opened, Position, SetAttr, StatFs
 from cairnfs.vfs.attrs import Attributes
 from cairnfs.vfs.carried import Carried, HeldHandle
 from cairnfs.vfs.fileio import FileIo
 from cairnfs.vfs.locks import Locking
+from cairnfs.vfs.moved import Moved
 from cairnfs.vfs.namespace import Namespace, RemovedDirs
 from cairnfs.vfs.ranges import Ranges
 from cairnfs.vfs.readdir import Directories
 from cairnfs.vfs.resume import resume
-from cairnfs.vfs.state import VfsState
+from cairnfs.vfs.state import UNKNOWN, VfsState
 from cairnfs.vfs.xattr import Xattrs
 
 log = logging.getLogger("cairnfs.vfs")
 
 OWN_ARENA_BYTES = 4 * MIB  # for what is open and what the kernel's pages show, where compiled code answers nothing
-
-
-def _alone() -> None:
-    """The fence of a volume that nobody follows: each open reads the inode afresh, and no kernel keeps anything."""
 
 
 class Vfs:
@@ -58,16 +56,17 @@ class Vfs:
         self._attrs = Attributes(state, self._removed)
         self._locking = Locking(state)
         self._io = FileIo(state, self._names, self._attrs, self._locking)
+        meta.core.is_fenced = state.files.is_fenced
+        meta.sessions.on_lost = state.files.lose_locks
         self._ranges = Ranges(state)
         self._dirs = Directories(state, self._removed)
         self._xattrs = Xattrs(state)
-        self._fence: Callable[[], None] = _alone
 
     # Names
 
     def lookup(self, c: Caller, parent: Inode, name: bytes) -> Attr:
-        """Attributes of the entry `name`; "." and ".." work, too. ENOENT, ENOTDIR, ENAMETOOLONG."""
-        return self._names.lookup(parent, name)
+        """Attributes of the entry `name`; "." and ".." work, too. ENOENT, ENOTDIR, ENAMETOOLONG, ESTALE (see `moved`)."""
+        return self._names.lookup(c, parent, name)
 
     def forget(self, ino: Inode, n: int) -> None:
         """The kernel has dropped `n` references to an inode, and its pages with the last. Never fails."""
@@ -88,7 +87,7 @@ class Vfs:
         return self._names.symlink(c, parent, name, target)
 
     def readlink(self, c: Caller, ino: Inode) -> bytes:
-        """Target of a symbolic link. EINVAL when it is none."""
+        """Target of a symbolic link. EINVAL when it is none; ESTALE."""
         return self._names.readlink(ino)
 
     def link(self, c: Caller, ino: Inode, new_parent: Inode, new_name: bytes) -> Attr:
@@ -111,7 +110,11 @@ class Vfs:
 
     def getattr(self, c: Caller, ino: Inode, fh: int | None = None) -> Attr:
         """Attributes including size and times of data not committed yet. ESTALE: the inode is gone."""
-        return self._attrs.getattr(ino)
+        try:
+            return self._attrs.getattr(ino)
+        except FsError as error:
+            self._state.moved.refused(c.pid, error)
+            raise
 
     def setattr(self, c: Caller, ino: Inode, change: SetAttr, fh: int | None = None) -> Attr:
         """Change attributes, size included. EINVAL, EFBIG, ESTALE, ENOSPC, EROFS."""
@@ -133,12 +136,17 @@ class Vfs:
 
     def open(self, c: Caller, ino: Inode, flags: int, kill_suidgid: bool = False) -> Opened:
         """Open a regular file, with O_TRUNC if given. ESTALE, EISDIR, ELOOP (symbolic link), ENXIO (others), EROFS."""
-        self._fence()
-        return self._io.open(ino, flags, kill_suidgid)
+        self.fence(c, ino)
+        try:
+            return self._io.open(ino, flags, kill_suidgid)
+        except FsError as error:
+            self._state.moved.refused(c.pid, error)
+            raise
 
-    def fence(self) -> None:
-        """Return when everything that others committed before the call is known here. EIO."""
-        self._fence()
+    def fence(self, c: Caller, ino: Inode) -> None:
+        """Before an inode is opened: return when everything that others committed before the call is known here. EIO, ESTALE."""
+        self._state.fence(UNKNOWN)
+        self._state.moved.check(c.pid, ino)
 
     def read(self, c: Caller, fh: int, offset: int, size: int) -> list[memoryview]:
         """Up to `size` bytes as consecutive views, valid as long as they are referenced; short only at the end of file.
@@ -232,12 +240,23 @@ class Vfs:
         """Store and commit everything dirty; when this returns it survives loss of power. EIO, ENOSPC."""
         self._io.syncfs()
 
-    def follow(self, fence: Callable[[], None], forget: Callable[[Iterable[Inode]], None]) -> None:
-        """`fence` returns when everything that others committed before the call was passed to `invalidate`; opens call it.
-        `forget` makes the kernel ask for attributes again, where they changed without a commit: what was written is lost.
+    @property
+    def moved(self) -> Moved:
+        """Is to be told what names others have changed."""
+        return self._state.moved
+
+    def follow(self, fence: Callable[[Position], None], forget: Callable[[Iterable[Inode]], None]) -> None:
+        """`fence` returns when everything that others committed before the call was passed to `invalidate`, or with a position
+        everything up to there; opens call it. `forget` makes the kernel ask for attributes again, where they changed without a
+        commit: what was written is lost.
         """
-        self._fence = fence
+        self._state.fence = fence
         self._state.files.on_lost = forget
+        self._locking.is_followed = True
+
+    def released(self, inos: Iterable[Inode]) -> None:
+        """Another process has changed the locks of these inodes."""
+        self._locking.released(inos)
 
     def held(self) -> list[Inode]:
         """Inodes that the kernel has handles of."""

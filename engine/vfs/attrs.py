@@ -28,7 +28,7 @@ class Attributes:
             dirty = file.dirty_state()
             return file.overlay(file.refresh(), dirty)
         try:
-            return self._meta.names.get(ino)
+            return self._state.get(ino)
         except FsError as error:
             gone = self._removed.get(ino)
             if gone is None:

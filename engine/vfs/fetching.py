@@ -34,7 +34,7 @@ class Fetching:
         """Attributes and, if all is one slice, the bytes of a file. OSError when a store fails."""
         if self._arena.attr(ino) is None:
             try:
-                self._names.get(ino)
+                self._names.get_first(ino)
             except FsError:
                 return
         piece = self._arena.piece(ino) if with_bytes else None

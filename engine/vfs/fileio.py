@@ -56,7 +56,7 @@ class FileIo:
                 self._state.pages.made(attr)
                 return attr, self._handed_out(Handle(file, flags, self._state.data.reader.cursor()), False)
             try:
-                attr = self._names.lookup(parent, name)
+                attr = self._names.lookup(c, parent, name)
                 opened = self.open(attr.ino, flags)
                 return (self._attrs.getattr(attr.ino) if flags & os.O_TRUNC else attr), opened
             except FsError as error:
@@ -72,6 +72,8 @@ class FileIo:
         try:
             attr = file.refresh()
             _check_regular(attr)
+            if not attr.nlink and not file.unlinked:
+                raise FsError(errno.ESTALE)  # another node has removed the name by which the kernel found it
             if flags & os.O_TRUNC:
                 attr = self._attrs.truncate(file, 0, kill_suidgid)
             return self._opened(file, attr, flags)
@@ -181,6 +183,7 @@ class FileIo:
             raise FsError(errno.EBADF)
         self._state.writable()
         file = handle.file
+        file.locks.check(handle.lock_owners | handle.flock_owners)
         n_bytes = len(data)
         if kill_suidgid:
             self._drop_privileges(c, file)

@@ -1,6 +1,7 @@
 """fcntl and flock locks: waiting for them, and letting go of them when handles close. The lock table is `engine.meta.locks`.
 
-A waiter tries again when a lock of that inode is released in this process, and from time to time for releases elsewhere.
+A waiter tries again when a lock of that inode is released in this process, when the change log tells that its locks have changed
+elsewhere, and from time to time.
 There is no queue (whoever tries first wins) and no search for deadlocks between owners.
 A lock is also a point of coherence between nodes: taking one forgets what is known of the inode, giving it back stores what
 is dirty first, so that whoever gets it next sees it.
@@ -10,6 +11,7 @@ import errno
 import fcntl
 import threading
 from collections import Counter
+from collections.abc import Iterable
 
 from cairnfs.errors import FsError
 from cairnfs.types import Caller, Inode, Lock
@@ -18,7 +20,8 @@ from cairnfs.vfs.openfile import OpenFile
 from cairnfs.vfs.state import VfsState
 
 FIRST_WAIT_S = 0.002
-LONGEST_WAIT_S = 0.1  # what a release on another node may take to be noticed
+LONGEST_WAIT_S = 0.1  # what a release elsewhere may take to be noticed where nobody follows the change log
+FOLLOWED_WAIT_S = 5.0  # and where it is followed, in case that the log cannot be read
 INTERRUPT_CHECK_S = 0.02  # what a signal may take to end a wait
 
 
@@ -68,6 +71,12 @@ class Locking:
         self._state = state
         self._locks = state.meta.locks
         self._releases = Releases()
+        self.is_followed = False  # the change log's releases come to `released`
+
+    def released(self, inos: Iterable[Inode]) -> None:
+        """Another process has changed the locks of these inodes."""
+        for ino in inos:
+            self._releases.notify(ino)
 
     def getlk(self, ino: Inode, lock: Lock) -> Lock | None:
         """A lock that is in the way of `lock`, None when it could be taken."""
@@ -80,7 +89,11 @@ class Locking:
         if lock.type == fcntl.F_UNLCK:
             self._unlock(file, lock)
             return
+        file.locks.check({lock.owner})
+        if lock.flock:
+            file.locks.forget(lock.owner, flock=True)  # it is given up before it is converted
         self._take(c, file, lock, wait)
+        file.locks.note(lock)
         if lock.flock:
             handle.flock_owners.add(lock.owner)
         else:
@@ -94,11 +107,13 @@ class Locking:
     def release_owner(self, file: OpenFile, owner: int) -> None:
         """Give back every fcntl lock of an owner: POSIX does so when a process closes any descriptor of the file."""
         file.lock_owners.discard(owner)
+        file.locks.forget(owner, flock=False)
         self._locks.release(file.ino, owner, flock=False)
         self._releases.notify(file.ino)
 
     def release_flock(self, file: OpenFile, owner: int) -> None:
         """Give back the flock of an open file description, at its last close."""
+        file.locks.forget(owner, flock=True)
         self._locks.release(file.ino, owner, flock=True)
         self._releases.notify(file.ino)
 
@@ -107,6 +122,7 @@ class Locking:
             if not file.unlinked:
                 file.flush()
         finally:
+            file.locks.note(lock)
             self._locks.setlk(file.ino, lock)
             self._releases.notify(file.ino)
 
@@ -122,12 +138,13 @@ class Locking:
             self._releases.leave(file.ino)
 
     def _wait_for(self, c: Caller, ino: Inode, lock: Lock) -> None:
-        delay = FIRST_WAIT_S
+        delay = FOLLOWED_WAIT_S if self.is_followed else FIRST_WAIT_S
         seen = self._releases.count(ino)
         while not self._try(ino, lock):
             self._pause(c, ino, seen, delay)
             seen = self._releases.count(ino)
-            delay = min(2 * delay, LONGEST_WAIT_S)
+            if not self.is_followed:
+                delay = min(2 * delay, LONGEST_WAIT_S)
 
     def _pause(self, c: Caller, ino: Inode, seen: int, delay: float) -> None:
         """Until a release here, or `delay` seconds. EINTR when the caller was signalled."""

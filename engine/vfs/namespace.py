@@ -9,10 +9,11 @@ from contextlib import contextmanager
 
 from cairnfs.const import MAX_NAME_BYTES, MAX_SYMLINK_BYTES, ROOT_INO
 from cairnfs.errors import FsError
-from cairnfs.types import Attr, Caller, Inode
+from cairnfs.meta.names import NoSuchName
+from cairnfs.types import Attr, Caller, Inode, Position
 from cairnfs.vfs.carried import MAX_REMOVED, RemovedRecords
-from cairnfs.vfs.openfile import CLEAN
-from cairnfs.vfs.state import VfsState, check_name
+from cairnfs.vfs.openfile import CLEAN, stale
+from cairnfs.vfs.state import UNKNOWN, VfsState, check_name
 
 LONGEST_REMOVAL_S = 60.0
 
@@ -82,15 +83,39 @@ class Namespace:
         self._names = state.meta.names
         self._removed = removed
 
-    def lookup(self, parent: Inode, name: bytes) -> Attr:
+    def lookup(self, c: Caller, parent: Inode, name: bytes) -> Attr:
         if len(name) > MAX_NAME_BYTES:
             raise FsError(errno.ENAMETOOLONG)
         if name in (b".", b".."):
             return self._dot(parent, name)
-        return self._state.shown(self._names.lookup(parent, name))
+        try:
+            self._refuse_absent(parent, name)
+            return self._state.shown(self._names.lookup(parent, name))
+        except NoSuchName as error:
+            self._state.fence(error.position)
+            self._state.moved.check(c.pid, parent, name)
+            raise
+
+    def _refuse_absent(self, parent: Inode, name: bytes) -> None:
+        """ENOENT for a name that is known not to exist, without reading it. Not what was known when the request came, but after a
+        fence: whoever opens the name must see what others have made.
+        """
+        arena = self._state.arena
+        if not self._state.is_shared:
+            return
+        is_absent = arena.name(parent, name) == 0
+        if is_absent or not arena.fresh():  # so that changes are noted before the kernel learns what they have made
+            self._state.fence(UNKNOWN)
+        position = Position(arena.applied)
+        if is_absent and arena.fresh() and arena.name(parent, name) == 0:
+            raise NoSuchName(position)
 
     def readlink(self, ino: Inode) -> bytes:
-        attr = self._names.get(ino)
+        try:
+            attr = self._names.recalled(ino)
+        except FsError as error:
+            stale(error)
+            raise
         if not attr.is_symlink:
             raise FsError(errno.EINVAL)
         return attr.tail

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from cairnfs.const import MAX_FILE_BYTES
 from cairnfs.data import Data
 from cairnfs.data.writer import FileWriter
-from cairnfs.errors import CairnError, FsError
+from cairnfs.errors import CairnError, FsError, SessionLost
 from cairnfs.ext.arena import DIRTY
 from cairnfs.meta import Meta
 from cairnfs.meta.records import FLAG_XATTR
 from cairnfs.types import Attr, Buffer, Inode
 from cairnfs.vfs.capacity import Capacity
 from cairnfs.vfs.granted import FIRST_BYTES, MOST_BYTES
+from cairnfs.vfs.held import HeldHere
 from cairnfs.vfs.pages import PageVersions
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class OpenFile:
         self.change = threading.RLock()
         self._writer: FileWriter | None = None
         self.unlinked = False  # its last name went while it was open: free it at the last close
+        self.locks = HeldHere(ino)
         self.lock_owners: set[int] = set()  # owners that may hold fcntl locks taken through this process
         self.unprivileged = False  # known to have neither set-user-id nor capabilities, until that may have changed
         self.n_refs = 0  # guarded by the table's lock
@@ -96,7 +98,8 @@ class OpenFile:
         """Committed attributes as of now. ESTALE when the inode is gone: the kernel then walks the path again."""
         token = self._generation
         try:
-            attr = self._meta.names.get(self.ino)
+            names = self._meta.names
+            attr = names.get(self.ino) if self._arena.attr(self.ino) or self._attr else names.get_first(self.ino)
         except FsError as error:
             stale(error)
             raise
@@ -343,6 +346,8 @@ class OpenFile:
         when the file was deleted elsewhere.
         """
         writer = self.writer
+        if self.locks.drops:
+            self._drop_lost()
         if writer is None or not writer.dirty:
             self._unmark_if_clean()
             return
@@ -353,11 +358,29 @@ class OpenFile:
             self._pages.drop(self.ino)
             if isinstance(error, FsError) and error.errno == errno.ENOENT:
                 self.discard()  # another node has deleted the file: nothing will ever take these bytes
+            elif isinstance(error, SessionLost):
+                self.locks.drops = True
+                self._drop_lost()
             stale(error)
             raise
         if attr is not None:
             self.learn(attr, token + 1)  # exactly `_on_commit` came in between, or it is not learned
         self._unmark_if_clean()
+
+    def lose_locks(self) -> bool:
+        """The session's locks are gone. True when there were any here; what is dirty goes with the next flush."""
+        self.end_grant()
+        return self.locks.lose()
+
+    def _drop_lost(self) -> None:
+        """Forget what was written under locks that are gone. SessionLost (EIO) if there was anything."""
+        self.locks.drops = False
+        if not self.dirty:
+            return
+        self._pages.drop(self.ino)
+        self.discard()
+        self._files.on_lost((self.ino,))
+        raise self.locks.error()
 
     def discard(self) -> None:
         """Forget what is dirty: the caller holds `change` and is about to remove all content."""

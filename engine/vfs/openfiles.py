@@ -189,6 +189,19 @@ class OpenFiles:
         finally:
             self.unbar({file.ino})
 
+    def is_fenced(self, ino: Inode) -> bool:
+        """Whether somebody here relies on locks of an inode whose content is about to change. SessionLost when they are gone."""
+        file = self._files.get(ino)
+        if file is not None and file.locks.drops:
+            raise file.locks.error()
+        return file is not None and bool(file.locks)
+
+    def lose_locks(self) -> None:
+        """All locks that are held here are gone, because this node was cut off for too long."""
+        for file in self.all():
+            if file.lose_locks():
+                log.error("inode %d: its locks were given up while this node was cut off: writing to it fails", file.ino)
+
     def invalidate(self, ino: Inode) -> None:
         """Another process may have changed the inode."""
         self.n_invalidations += 1

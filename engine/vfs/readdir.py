@@ -13,12 +13,14 @@ import errno
 import threading
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 
 from cairnfs.errors import FsError
 from cairnfs.ext.listing import Listing
+from cairnfs.meta.names import Listed
 from cairnfs.types import Attr, DirEntry, Inode, Opened
+from cairnfs.vfs.ahead import Ahead
 from cairnfs.vfs.carried import DIRECTORY
 from cairnfs.vfs.handles import FIRST_COMPILED, HandleTable
 from cairnfs.vfs.listings import DOTDOT_COOKIE, FIRST_COOKIE, CompiledHandles, Shown, keep_if_unchanged, parent_of
@@ -31,6 +33,7 @@ MAX_SEGMENTS = 1024  # a million names, compressed to about 5 MB; beyond, only t
 
 FIRST_PAGE_ENTRIES = 128  # what a kernel's readdirplus buffer of 16-32 KiB holds
 MAX_PAGE_ENTRIES = 2048
+STEP_ENTRIES = 512  # whose attributes are looked for at a time, where entries are read ahead
 
 
 class Segment:
@@ -129,6 +132,7 @@ class DirHandle:
         self.trail = Trail()
         self.listing: Listing | None = None
         self.page_entries = FIRST_PAGE_ENTRIES
+        self.ahead = Ahead()
 
     def noted(self) -> tuple[Inode, int]:
         return self.ino, DIRECTORY
@@ -189,6 +193,7 @@ class Directories:
         with handle.lock:
             if cookie == 0:
                 handle.trail = Trail()
+                handle.ahead = Ahead()
                 handle.listing = self._begin_listing(attr)
             if handle.resumed and cookie >= FIRST_COOKIE and not len(handle.trail):
                 self._walk_again(handle, cookie)
@@ -196,6 +201,38 @@ class Directories:
             limit = handle.page_entries
         if attr is not None:  # removed while open there is nothing in it, not even these
             yield from self._shown.dots(attr, cookie, plus)
+        if self._state.is_shared and self._state.meta.core.neighbours.started:
+            yield from self._following(handle, after, plus)
+        else:
+            yield from self._following_now(handle, after, limit, plus)
+
+    def _following(self, handle: DirHandle, after: bytes | None, plus: bool) -> Iterator[DirEntry]:
+        """Entries after a name, read ahead for requests to come."""
+        arena = self._state.arena
+        while True:
+            with handle.lock:
+                found, is_last = handle.ahead.following(after) or self._read_ahead(handle, after, plus)
+            for begin in range(0, len(found), STEP_ENTRIES):
+                step = found[begin : begin + STEP_ENTRIES]
+                attrs = self._shown.later([listed.ino for listed in step]) if plus else repeat(None)
+                for (name, ino, kind, _), later in zip(step, attrs, strict=False):
+                    known = arena.name(handle.ino, name)
+                    number = None if known == 0 else _number(handle, name, ino, kind)
+                    if number is not None:
+                        yield DirEntry(name, ino, kind, FIRST_COOKIE + number, later if known == ino else None)
+            if is_last:
+                self._end_listing(handle)
+                return
+            after = found[-1].name
+
+    def _read_ahead(self, handle: DirHandle, after: bytes | None, plus: bool) -> tuple[Sequence[Listed], bool]:
+        n = handle.ahead.n_wanted
+        found = self._names.list_along(handle.ino, after, n) if plus else self._names.list(handle.ino, after, n, False)
+        handle.ahead.put(after, found)
+        return found, len(found) < n
+
+    def _following_now(self, handle: DirHandle, after: bytes | None, limit: int, plus: bool) -> Iterator[DirEntry]:
+        """Entries after a name, read for this request."""
         n_given = 0
         while True:
             found = self._names.list(handle.ino, after, limit, False)

@@ -37,14 +37,14 @@ def resume(state: VfsState, dirs: Directories, meta: Meta, carried: Carried, lef
         elif held.flags & DIRECTORY:
             dirs.handles.restore(held.fh, DirHandle(held.ino, resumed=True))
         else:
-            _restore(state, held)
+            _restore(state, held, meta)
     for ino in meta.sessions.sustained():
         state.files.resume_unlinked(ino)
     _write_again(state, written)
     return virtual
 
 
-def _restore(state: VfsState, held: HeldHandle) -> None:
+def _restore(state: VfsState, held: HeldHandle, meta: Meta) -> None:
     compiled = held.fh >= FIRST_COMPILED
     file = state.files.adopt(held.ino) if compiled else state.files.acquire(held.ino)
     handle = Handle(file, held.flags, state.data.reader.cursor())
@@ -53,6 +53,12 @@ def _restore(state: VfsState, held: HeldHandle) -> None:
         file.lock_owners.add(held.lock_owner)
     if held.flock_owner:
         handle.flock_owners.add(held.flock_owner)
+    if meta.sessions.has_lost:
+        for owner, flock in ((held.lock_owner, False), (held.flock_owner, True)):
+            if owner:
+                file.locks.lose_of(owner, flock=flock)
+    elif held.lock_owner or held.flock_owner:
+        file.locks.note_all(meta.locks.held(held.ino))
     state.handles.restore(held.fh, handle)
 
 
@@ -61,6 +67,8 @@ def _write_again(state: VfsState, written: list[Written]) -> None:
     files: dict[Inode, OpenFile] = {}
     for ino, offset, data, when_ns in written:
         file = files.get(ino) or files.setdefault(ino, state.files.acquire(ino))
+        if file.locks.drops:
+            continue  # and its next flush says so
         try:
             with file.changing():
                 file.write(offset, data, when_ns=when_ns, journaled=False)

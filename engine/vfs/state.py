@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+from collections.abc import Callable
 
 from cairnfs.clock import Clock
 from cairnfs.const import MAX_NAME_BYTES
@@ -11,13 +12,20 @@ from cairnfs.errors import FsError
 from cairnfs.ext.arena import Arena
 from cairnfs.meta import Meta
 from cairnfs.options import EngineOptions
-from cairnfs.types import Attr, Inode
+from cairnfs.types import Attr, Inode, Position
 from cairnfs.vfs.capacity import Capacity
 from cairnfs.vfs.carried import GENERATION_SHIFT, Carried
 from cairnfs.vfs.handles import FIRST_COMPILED, Handle, HandleTable
+from cairnfs.vfs.moved import Moved
 from cairnfs.vfs.openfiles import OpenFiles
 from cairnfs.vfs.pages import PageVersions
 from cairnfs.vfs.unopened import Unopened
+
+UNKNOWN = Position(0)
+
+
+def _alone(position: Position) -> None:
+    """The fence of a volume that nobody follows: each open reads the inode afresh, and no kernel keeps anything."""
 
 
 class VfsState:
@@ -44,6 +52,8 @@ class VfsState:
         self.options = options
         self.clock = clock
         journal, records = (None, None) if carried is None else (carried.journal, carried.handles)
+        self.fence: Callable[[Position], None] = _alone
+        self.moved = Moved(self._parent_of, arena, clock)
         self.pages = PageVersions(arena)
         self.capacity = Capacity(meta, clock)
         self.files = OpenFiles(meta, data, self.pages, self.capacity, arena, journal)
@@ -68,6 +78,13 @@ class VfsState:
         if handle is not made:
             self.files.release(file)
         return handle
+
+    def get(self, ino: Inode) -> Attr:
+        """Attributes of an inode as they are stored. ENOENT."""
+        return self.meta.names.get(ino) if self.arena.attr(ino) else self.meta.names.get_first(ino)
+
+    def _parent_of(self, ino: Inode) -> Inode | None:
+        return Inode(self.meta.names.recalled(ino).parent) or None
 
     def appended(self, request: int) -> bool:
         """Whether a predecessor of this process has noted the append of a request."""

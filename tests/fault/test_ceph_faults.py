@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -139,21 +140,17 @@ def test_while_the_osd_stands_still(make: Callable[..., Mount], stopped: Callabl
     started_s = time.monotonic()
     assert all(path.read_bytes() == cached[path] for path in list(cached)[:10])
     assert time.monotonic() - started_s < TIMEOUT_S  # nobody waited for the cluster
-    assert failure(list(cached)[15].read_bytes) == errno.EIO
-    started_s = time.monotonic()
-    late = mount.path / "late"
-    with late.open("wb", buffering=0) as file:
+    late, closed = mount.path / "late", mount.path / "closed"
+    with late.open("wb", buffering=0) as file, ThreadPoolExecutor() as pool:
         file.write(b"x" * 50_000)
-        assert failure(lambda: os.fsync(file.fileno())) == errno.EIO
+        other = closed.open("wb", buffering=0)
+        other.write(b"y" * 50_000)
+        started_s = time.monotonic()
+        calls = (list(cached)[15].read_bytes, lambda: os.fsync(file.fileno()), other.close)
+        assert list(pool.map(failure, calls)) == [errno.EIO] * 3
         assert TIMEOUT_S / 2 <= time.monotonic() - started_s < LIMIT_S
         stopped(False)
         os.fsync(file.fileno())  # what could not be stored was kept
-    closed = mount.path / "closed"
-    stopped(True)
-    file = closed.open("wb", buffering=0)
-    file.write(b"y" * 50_000)
-    assert failure(file.close) == errno.EIO
-    stopped(False)
     assert list(cached)[15].read_bytes() == cached[list(cached)[15]]
     store(closed, b"again")
     check({path: digest(data) for path, data in {**cached, late: b"x" * 50_000, closed: b"again"}.items()}, mount)

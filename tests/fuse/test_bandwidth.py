@@ -23,9 +23,9 @@ def counted(root: Path, name: str) -> int:
     return sum(int(words[1]) for words in lines if words and words[0] == name)
 
 
-def test_a_mount_keeps_to_its_limits(mounts: MountFactory, front: str) -> None:
+def test_a_mount_keeps_to_its_limits(mounts: MountFactory) -> None:
     limits = ("--upload-limit", str(MBPS), "-o", f"download-limit={MBPS}")
-    mount = mounts.new(None, *limits, front=front)
+    mount = mounts.new(None, *limits)
     config = json.loads((mount.path / ".config").read_text())["engine"]
     assert (config["upload_limit_mbps"], config["download_limit_mbps"]) == (MBPS, MBPS)
     data = {f"{n:02d}": random.Random(n).randbytes(FILE_BYTES) for n in range(N_FILES)}

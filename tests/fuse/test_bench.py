@@ -8,15 +8,16 @@ import pytest
 
 from cairnfs.bench import peers, sense
 from cairnfs.bench.content import parse_sizes
-from cairnfs.bench.peers import PeerError
 from cairnfs.bench.places import places_of
 from cairnfs.bench.results import load
 from cairnfs.bench.runner import bench
 from cairnfs.bench.sense import BenchError
+from cairnfs.bench.servers import ServerError
 from cairnfs.bench.suites import SUITES
 from cairnfs.bench.workload import Settings
 from cairnfs.bench.workloads.small_files import SmallFiles
 from cairnfs.const import MIB
+from support.ceph_server import CEPH
 from support.mounts import META, Mount, cairnfs, cairnfs_mounts
 from support.redis_server import REDIS_SERVER
 
@@ -108,7 +109,7 @@ def test_peers_are_set_up_and_taken_down(monkeypatch: pytest.MonkeyPatch, need_f
     """Without JuiceFS, which comes over the network."""
 
     def not_there(root: Path) -> Path:
-        raise PeerError("no network")
+        raise ServerError("no network")
 
     monkeypatch.setattr(peers, "juicefs_program", not_there)
     said: list[str] = []
@@ -117,6 +118,7 @@ def test_peers_are_set_up_and_taken_down(monkeypatch: pytest.MonkeyPatch, need_f
         found = {place.name: place.mount.fstype for place in places}
         assert {"cairnfs", "local", "cairnfs, small cache"} <= set(found)
         assert ("cairnfs, Redis" in found) == (REDIS_SERVER is not None)
+        assert ("cairnfs, Redis + RADOS" in found) == (REDIS_SERVER is not None and CEPH)
         assert all((fstype == "fuse.cairnfs") == (name != "local") for name, fstype in found.items())
         assert all(place.describe()["cairnfs"]["front"] == "channel" for place in places if place.cairnfs)
         small = next(place for place in places if place.name == "cairnfs, small cache")

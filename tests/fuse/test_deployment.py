@@ -88,8 +88,7 @@ def settings() -> dict[str, str]:
     return dict(re.findall(r"^(\w+)=(.*)$", (DEPLOY / "data.env").read_text(), re.M))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("abstract", [False, True])
+@pytest.mark.parametrize(("workers", "abstract"), [(0, True), (2, False)])
 def test_the_service_is_ready_when_the_mount_answers(mounts: MountFactory, tmp_path: Path, workers: int, abstract: bool) -> None:
     volume, point = mounts.volume(), tmp_path / "point"
     point.mkdir()

@@ -6,6 +6,7 @@ from cairnfs.errors import StoreError
 from cairnfs.meta.stores.base import (
     Absent,
     Add,
+    Along,
     AtMost,
     Condition,
     ConditionFailed,
@@ -14,6 +15,7 @@ from cairnfs.meta.stores.base import (
     Exists,
     Key,
     Max,
+    Neighbour,
     Put,
     Row,
     Store,
@@ -207,11 +209,54 @@ def test_read_keeps_the_order_asked_with_duplicates_and_missing_rows(store: Stor
 
 def test_a_row_comes_with_the_one_it_names(store: Store) -> None:
     named: Key = (b"q" + bytes(range(8)), b"key")
-    assert store.read_via(A, b"q", b"key") == (None, None)
+    assert store.read_via(A, b"q", b"key")[:2] == (None, None)
     first = put(store, A, bytes(range(8)) + b"and more")
-    assert store.read_via(A, b"q", b"key") == (Row(bytes(range(8)) + b"and more", first), None)
+    assert store.read_via(A, b"q", b"key")[:2] == (Row(bytes(range(8)) + b"and more", first), None)
     second = put(store, named, b"")
-    assert store.read_via(A, b"q", b"key") == (Row(bytes(range(8)) + b"and more", first), Row(b"", second))
+    found = store.read_via(A, b"q", b"key")
+    assert found[:2] == (Row(bytes(range(8)) + b"and more", first), Row(b"", second))
+    assert found.position in (0, second)
+    assert found.page == []
+
+
+def names(n: int) -> list[Neighbour]:
+    """Rows of a partition that name others, which the odd ones have."""
+    return [
+        (b"%05d" % i, Row(i64(i) + b"and more", Position(1)), Row(b"named" * i, Position(1)) if i % 2 else None) for i in range(n)
+    ]
+
+
+def put_names(store: Store, n: int) -> list[Neighbour]:
+    rows = names(n)
+    effects: list[Effect] = [Put((b"p", key), row.value) for key, row, _ in rows]
+    effects += [Put((b"q" + row.value[:8], b"key"), named.value) for _, row, named in rows if named is not None]
+    store.commit([], effects)
+    return rows
+
+
+@pytest.mark.parametrize("n_rows", [1, 100, 128, 129, 3000])
+def test_a_page_comes_with_the_rows_that_it_names(store: Store, n_rows: int) -> None:
+    rows = put_names(store, n_rows)
+    assert store.scan_via(b"p", None, 5000, b"q", b"key") == rows
+    assert store.scan_via(b"p", rows[0][0], 50, b"q", b"key") == rows[1:51]
+    assert store.scan_via(b"p", rows[-1][0], 50, b"q", b"key") == []
+    assert store.scan_via(b"nothing", None, 50, b"q", b"key") == []
+
+
+@pytest.mark.parametrize("n_rows", [1, 32, 33, 128, 129, 3000])
+def test_a_row_brings_others_along(store: Store, n_rows: int) -> None:
+    rows = put_names(store, n_rows)
+    few = store.read_via((b"p", b"00000"), b"q", b"key", Along(32))
+    assert (few.row, few.named, few.n_rows) == (rows[0][1], None, n_rows)
+    assert sorted(few.page) == (rows if n_rows <= 32 else [])
+    after = store.read_via((b"p", b"absent"), b"q", b"key", Along(64, 64, b"00010"))
+    assert (after.row, after.named) == (None, None)
+    if n_rows > 128:
+        assert sorted(after.page) == rows[11:75]
+    else:  # a store may give more than was asked for
+        assert set(rows[11:75]) <= set(after.page) <= set(rows)
+    everything = store.read_via((b"p", b"00000"), b"q", b"key", Along(n_rows))
+    assert sorted(everything.page) == rows
 
 
 @pytest.mark.parametrize("n_rows", [64, 65, 1000])

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Semaphore
 
 import pytest
 from conftest import ExpectedLogs
@@ -124,7 +125,7 @@ def test_a_commit_that_arrives_after_its_client_went_on_is_refused(
 
 
 def test_commits_go_on_when_the_server_is_killed_and_started_again(own_server: Callable[..., RedisServer]) -> None:
-    server = own_server()
+    server = own_server("--appendfsync", "always")  # "everysec" writes late, too, while it waits for the disk
     n_commits, n_threads = 400, 4
     with opened(server.url, 60) as store, ThreadPoolExecutor(n_threads) as pool:
         done = [pool.submit(store.commit, [], [Add(COUNT, 0, 1)]) for _ in range(n_commits)]
@@ -194,6 +195,62 @@ def test_a_server_that_has_lost_commits_counts_as_a_gap(redis_server: RedisServe
         with pytest.raises(LogTrimmed):
             store.log(Position(2), 10)
         assert [record.keys for record in store.log(Position(1), 10)] == [[B]]
+
+
+@contextmanager
+def listening(store: RedisStore) -> Iterator[Semaphore]:
+    """Released at first, and whenever the bell rings."""
+    rung, ended = Semaphore(0), threading.Event()
+    thread = threading.Thread(target=store.listen, args=(rung.release, ended))
+    thread.start()
+    try:
+        yield rung
+    finally:
+        ended.set()
+        thread.join(10)
+
+
+def test_whoever_has_read_the_log_to_its_end_is_called_at_the_next_commit(redis_server: RedisServer) -> None:
+    with opened(redis_server.url) as store, opened(redis_server.url) as other, listening(store) as rung:
+        assert rung.acquire(timeout=5)
+        for _ in range(3):
+            put(other, A, b"1")
+            position = other.position()
+            assert not rung.acquire(timeout=0.2), "nobody has asked for it"
+            assert store.log(position, 10) == []
+            put(other, A, b"2")
+            assert not rung.acquire(timeout=0.2), "nor that it ring"
+            assert len(store.log(position, 10, rings=True)) == 1
+            put(other, A, b"3")
+            assert not rung.acquire(timeout=0.2), "the log had something"
+            assert store.log(other.position(), 10, rings=True) == []
+            put(other, A, b"4")
+            put(other, A, b"5")
+            assert rung.acquire(timeout=5)
+            assert not rung.acquire(timeout=0.2), "once for all"
+
+
+def test_listening_goes_on_after_the_server_was_away(own_server: Callable[..., RedisServer]) -> None:
+    server = own_server()
+    with opened(server.url) as store, listening(store) as rung:
+        assert rung.acquire(timeout=5)
+        server.kill()
+        server.start()
+        assert rung.acquire(timeout=5)
+        assert store.log(Position(0), 10, rings=True) == []
+        put(store, A, b"1")
+        assert rung.acquire(timeout=5)
+
+
+def test_a_user_without_channels_commits_and_does_not_listen(own_server: Callable[..., RedisServer]) -> None:
+    server = own_server()
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "me", "on", ">mine", "~{cairnfs:*", "resetchannels", "+@all")
+    with opened(f"redis://me:mine@127.0.0.1:{server.port}") as store:
+        store.listen(lambda: None, threading.Event())  # and does not try for ever
+        assert store.log(Position(0), 10, rings=True) == []
+        assert put(store, A, b"1") == 1
+        assert value(store, A) == b"1"
 
 
 def test_volumes_in_databases_of_one_server_are_separate(redis_server: RedisServer) -> None:

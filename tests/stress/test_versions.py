@@ -6,14 +6,9 @@ changes a name everything is seen at once. On the other, content is seen by the 
 still open somewhere until the follower has told the kernel. On SQLite and on Redis, for CAIRN_VERSIONS_SECONDS.
 """
 
-import errno
-import hashlib
 import mmap
 import multiprocessing
 import os
-import random
-import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,155 +16,11 @@ import pytest
 
 from support.answers import sustained, totals, until
 from support.mounts import MountFactory
+from support.versions import MEMORY_BYTES, N_NAMES, Worker, owned_by
 
 pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
 SECONDS = float(os.environ.get("CAIRN_VERSIONS_SECONDS", "10"))
-NAMES_FOLLOW_S = 2.0
-N_NAMES = 8
-ABSENT_EVERY = 5
-PAGE_BYTES = 3000  # what is written in place has one size, and is one page: no reader may see two versions of it
-SHORTEST, STEP, LONGEST = 100, 777, 60_000
-
-
-def is_renamed(name: int) -> bool:
-    return name % 2 == 0
-
-
-def mount_of(name: int) -> int:
-    """Where the name is changed."""
-    return name // 2 % 2
-
-
-def is_absent(version: int) -> bool:
-    return version % ABSENT_EVERY == 0
-
-
-def size_of(name: int, version: int) -> int:
-    return SHORTEST + version * STEP % LONGEST if is_renamed(name) else PAGE_BYTES
-
-
-def data_of(name: int, version: int) -> bytes:
-    head = b"%d %d;" % (name, version)
-    piece = hashlib.sha256(head).digest()
-    size = size_of(name, version)
-    return (head + piece * (size // len(piece) + 1))[:size]
-
-
-def read_all(fd: int) -> bytes:
-    pieces = list(iter(lambda: os.read(fd, 1 << 17), b""))
-    return b"".join(pieces)
-
-
-class Worker:
-    """One process: changes its own names, looks at all."""
-
-    def __init__(self, tops: list[Path], at: int, seed: int, owned: list[int], begun: memoryview, promised: memoryview) -> None:
-        self.top = tops[at]
-        self.at = at
-        self.rng = random.Random(seed)
-        self.owned = owned
-        self.begun = begun
-        self.promised = promised
-        self.kept: list[tuple[int, bytes]] = []
-        self.counts: Counter[str] = Counter()
-        self.samples = [(0.0, [0] * N_NAMES)]  # what was promised when
-
-    def path(self, name: int) -> Path:
-        return self.top / f"n{name}"
-
-    def run(self) -> None:
-        end = time.monotonic() + SECONDS
-        while (now := time.monotonic()) < end:
-            self.samples.append((now, list(self.promised)))
-            while len(self.samples) > 1 and self.samples[1][0] < now - NAMES_FOLLOW_S:
-                del self.samples[0]
-            if self.owned and self.rng.random() < 0.4:
-                name = self.rng.choice(self.owned)
-                self.change(name)
-                self.look(name)
-            self.look(self.rng.randrange(N_NAMES))
-            if self.kept and self.rng.random() < 0.3:
-                self.look_again(self.rng.randrange(len(self.kept)))
-        while self.kept:
-            self.look_again(0, close=True)
-        assert self.counts["stale"] <= 1 + self.counts["looks"] // 50, self.counts
-
-    def change(self, name: int) -> None:
-        version = self.begun[name] = self.begun[name] + 1
-        path = self.path(name)
-        if is_absent(version):
-            path.unlink()
-        elif is_renamed(name) or not path.exists():
-            fresh = self.top / f"t{name}"
-            fresh.write_bytes(data_of(name, version))
-            os.rename(fresh, path)
-        else:
-            fd = os.open(path, os.O_WRONLY)
-            os.pwrite(fd, data_of(name, version), 0)
-            os.close(fd)
-        self.promised[name] = version
-
-    def look(self, name: int) -> None:
-        """Open and read, or stat, and see that it is a version that may be seen now."""
-        least = self.promised[name]
-        quiet = self.begun[name] == least
-        mine = mount_of(name) == self.at
-        try:
-            if self.rng.random() < 0.3:
-                found: bytes | None = None
-                size = os.stat(self.path(name)).st_size
-            else:
-                fd = os.open(self.path(name), os.O_RDONLY)
-                found = read_all(fd)
-                self.keep(name, fd, found, mine)
-        except OSError as error:
-            allowed = self.allowed(name, least, mine)
-            if error.errno == errno.ESTALE:  # another file twice within one open, once more than the kernel tries
-                assert len(allowed) > 1
-                self.counts["stale"] += 1
-                return
-            assert error.errno == errno.ENOENT
-            assert any(map(is_absent, allowed)), f"n{name}: no file, of versions {allowed}"
-            return
-        self.counts["looks"] += 1
-        allowed = self.allowed(name, least, mine)
-        quiet = quiet and self.begun[name] == least
-        if found is not None:
-            self.check(name, found, allowed, quiet or not mine)
-        elif mine and quiet:
-            assert not is_absent(least) and size == size_of(name, least)
-
-    def allowed(self, name: int, least: int, mine: bool) -> list[int]:
-        """Versions that may be seen by a look that began when `least` was promised."""
-        versions = range(least, self.begun[name] + 1)
-        if mine:
-            return list(versions)
-        older = range(self.samples[0][1][name], least)
-        same_file = () if is_renamed(name) else range(least - least % ABSENT_EVERY + 1, least)
-        return [version for version in older if version not in same_file] + list(versions)
-
-    def check(self, name: int, found: bytes, allowed: list[int], strict: bool) -> None:
-        if any(found == data_of(name, version) for version in allowed if not is_absent(version)):
-            return
-        # While a page is written in place, a reader on the same mount may copy half of it.
-        assert not strict and not is_renamed(name), f"n{name}: {found[:20]!r} ({len(found)}), of versions {allowed}"
-        self.counts["torn"] += 1
-
-    def keep(self, name: int, fd: int, found: bytes, mine: bool) -> None:
-        """A file that is only ever replaced here stays as it was opened."""
-        if mine and is_renamed(name) and len(self.kept) < 10:
-            self.kept.append((fd, found))
-        else:
-            os.close(fd)
-
-    def look_again(self, at: int, close: bool = False) -> None:
-        fd, data = self.kept[at]
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        assert os.pread(fd, 1 << 17, 0) == data
-        if close or self.rng.random() < 0.5:
-            os.close(fd)
-            del self.kept[at]
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -188,15 +39,14 @@ def tops(request: pytest.FixtureRequest, mounts: MountFactory) -> Iterator[list[
 
 
 def test_every_open_gets_a_whole_version_that_is_not_too_old(tops: list[Path]) -> None:
-    with mmap.mmap(-1, 2 * 8 * N_NAMES) as memory, memoryview(memory) as view, view.cast("q") as shared:
-        run_workers(tops, shared[:N_NAMES], shared[N_NAMES:])
+    with mmap.mmap(-1, MEMORY_BYTES) as memory, memoryview(memory) as view, view.cast("q") as shared:
+        run_workers(tops, shared[:N_NAMES], shared[N_NAMES : 2 * N_NAMES])
 
 
 def run_workers(tops: list[Path], begun: memoryview, promised: memoryview) -> None:
     context = multiprocessing.get_context("fork")
-    owners = [[name for name in range(N_NAMES) if mount_of(name) == at] for at in range(2)]
-    workers = [Worker(tops, i % 2, i, owners[i] if i < 2 else [], begun, promised) for i in range(5)]
-    processes = [context.Process(target=worker.run) for worker in workers]
+    workers = [Worker(tops[i % 2], i % 2, i, owned_by(i) if i < 2 else [], begun, promised) for i in range(5)]
+    processes = [context.Process(target=worker.run, args=(SECONDS,)) for worker in workers]
     for process in processes:
         process.start()
     for process in processes:

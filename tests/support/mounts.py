@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -34,9 +35,12 @@ def cairnfs_mounts() -> list[str]:
     return found
 
 
-def cairnfs(*args: str | Path, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    """Run the command line; fails with its output when it fails, and whenever it prints a traceback."""
-    done = subprocess.run([*CAIRNFS, *map(str, args)], capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+def cairnfs(
+    *args: str | Path, check: bool = True, timeout: float = 120, prefix: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line; fails with its output when it fails, and whenever it prints a traceback. `prefix`: what runs it."""
+    command = [*prefix, *CAIRNFS, *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
     assert "Traceback" not in done.stderr, done.stderr
     if check:
         assert done.returncode == 0, f"cairnfs {' '.join(map(str, args))}: {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -89,6 +93,7 @@ class Mount:
         self.log = path.with_name(path.name + ".log")
         self.expected_log: list[str] = []
         self.mounted = False
+        self.prefix: list[str] = []  # of the commands that mount and unmount it
         path.mkdir(parents=True, exist_ok=True)
 
     def start(self) -> "Mount":
@@ -98,12 +103,12 @@ class Mount:
         if URING and self.front == "channel" and "--workers" not in args:
             args += ["--workers", "0"]
         with switched(on=True) if URING else nullcontext():
-            cairnfs(*args)
+            cairnfs(*args, prefix=self.prefix)
         self.mounted = True
         return self
 
     def stop(self) -> None:
-        cairnfs("umount", self.path)
+        cairnfs("umount", self.path, prefix=self.prefix)
         self.mounted = False
 
     def restart(self) -> None:

@@ -9,7 +9,7 @@ from cairnfs.meta.core import MetaCore
 from cairnfs.meta.locks import Locks
 from cairnfs.meta.names import Names
 from cairnfs.meta.records import Usage
-from cairnfs.meta.stores.base import Committed, Condition, Effect, Key, Row, Store
+from cairnfs.meta.stores.base import NOTHING, Along, Committed, Condition, Effect, Key, Neighbour, Row, Store, Via
 from cairnfs.meta.stores.memory import MemoryStore
 from cairnfs.meta.volume import VolumeFormat, create_volume
 from cairnfs.meta.xattrs import Xattrs
@@ -54,9 +54,13 @@ class WatchedStore:
         self.trips.append("read")
         return self._store.read(keys)
 
-    def read_via(self, key: Key, prefix: bytes, subkey: bytes) -> tuple[Row | None, Row | None]:
+    def read_via(self, key: Key, prefix: bytes, subkey: bytes, along: Along = NOTHING) -> Via:
         self.trips.append("read")
-        return self._store.read_via(key, prefix, subkey)
+        return self._store.read_via(key, prefix, subkey, along)
+
+    def scan_via(self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes) -> list[Neighbour]:
+        self.trips.append("scan")
+        return self._store.scan_via(partition, after, limit, prefix, subkey)
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
         self.trips.append("scan")

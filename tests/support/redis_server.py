@@ -1,15 +1,12 @@
 """Redis servers of the tests' own, on loopback."""
 
-import shutil
 import subprocess
 import time
 from pathlib import Path
 
 import redis
 
-from cairnfs.bench.servers import free_port
-
-REDIS_SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
+from cairnfs.bench.servers import REDIS_SERVER, free_port
 
 
 class RedisServer:

@@ -8,7 +8,16 @@ from conftest import ExpectedLogs
 
 from cairnfs.daemon.invalidate import Follower, changes, tell_own
 from cairnfs.errors import StoreError
-from cairnfs.meta.records import GARBAGE_PART, USAGE_KEY, chunk_key, dentry_key, inode_key, locks_key, pack_key, xattr_key
+from cairnfs.meta.records import (
+    GARBAGE_PART,
+    USAGE_KEY,
+    chunk_key,
+    dentry_key,
+    inode_key,
+    locks_key,
+    pack_key,
+    xattr_key,
+)
 from cairnfs.meta.stores.base import Add, Delete, Effect, Key, LogRecord, Put
 from cairnfs.meta.stores.memory import MemoryStore
 from cairnfs.types import Inode, PackId, Position, SessionId
@@ -24,6 +33,7 @@ class Cache:
         self.inos: set[int] = set()
         self.dentries: set[tuple[int, bytes]] = set()
         self.attributes: set[int] = set()
+        self.unlocked: set[int] = set()
         self.n_everything = 0
         self.followed = True
         self.told = threading.Event()
@@ -32,6 +42,9 @@ class Cache:
         self.inos.update(inos)
         self.dentries.update(dentries)
         self.told.set()
+
+    def released(self, inos: Iterable[Inode]) -> None:
+        self.unlocked.update(inos)
 
     def invalidate_attributes(self, inos: Iterable[Inode]) -> None:
         self.attributes.update(inos)
@@ -161,7 +174,7 @@ def test_store_that_fails_is_reported_once_and_asked_again(
     expected_logs.add("cannot read the change log")
     failed = threading.Semaphore(0)
 
-    def log(after: Position, limit: int) -> list[LogRecord]:
+    def log(after: Position, limit: int, *, rings: bool = False) -> list[LogRecord]:
         failed.release()
         raise StoreError("the store is away")
 
@@ -223,3 +236,10 @@ def test_without_a_session_no_commit_is_passed_over(node: Node) -> None:
     node.store.origin = SessionId(0)
     assert node.follower.catch_up()
     assert node.kernel.inos == {5}
+
+
+def test_locks_that_others_have_changed_wake_those_who_wait(node: Node) -> None:
+    node.commit(locks_key(Inode(8)))
+    node.commit(locks_key(Inode(9)), origin=OURS)
+    node.follower.catch_up()
+    assert node.vfs.unlocked == {8}

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from cairnfs.errors import CorruptError, FsError, StoreError
+from cairnfs.errors import CorruptError, FsError, SessionLost, StoreError
 from cairnfs.meta import Meta, records
 from cairnfs.meta import process as process_module
 from cairnfs.meta.process import Process, process_of, this_process
-from cairnfs.meta.sessions import STALE_S, SessionInfo, is_dead
+from cairnfs.meta.sessions import DEFAULT_PERIOD_S, MISSED_BEATS, SessionInfo, is_dead
 from cairnfs.meta.stores.base import Delete, Put
 from cairnfs.meta.stores.memory import MemoryStore
 from cairnfs.meta.volume import VolumeFormat, create_volume
@@ -21,6 +21,7 @@ from cairnfs.types import Caller, Inode, Lock, SessionId
 ROOT = Inode(1)
 S = 10**9
 REGULAR = 0o100644
+STALE_S = MISSED_BEATS * DEFAULT_PERIOD_S
 WRITE_LOCK = 1
 
 
@@ -145,8 +146,9 @@ def test_closed_session_is_gone_with_its_locks_and_nameless_files(meta: Meta, ot
 def test_live_sessions_and_ones_own_are_left_alone(meta: Meta, other: Meta, clock: ManualClock) -> None:
     meta.sessions.open("/a", "0")
     other.sessions.open("/b", "0")
+    meta.sessions.clean_stale()
     clock.sleep(100 * STALE_S)
-    assert meta.sessions.clean_stale(clock.now_ns()) == []
+    assert meta.sessions.clean_stale() == []
     assert len(meta.sessions.list()) == 2
 
 
@@ -161,7 +163,7 @@ def test_session_of_an_ended_process_is_cleaned_up_at_once(
     other.locks.setlk(ino, Lock(WRITE_LOCK, 0, 9, 1, 1))
     opened = other.names.create(Caller(), ROOT, b"opened", REGULAR).ino
     other.names.unlink(ROOT, b"opened", lambda ino: True)
-    assert [dead.id for dead in meta.sessions.clean_stale(clock.now_ns())] == [session]
+    assert [dead.id for dead in meta.sessions.clean_stale()] == [session]
     assert meta.sessions.list() == []
     meta.locks.setlk(ino, Lock(WRITE_LOCK, 0, 9, 1, 1))
     with pytest.raises(FsError):
@@ -182,7 +184,7 @@ def test_session_goes_on_under_the_name_of_another_process(
     assert other.sessions.resume(session, successor, "1")
     (found,) = meta.sessions.list()
     assert (found.id, found.process, found.version, found.mountpoint) == (session, successor, "1", "/mnt")
-    assert meta.sessions.clean_stale(clock.now_ns()) == []
+    assert meta.sessions.clean_stale() == []
     other.sessions.heartbeat()
     assert meta.sessions.list()[0].process == successor
     meta.sessions._clean(session)
@@ -222,23 +224,133 @@ def test_session_elsewhere_lives_as_long_as_its_heart_beats(
 ) -> None:
     session = run_as(other, elsewhere(), monkeypatch)
     for _ in range(5):
+        assert meta.sessions.clean_stale() == []
         clock.sleep(STALE_S)
-        assert meta.sessions.clean_stale(clock.now_ns()) == []
+        assert meta.sessions.clean_stale() == []
         other.sessions.heartbeat()
+    assert meta.sessions.clean_stale() == []
     clock.sleep(STALE_S + 1)
-    assert [dead.id for dead in meta.sessions.clean_stale(clock.now_ns())] == [session]
+    assert [dead.id for dead in meta.sessions.clean_stale()] == [session]
 
 
 def test_session_cleaned_up_while_it_lived_learns_it_and_is_registered_again(
     meta: Meta, other: Meta, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = run_as(other, elsewhere(), monkeypatch)
+    meta.sessions.clean_stale()
     clock.sleep(STALE_S + 1)
-    meta.sessions.clean_stale(clock.now_ns())
+    meta.sessions.clean_stale()
     with pytest.raises(StoreError, match="taken for dead"):
         other.sessions.heartbeat()
-    assert [known.id for known in meta.sessions.list()] == [session]
+    (known,) = meta.sessions.list()
+    assert known.id == other.core.session != session
     other.sessions.heartbeat()
+
+
+def lose(meta: Meta, clock: ManualClock) -> None:
+    """Every session but that of `meta`, if it has one, is taken for dead."""
+    meta.sessions.clean_stale()
+    clock.sleep(STALE_S + 1)
+    meta.sessions.clean_stale()
+
+
+def test_what_ends_with_a_session_is_never_left_under_one_that_is_gone(
+    meta: Meta, other: Meta, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ino = meta.names.create(Caller(), ROOT, b"f", REGULAR).ino
+    told: list[SessionId] = []
+    other.sessions.on_lost = lambda: told.append(other.core.session)
+    first = run_as(other, elsewhere(), monkeypatch)
+    lose(meta, clock)
+    other.locks.setlk(ino, Lock(WRITE_LOCK, 0, 9, 1, 1))
+    second = other.core.session
+    assert told == [first]
+    assert [lock.session for lock in other.locks.held(ino)] == [second]
+    lose(meta, clock)
+    other.names.unlink(ROOT, b"f", lambda ino: True)
+    third = other.core.session
+    assert told == [first, second]
+    assert other.sessions.sustained() == [ino]
+    assert [known.id for known in meta.sessions.list()] == [third]
+    lose(meta, clock)
+    assert meta.store.partitions(records.SUSTAINED_PREFIX, None, 10) == meta.store.partitions(b"k", None, 10) == []
+
+
+def test_content_written_under_a_lock_that_is_gone_is_not_committed(
+    meta: Meta, other: Meta, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ino = meta.names.create(Caller(), ROOT, b"f", REGULAR).ino
+    run_as(other, elsewhere(), monkeypatch)
+    other.core.is_fenced = lambda ino: True
+    other.locks.setlk(ino, Lock(WRITE_LOCK, 0, 9, 1, 1))
+    other.layout.truncate(ino, 10)
+    lose(meta, clock)
+    with pytest.raises(SessionLost, match="given up") as raised:
+        other.layout.truncate(ino, 20)
+    assert raised.value.errno == errno.EIO
+    assert meta.names.get(ino).size == 10
+    other.locks.setlk(ino, Lock(WRITE_LOCK, 0, 9, 1, 1))
+    other.layout.truncate(ino, 30)
+
+
+def test_a_heartbeat_at_the_last_moment_saves_a_session(
+    meta: Meta, other: Meta, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = run_as(other, elsewhere(), monkeypatch)
+    meta.sessions.clean_stale()
+    clock.sleep(STALE_S + 1)
+    bury = meta.sessions._bury
+    monkeypatch.setattr(meta.sessions, "_bury", lambda *found: (other.sessions.heartbeat(), bury(*found))[1])
+    assert meta.sessions.clean_stale() == []
+    assert [known.id for known in meta.sessions.list()] == [session]
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_clocks_of_hosts_may_differ(
+    meta: Meta, volume: str, clock: ManualClock, hours: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = ManualClock()
+    there.sleep(3600 * hours)
+    other = Meta(MemoryStore(volume), there)
+    session = run_as(other, elsewhere(), monkeypatch)
+    for _ in range(20):
+        assert meta.sessions.clean_stale() == []
+        clock.sleep(10)
+        there.sleep(10)
+        other.sessions.heartbeat()
+    meta.sessions.clean_stale()
+    clock.sleep(STALE_S + 1)
+    assert [dead.id for dead in meta.sessions.clean_stale()] == [session]
+
+
+def test_a_session_that_beats_often_is_missed_sooner(
+    meta: Meta, other: Meta, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cairnfs.meta.sessions.this_process", elsewhere)
+    session = other.sessions.open("/mnt", "0", period_s=2)
+    meta.sessions.clean_stale()
+    clock.sleep(9)
+    assert meta.sessions.clean_stale() == []
+    clock.sleep(2)
+    assert [dead.id for dead in meta.sessions.clean_stale()] == [session]
+
+
+def test_cleaning_that_was_cut_short_before_it_ended_is_finished_by_the_next(
+    meta: Meta, other: Meta, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = run_as(other, elsewhere(), monkeypatch)
+    ino = other.names.create(Caller(), ROOT, b"f", REGULAR).ino
+    other.locks.setlk(ino, Lock(WRITE_LOCK, 0, 9, 1, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(meta.sessions, "_clean", lambda session: None)
+        lose(meta, clock)
+    (buried,) = meta.sessions.list()
+    assert (buried.id, buried.is_buried) == (session, True)
+    assert is_dead(buried, clock.now_ns())
+    (cleaned,) = meta.sessions.clean_stale()
+    assert cleaned.id == session
+    assert meta.sessions.list() == []
+    meta.locks.setlk(ino, Lock(WRITE_LOCK, 0, 9, 1, 1))
 
 
 def test_cleaning_that_was_cut_short_is_finished_by_the_next(
@@ -248,8 +360,9 @@ def test_cleaning_that_was_cut_short_is_finished_by_the_next(
     ino = other.names.create(Caller(), ROOT, b"opened", REGULAR).ino
     other.names.unlink(ROOT, b"opened", lambda ino: True)
     meta.store.commit([], [Delete(records.inode_key(ino))])
+    meta.sessions.clean_stale()
     clock.sleep(STALE_S + 1)
-    assert [dead.id for dead in meta.sessions.clean_stale(clock.now_ns())] == [session]
+    assert [dead.id for dead in meta.sessions.clean_stale()] == [session]
     assert meta.store.partitions(records.SUSTAINED_PREFIX, None, 10) == []
 
 

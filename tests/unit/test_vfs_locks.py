@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import ExpectedLogs
 
 from cairnfs.errors import CairnError
 from cairnfs.types import Caller, Lock
@@ -145,3 +146,70 @@ def test_unlocking_stores_what_was_written_under_the_lock(engine: Engine) -> Non
         assert engine.meta.names.get(engine.files.ino("f")).size == 4
         take(engine, fh, lock(fcntl.F_UNLCK, 1))
         assert engine.meta.names.get(engine.files.ino("f")).size == 5
+
+
+def lose_session(engine: Engine) -> None:
+    """As if this node had been cut off for long: another one has cleaned up, and this one finds out."""
+    with Engine(engine.url) as other:
+        other.meta.sessions._clean(engine.meta.core.session)
+    with pytest.raises(CairnError, match="taken for dead"):
+        engine.meta.sessions.heartbeat()
+
+
+def fails(call: object, *args: object, **more: object) -> bool:
+    try:
+        call(*args, **more)  # type: ignore[operator]
+    except CairnError as error:
+        assert error.errno == errno.EIO
+        return True
+    return False
+
+
+@pytest.mark.parametrize("flock", [False, True])
+def test_a_lock_that_was_lost_is_not_relied_on(engine: Engine, expected_logs: ExpectedLogs, flock: bool) -> None:
+    expected_logs.add("its locks were given up")
+    with engine.files.opened("f") as fh, engine.files.opened("f") as bystander:
+        take(engine, fh, lock(fcntl.F_WRLCK, 1, flock=flock))
+        engine.files.pwrite(fh, 0, b"lost")
+        lose_session(engine)
+        assert fails(engine.vfs.write, ME, fh, 0, b"more")
+        assert fails(take, engine, fh, lock(fcntl.F_WRLCK, 1, flock=flock))
+        assert fails(engine.vfs.flush, ME, fh), "what was written is lost, and that is said"
+        assert engine.files.pread(fh, 0, 10) == b"data"
+        engine.files.pwrite(bystander, 0, b"by")
+        assert fails(engine.vfs.flush, ME, bystander), "the node has no lock on it any more"
+        take(engine, fh, lock(fcntl.F_UNLCK, 1, flock=flock))
+        take(engine, fh, lock(fcntl.F_WRLCK, 1, flock=flock))
+        engine.files.pwrite(fh, 0, b"good")
+    assert engine.files.read("f") == b"good"
+
+
+def test_locks_that_were_given_back_are_not_missed(engine: Engine) -> None:
+    with engine.files.opened("f") as fh:
+        take(engine, fh, lock(fcntl.F_WRLCK, 1, 0, 9))
+        take(engine, fh, lock(fcntl.F_WRLCK, 1, 5, 20))
+        take(engine, fh, lock(fcntl.F_UNLCK, 1, 0, 100))
+        take(engine, fh, lock(fcntl.F_WRLCK, 1, flock=True))
+        take(engine, fh, lock(fcntl.F_UNLCK, 1, flock=True))
+        engine.files.pwrite(fh, 0, b"late")
+        lose_session(engine)
+        engine.files.pwrite(fh, 4, b"r")
+    assert engine.files.read("f") == b"later"
+
+
+def test_waiting_for_a_lock_asks_again_only_when_the_change_log_tells(engine: Engine) -> None:
+    engine.vfs.follow(lambda: None, lambda inos: None)
+    with Engine(engine.url) as other, other.files.opened("f") as there, engine.files.opened("f") as here:
+        take(other, there, lock(fcntl.F_WRLCK, 1))
+        calls: list[int] = []
+        setlk = engine.meta.locks.setlk
+        engine.meta.locks.setlk = lambda *args: (calls.append(1), setlk(*args))[1]  # type: ignore[method-assign,assignment]
+        waiter = threading.Thread(target=take, args=(engine, here, lock(fcntl.F_WRLCK, 1)), kwargs={"wait": True})
+        waiter.start()
+        time.sleep(0.5)
+        assert len(calls) == 2
+        take(other, there, lock(fcntl.F_UNLCK, 1))
+        engine.vfs.released([engine.files.ino("f")])
+        waiter.join(2)
+        assert not waiter.is_alive()
+        assert len(calls) == 3

@@ -11,7 +11,8 @@ several may touch one row. A field beyond the end of a value reads as 0; changin
 Every commit leaves one record in the change log: who made it and which rows it touched.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from threading import Event
 from typing import NamedTuple, Protocol
 
 from cairnfs.ext.arena import Watch
@@ -125,6 +126,33 @@ class LogRecord(NamedTuple):
     request: int = 0
 
 
+class Along(NamedTuple):
+    """What `read_via` is to bring along of the partition: all rows if there are at most `whole`, else `limit` of those with
+    key > `after`.
+    """
+
+    whole: int
+    limit: int = 0
+    after: bytes | None = None
+
+
+NOTHING = Along(0)
+
+Neighbour = tuple[bytes, Row, Row | None]  # key, row, the row that it names
+
+
+class Via(NamedTuple):
+    """What `read_via` found, at one moment: the newest commit was `position` then, and the partition had `n_rows` rows (0 for
+    either: not known).
+    """
+
+    row: Row | None
+    named: Row | None
+    position: Position
+    n_rows: int
+    page: list[Neighbour] = []
+
+
 class LogTrimmed(Exception):
     """Records after the asked position are gone: whoever follows the log must drop everything it cached."""
 
@@ -141,10 +169,14 @@ class Store(Protocol):
         """The rows, in the order asked, from one consistent snapshot, in one round trip."""
         ...
 
-    def read_via(self, key: Key, prefix: bytes, subkey: bytes) -> tuple[Row | None, Row | None]:
-        """A row, and the one it names: of the partition that `prefix` and the first 8 bytes of its value are, with key `subkey`.
-        In one round trip where round trips cost anything.
+    def read_via(self, key: Key, prefix: bytes, subkey: bytes, along: Along = NOTHING) -> Via:
+        """A row, and the one it names: of the partition that `prefix` and the first 8 bytes of its value are, with key `subkey`;
+        and others of its partition, in no order, each with the one it names. In one round trip where round trips cost anything.
         """
+        ...
+
+    def scan_via(self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes) -> list[Neighbour]:
+        """A page as `scan` gives it, and the rows that its rows name as for `read_via`. In one round trip likewise."""
         ...
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
@@ -162,12 +194,22 @@ class Store(Protocol):
         """
         ...
 
+    def listen(self, rung: Callable[[], None], ended: Event) -> None:
+        """Call `rung` when somebody has committed, where `log` has asked for that, until `ended`; returns at once where stores
+        cannot tell. On a thread of its own.
+        """
+        ...
+
+    def now_ns(self) -> int | None:
+        """Nanoseconds since the epoch by a clock that all users of the store share; None: that of this machine."""
+        ...
+
     def position(self) -> Position:
         """Position of the newest commit; 0 in an empty store."""
         ...
 
-    def log(self, after: Position, limit: int) -> list[LogRecord]:
-        """Up to `limit` records after a position, in order.
+    def log(self, after: Position, limit: int, *, rings: bool = False) -> list[LogRecord]:
+        """Up to `limit` records after a position, in order. With `rings`, if there are none, the next commit makes `listen` call.
 
         Raises LogTrimmed when some of them are gone, or when the position has not been reached (the store was replaced).
         """

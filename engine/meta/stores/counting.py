@@ -1,11 +1,14 @@
 """A metadata store that counts its round trips and how long they took, and tells of commits; the rest is the store given."""
 
 from collections.abc import Callable, Sequence
+from threading import Event
 from time import perf_counter_ns
 
 from cairnfs.ext.arena import Watch
 from cairnfs.meta.stores.base import (
+    NOTHING,
     Absent,
+    Along,
     AtMost,
     Committed,
     Condition,
@@ -15,9 +18,11 @@ from cairnfs.meta.stores.base import (
     Key,
     LogRecord,
     Max,
+    Neighbour,
     Row,
     Store,
     Unchanged,
+    Via,
 )
 from cairnfs.metrics import Metrics
 from cairnfs.types import Position, SessionId
@@ -64,12 +69,19 @@ class CountingStore:
         finally:
             self._reads.observe_ns(perf_counter_ns() - started_ns)
 
-    def read_via(self, key: Key, prefix: bytes, subkey: bytes) -> tuple[Row | None, Row | None]:
+    def read_via(self, key: Key, prefix: bytes, subkey: bytes, along: Along = NOTHING) -> Via:
         started_ns = perf_counter_ns()
         try:
-            return self._store.read_via(key, prefix, subkey)
+            return self._store.read_via(key, prefix, subkey, along)
         finally:
             self._reads.observe_ns(perf_counter_ns() - started_ns)
+
+    def scan_via(self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes) -> list[Neighbour]:
+        started_ns = perf_counter_ns()
+        try:
+            return self._store.scan_via(partition, after, limit, prefix, subkey)
+        finally:
+            self._scans.observe_ns(perf_counter_ns() - started_ns)
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
         started_ns = perf_counter_ns()
@@ -104,12 +116,18 @@ class CountingStore:
         finally:
             self._positions.observe_ns(perf_counter_ns() - started_ns)
 
-    def log(self, after: Position, limit: int) -> list[LogRecord]:
+    def log(self, after: Position, limit: int, *, rings: bool = False) -> list[LogRecord]:
         started_ns = perf_counter_ns()
         try:
-            return self._store.log(after, limit)
+            return self._store.log(after, limit, rings=rings)
         finally:
             self._logs.observe_ns(perf_counter_ns() - started_ns)
+
+    def listen(self, rung: Callable[[], None], ended: Event) -> None:
+        self._store.listen(rung, ended)
+
+    def now_ns(self) -> int | None:
+        return self._store.now_ns()
 
     def watch(self) -> Watch | None:
         return self._store.watch()

@@ -3,21 +3,27 @@
 The rules by which nothing outdated is kept are the arena's (`ext/arena.h`): a token taken before a read, positions of commits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from threading import Event
 
 from cairnfs.ext.arena import Arena, Watch
 from cairnfs.meta.stores.base import (
     DENTRY_PREFIX,
     MARK_AT,
+    NOTHING,
+    Along,
     Committed,
     Condition,
     ConditionFailed,
     Effect,
     Key,
     LogRecord,
+    Neighbour,
     Row,
     Store,
+    Via,
 )
+from cairnfs.meta.stores.named import rows_of, rows_via
 from cairnfs.types import Position, SessionId
 
 
@@ -43,15 +49,19 @@ class KeptStore:
         self._arena.note(list(keys), rows, token)
         return rows
 
-    def read_via(self, key: Key, prefix: bytes, subkey: bytes) -> tuple[Row | None, Row | None]:
+    def read_via(self, key: Key, prefix: bytes, subkey: bytes, along: Along = NOTHING) -> Via:
         token = self._arena.token()
-        first, second = self._store.read_via(key, prefix, subkey)
-        keys, rows = [key], [first]
-        if first is not None:
-            keys.append((prefix + first.value[:8], subkey))
-            rows.append(second)
-        self._arena.note(keys, rows, token)
-        return first, second
+        found = self._store.read_via(key, prefix, subkey, along)
+        rows = rows_via(key, found, prefix, subkey)
+        self._arena.note(list(rows), list(rows.values()), token)
+        return found
+
+    def scan_via(self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes) -> list[Neighbour]:
+        token = self._arena.token()
+        found = self._store.scan_via(partition, after, limit, prefix, subkey)
+        rows = rows_of(partition, found, prefix, subkey)
+        self._arena.note(list(rows), list(rows.values()), token)
+        return found
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
         token = self._arena.token()
@@ -84,8 +94,14 @@ class KeptStore:
     def position(self) -> Position:
         return self._store.position()
 
-    def log(self, after: Position, limit: int) -> list[LogRecord]:
-        return self._store.log(after, limit)
+    def log(self, after: Position, limit: int, *, rings: bool = False) -> list[LogRecord]:
+        return self._store.log(after, limit, rings=rings)
+
+    def listen(self, rung: Callable[[], None], ended: Event) -> None:
+        self._store.listen(rung, ended)
+
+    def now_ns(self) -> int | None:
+        return self._store.now_ns()
 
     def watch(self) -> Watch | None:
         return self._store.watch()

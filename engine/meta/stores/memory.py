@@ -5,13 +5,16 @@ Stores opened under one name share their rows for the life of the process. Nothi
 
 import threading
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 from cairnfs.ext.arena import Watch
+from cairnfs.meta.stores import named
 from cairnfs.meta.stores.base import (
+    NOTHING,
     Absent,
     Add,
+    Along,
     AtMost,
     Committed,
     Condition,
@@ -23,9 +26,11 @@ from cairnfs.meta.stores.base import (
     LogRecord,
     LogTrimmed,
     Max,
+    Neighbour,
     Put,
     Row,
     Unchanged,
+    Via,
 )
 from cairnfs.meta.stores.fields import added, field, raised
 from cairnfs.types import Position, SessionId
@@ -101,9 +106,11 @@ class MemoryStore:
         with self._volume.lock:
             return [self._volume.row(key) for key in keys]
 
-    def read_via(self, key: Key, prefix: bytes, subkey: bytes) -> tuple[Row | None, Row | None]:
-        row = self.read((key,))[0]
-        return row, None if row is None else self.read(((prefix + row.value[:8], subkey),))[0]
+    def read_via(self, key: Key, prefix: bytes, subkey: bytes, along: Along = NOTHING) -> Via:
+        return named.read_via(self, key, prefix, subkey, along)
+
+    def scan_via(self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes) -> list[Neighbour]:
+        return named.scan_via(self, partition, after, limit, prefix, subkey)
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
         with self._volume.lock:
@@ -137,7 +144,7 @@ class MemoryStore:
         with self._volume.lock:
             return Position(self._volume.position)
 
-    def log(self, after: Position, limit: int) -> list[LogRecord]:
+    def log(self, after: Position, limit: int, *, rings: bool = False) -> list[LogRecord]:
         with self._volume.lock:
             records = self._volume.log
             oldest = records[0].position if records else self._volume.position + 1
@@ -145,6 +152,12 @@ class MemoryStore:
                 raise LogTrimmed(after)
             start = after + 1 - oldest
             return records[start : start + limit]
+
+    def listen(self, rung: Callable[[], None], ended: threading.Event) -> None:
+        return
+
+    def now_ns(self) -> int | None:
+        return None
 
     def watch(self) -> Watch | None:
         return None

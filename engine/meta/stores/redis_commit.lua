@@ -135,6 +135,8 @@ redis.call('SET', KEYS[1], string.format('%.0f', position))
 local keep = tonumber(ARGV[4])
 if redis.call('RPUSH', KEYS[2], ARGV[3]) > 2 * keep then redis.call('LTRIM', KEYS[2], -keep, -1) end
 local reply = {1, position, totals, rows}
+local bell = string.sub(KEYS[1], 1, -#'position' - 1) .. 'bell'
+if redis.call('DEL', bell) == 1 then redis.pcall('PUBLISH', bell, '') end -- an ACL user may lack the channel
 redis.call('HSET', KEYS[3], slot, cmsgpack.pack({number, reply}))
 redis.call('EXPIRE', KEYS[3], 86400)
 return reply

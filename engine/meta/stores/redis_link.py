@@ -9,6 +9,7 @@ META_PASSWORD, and SENTINEL_PASSWORD for the Sentinels.
 import logging
 import os
 import random
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,14 @@ T = TypeVar("T")
 
 DEFAULT_PORT, SENTINEL_PORT = 6379, 26379
 CONNECT_TIMEOUT_S = 5.0
+ATTEMPTS = 3  # how often a server that takes requests and does not answer is asked within the time limit
+SILENT_S = 5  # without any sign of the other machine for so long, a connection is given up
+KEEPALIVE = {
+    socket.TCP_KEEPIDLE: 2,  # while an answer is waited for
+    socket.TCP_KEEPINTVL: 1,
+    socket.TCP_KEEPCNT: SILENT_S - 2,
+    socket.TCP_USER_TIMEOUT: SILENT_S * 1000,  # while a request is on its way; TCP itself would go on for many minutes
+}
 MIN_PAUSE_S, MAX_PAUSE_S = 0.01, 1.0
 TLS_OPTIONS = {"tls-ca-cert-file": "ssl_ca_certs", "tls-cert-file": "ssl_certfile", "tls-key-file": "ssl_keyfile"}
 OPTIONS = frozenset({"db", "password-file", "insecure-skip-verify", *TLS_OPTIONS})
@@ -131,9 +140,10 @@ class Link:
         self.is_cluster = False
         self._io_timeout_s = io_timeout_s
         self._common: dict[str, Any] = {
-            "socket_timeout": io_timeout_s,
+            "socket_timeout": io_timeout_s / ATTEMPTS,
             "socket_connect_timeout": min(CONNECT_TIMEOUT_S, io_timeout_s),
             "socket_keepalive": True,
+            "socket_keepalive_options": KEEPALIVE,
             "retry": Retry(NoBackoff(), 0),  # what may be tried again, and how, is decided here
             **address.login,
             **address.tls,
@@ -153,7 +163,8 @@ class Link:
     def _connect(self, db: int) -> Any:
         address = self.address
         if address.path:
-            return redis.Redis(unix_socket_path=address.path, db=db, **self._without("socket_keepalive"))
+            options = self._without("socket_keepalive", "socket_keepalive_options")
+            return redis.Redis(unix_socket_path=address.path, db=db, **options)
         if address.master:
             password = os.environ.get("SENTINEL_PASSWORD")
             sentinel_kwargs = {"password": password, **address.tls} if password else dict(address.tls)
@@ -172,15 +183,16 @@ class Link:
         except redis.RedisError as error:
             raise StoreError(f"the Redis cluster at {self.address.shown} cannot be used: {error}") from error
 
-    def _without(self, name: str) -> dict[str, Any]:
-        return {key: value for key, value in self._common.items() if key != name}
+    def _without(self, *names: str) -> dict[str, Any]:
+        return {key: value for key, value in self._common.items() if key not in names}
 
     def call(self, ask: Callable[[Any], T]) -> T:
         """What `ask` returns, given the client; it is called again while the server is away, so it must bear that.
 
         StoreError when the server refuses, or has been away for `io_timeout_s`.
         """
-        give_up_s: float | None = None
+        give_up_s = time.monotonic() + self._io_timeout_s
+        failed = False
         pause_s = MIN_PAUSE_S
         while True:
             try:
@@ -188,11 +200,10 @@ class Link:
             except redis.RedisError as error:
                 if not _passes(error):
                     raise refusal(self.address, error) from error
-                now_s = time.monotonic()
-                if give_up_s is None:
-                    give_up_s = now_s + self._io_timeout_s
+                if not failed:
+                    failed = True
                     log.info("Redis at %s: %s", self.address.shown, error)
-                if now_s >= give_up_s:
+                if time.monotonic() >= give_up_s:
                     raise StoreError(
                         f"Redis at {self.address.shown} has not answered for {self._io_timeout_s:g} s: {error}"
                     ) from error
@@ -220,7 +231,7 @@ def refusal(address: Address, error: redis.RedisError) -> CairnError:
     if isinstance(error, redis.exceptions.AuthenticationError) or text.startswith(("NOAUTH", "WRONGPASS")):
         return StoreError(f"{where} refuses the login ({text}): check user and password of the metadata URL")
     if text.startswith("NOPERM") or isinstance(error, redis.exceptions.NoPermissionError):
-        return StoreError(f"{where} does not permit what is needed ({text}): give the user +@all on ~{{cairnfs:*")
+        return StoreError(f"{where} does not permit it ({text}): give the user +@all on ~{{cairnfs:* and &{{cairnfs:*")
     if text.startswith("OOM") or isinstance(error, redis.exceptions.OutOfMemoryError):
         return StoreError(f"{where} is out of memory: raise its maxmemory ({text})")
     if text.startswith("MISCONF"):

@@ -1,4 +1,5 @@
--- Records of the log after a position, and the one at it: KEYS position, log; ARGV position, how many.
+-- Records of the log after a position, and the one at it: KEYS position, log, bell; ARGV position, how many, 1: if there are none, the
+-- next commit is to ring the bell (which is set while somebody wants that).
 -- Replies {position of the newest, record at the position or false, records}, or {position} when some are gone or it was never reached.
 
 local newest, kept = tonumber(redis.call('GET', KEYS[1]) or '0'), redis.call('LLEN', KEYS[2])
@@ -6,4 +7,5 @@ local after = tonumber(ARGV[1])
 local start = after - (newest - kept)
 if start < 0 or after > newest then return {newest} end
 local at = start > 0 and redis.call('LINDEX', KEYS[2], start - 1)
+if ARGV[3] == '1' and after == newest and redis.call('EXISTS', KEYS[3]) == 0 then redis.call('SET', KEYS[3], '1') end
 return {newest, at, redis.call('LRANGE', KEYS[2], start, start + tonumber(ARGV[2]) - 1)}

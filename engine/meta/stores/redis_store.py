@@ -10,14 +10,16 @@ commits survive a power failure is a matter of the server's settings (`hazards`)
 """
 
 import hashlib
+import logging
 import os
 import struct
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,10 @@ import redis
 from cairnfs.errors import StoreError
 from cairnfs.ext.arena import Watch
 from cairnfs.meta.stores.base import (
+    NOTHING,
     Absent,
     Add,
+    Along,
     AtMost,
     Committed,
     Condition,
@@ -39,28 +43,34 @@ from cairnfs.meta.stores.base import (
     LogRecord,
     LogTrimmed,
     Max,
+    Neighbour,
     Put,
     Row,
     Unchanged,
+    Via,
 )
 from cairnfs.meta.stores.log_keys import decode_keys, encode_keys, encode_request, prefix_end
 from cairnfs.meta.stores.redis_link import Address, Link
 from cairnfs.types import Position, SessionId
 
+log = logging.getLogger(__name__)
+
 LOG_RECORDS = 1_000_000  # some 100 MB of the server's memory at most
 INDEX_FROM = 128
 SCAN_COUNT = 5000
+LISTEN_S = 0.5  # how long the end of listening may take
 MAX_REMEMBERED = 64  # records whose place in the log is known
 
 _VERSION = struct.Struct(">Q")
+_LENGTHS = struct.Struct(">HII")  # of a key, a row, the row it names: see redis_page.lua
 _RECORD = struct.Struct(">Q8s")  # origin, what tells it from any other record at the same position
 
 
 class Script:
-    """A Lua script, sent once and then called by its hash."""
+    """A Lua script (of several files, one after the other), sent once and then called by its hash."""
 
-    def __init__(self, name: str) -> None:
-        self._text = Path(__file__).with_name(f"redis_{name}.lua").read_text()
+    def __init__(self, *names: str) -> None:
+        self._text = "".join([Path(__file__).with_name(f"redis_{name}.lua").read_text() for name in names])
         self._sha = ""
 
     def run(self, client: Any, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
@@ -88,11 +98,12 @@ class RedisStore:
         tag = b"{cairnfs:%d}" % address.db
         self._rows, self._indexes = tag + b"r", tag + b"x"
         self._position, self._log_key = tag + b"position", tag + b"log"
+        self._bell = tag + b"bell"
         self._tag = tag
         self._client_id = os.urandom(8)
         self._done = tag + b"done:" + self._client_id.hex().encode()
         self._commit, self._read_log, self._scan = Script("commit"), Script("log"), Script("scan")
-        self._read, self._via = Script("read"), Script("via")
+        self._read, self._via, self._scan_via = Script("read"), Script("page", "via"), Script("page", "scan_via")
         self._slots: list[list[int]] = []  # [slot, commits so far], when not in use
         self._n_slots = 0
         self._lock = threading.Lock()
@@ -113,11 +124,17 @@ class RedisStore:
             found = self._run(self._read, [self._rows + part for part in parts], arguments)
         return [_row(raw) for raw in found]
 
-    def read_via(self, key: Key, prefix: bytes, subkey: bytes) -> tuple[Row | None, Row | None]:
+    def read_via(self, key: Key, prefix: bytes, subkey: bytes, along: Along = NOTHING) -> Via:
         part, field = key
-        found = self._run(self._via, [self._rows + part], [field, self._rows + prefix, subkey])
-        first, second = (_row(raw) for raw in found)
-        return first, second
+        keys = [self._rows + part, self._indexes + part, self._position]
+        arguments = [field, self._rows + prefix, subkey, along.whole, along.limit, _beyond(along.after)]
+        row, named, position, n_rows, page = self._run(self._via, keys, arguments)
+        return Via(_row(row or None), _row(named or None), Position(position), n_rows, list(_page(page)))
+
+    def scan_via(self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes) -> list[Neighbour]:
+        keys = [self._rows + partition, self._indexes + partition]
+        found = _page(self._run(self._scan_via, keys, [_beyond(after), limit, self._rows + prefix, subkey]))
+        return sorted([entry for entry in found if after is None or entry[0] > after], key=itemgetter(0))[:limit]
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
         first = b"(" + after if after is not None and after >= prefix else b"[" + prefix
@@ -143,8 +160,9 @@ class RedisStore:
     def position(self) -> Position:
         return Position(int(self._link.call(lambda client: client.get(self._position)) or 0))
 
-    def log(self, after: Position, limit: int) -> list[LogRecord]:
-        newest, *found = self._run(self._read_log, [self._position, self._log_key], [int(after), limit])
+    def log(self, after: Position, limit: int, *, rings: bool = False) -> list[LogRecord]:
+        keys = [self._position, self._log_key, self._bell]
+        newest, *found = self._run(self._read_log, keys, [int(after), limit, int(rings)])
         if not found:
             raise LogTrimmed(after)
         at, records = found
@@ -199,6 +217,25 @@ class RedisStore:
         finally:
             with self._lock:
                 self._slots.append(slot)
+
+    def listen(self, rung: Callable[[], None], ended: threading.Event) -> None:
+        while not ended.is_set():
+            try:
+                with self._link.client.pubsub(ignore_subscribe_messages=True) as channel:
+                    channel.subscribe(self._bell)
+                    rung()  # nobody was heard until now
+                    while not ended.is_set():
+                        if channel.get_message(timeout=LISTEN_S) is not None:
+                            rung()
+            except redis.exceptions.NoPermissionError:
+                log.info("the Redis user may not listen to the channel %s: others' changes are seen late", self._bell.decode())
+                return
+            except redis.RedisError:
+                ended.wait(LISTEN_S)  # whoever asks for something is told what is wrong
+
+    def now_ns(self) -> int | None:
+        seconds, microseconds = self._link.call(_time)
+        return int(seconds) * 10**9 + int(microseconds) * 1000
 
     def watch(self) -> Watch | None:
         return None
@@ -266,6 +303,13 @@ class RedisStore:
         return list(set(self._link.call(lambda client: list(client.scan_iter(match=pattern, count=SCAN_COUNT, **options)))))
 
 
+def _time(client: Any) -> tuple[int, int]:
+    found = client.time()
+    if isinstance(found, dict):  # a Cluster's answers by node
+        found = next(iter(found.values()))
+    return found[0], found[1]
+
+
 def _unlink(names: list[bytes], client: Any) -> None:
     client.unlink(*names)
 
@@ -320,6 +364,24 @@ def _row(raw: bytes | None) -> Row | None:
     if len(raw) < _VERSION.size:
         raise StoreError("a row of the volume in Redis is damaged: something else has written to it")
     return Row(raw[_VERSION.size :], Position(_VERSION.unpack_from(raw)[0]))
+
+
+def _beyond(after: bytes | None) -> bytes:
+    return b"-" if after is None else b"(" + after
+
+
+def _page(packed: bytes) -> Iterator[Neighbour]:
+    """What redis_page.lua has put together."""
+    at = 0
+    while at < len(packed):
+        n_key, n_row, n_named = _LENGTHS.unpack_from(packed, at)
+        key_at = at + _LENGTHS.size
+        row_at = key_at + n_key
+        named_at = row_at + n_row
+        at = named_at + n_named
+        row = _row(packed[row_at:named_at])
+        if row is not None:
+            yield packed[key_at:row_at], row, _row(packed[named_at:at] or None)
 
 
 def _log_record(position: int, raw: bytes) -> LogRecord:

@@ -1,5 +1,14 @@
--- A row and the one it names: KEYS partition; ARGV field, what the other partition's key begins with, field there. The rest of that key is
--- the first 8 bytes of the value. Replies {row or false, row or false}.
+-- A row, the one it names, and rows beside it: KEYS hash, index, position; ARGV field, what the key of a named row's partition begins with, its
+-- field there, most rows for which the partition is given whole, rows to give otherwise, from where ("(FIELD" or "-").
+-- Replies {row or "", named row or "", position, rows of the partition, page}.
 
-local row = redis.call('HGET', KEYS[1], ARGV[1])
-return {row, row and redis.call('HGET', ARGV[2] .. string.sub(row, 9, 16), ARGV[3])}
+local hash, index = KEYS[1], KEYS[2]
+local row = redis.call('HGET', hash, ARGV[1]) or ''
+local named = row ~= '' and redis.call('HGET', ARGV[2] .. string.sub(row, 9, 16), ARGV[3]) or ''
+local n_rows, beside = redis.call('HLEN', hash), ''
+if n_rows <= tonumber(ARGV[4]) then
+  beside = page(hash, index, '-', '+', nil, ARGV[2], ARGV[3])
+elseif tonumber(ARGV[5]) > 0 then
+  beside = page(hash, index, ARGV[6], '+', ARGV[5], ARGV[2], ARGV[3])
+end
+return {row, named, tonumber(redis.call('GET', KEYS[3]) or '0'), n_rows, beside}

@@ -14,7 +14,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
@@ -22,10 +22,12 @@ from typing import NoReturn
 
 from cairnfs.errors import StoreError
 from cairnfs.ext.arena import Watch
-from cairnfs.meta.stores import sqlite_file
+from cairnfs.meta.stores import named, sqlite_file
 from cairnfs.meta.stores.base import (
+    NOTHING,
     Absent,
     Add,
+    Along,
     Committed,
     Condition,
     ConditionFailed,
@@ -36,9 +38,11 @@ from cairnfs.meta.stores.base import (
     LogRecord,
     LogTrimmed,
     Max,
+    Neighbour,
     Put,
     Row,
     Unchanged,
+    Via,
 )
 from cairnfs.meta.stores.fields import added, field, raised
 from cairnfs.meta.stores.log_keys import decode_keys, encode_keys, encode_request, prefix_end
@@ -104,9 +108,11 @@ class SqliteStore:
             connection.execute("COMMIT")
             return found
 
-    def read_via(self, key: Key, prefix: bytes, subkey: bytes) -> tuple[Row | None, Row | None]:
-        row = self.read((key,))[0]
-        return row, None if row is None else self.read(((prefix + row.value[:8], subkey),))[0]
+    def read_via(self, key: Key, prefix: bytes, subkey: bytes, along: Along = NOTHING) -> Via:
+        return named.read_via(self, key, prefix, subkey, along)
+
+    def scan_via(self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes) -> list[Neighbour]:
+        return named.scan_via(self, partition, after, limit, prefix, subkey)
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
         statement = "SELECT key, value, version FROM rows WHERE part = ?"
@@ -145,7 +151,7 @@ class SqliteStore:
         with self._reading() as connection:
             return Position(connection.execute("SELECT max(position) FROM log").fetchall()[0][0] or 0)
 
-    def log(self, after: Position, limit: int) -> list[LogRecord]:
+    def log(self, after: Position, limit: int, *, rings: bool = False) -> list[LogRecord]:
         with self._reading() as connection:
             connection.execute("BEGIN")
             # Two statements: SQLite answers a lone min() or max() from one end of the tree, but both together by a full scan.
@@ -184,6 +190,12 @@ class SqliteStore:
             mark = None if self._index is None else self._index.mark_of_next(before)
             self._checkpointer.wrote(connection, len(changed) + 1 + sum(len(put[2]) for put in puts) // 4096)
         return Committed(position, totals, changed, mark)
+
+    def listen(self, rung: Callable[[], None], ended: threading.Event) -> None:
+        return
+
+    def now_ns(self) -> int | None:
+        return None
 
     def watch(self) -> Watch | None:
         return None if self._index is None else self._index.watch

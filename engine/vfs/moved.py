@@ -1,0 +1,162 @@
+"""Names that others have changed while the kernel may still walk through them: who came that way is sent back once.
+
+The kernel resolves a path from names it keeps, and opens an inode. If another node has renamed, replaced or removed something on
+the way, the names are dropped here and, a moment later, in the kernel; but a walk that was over before, or has begun, ends with
+the OPEN of what the path meant. It is answered ESTALE: the kernel then walks the path again with a LOOKUP for every name, and
+opens what it finds. That OPEN, the next one of the same thread, is let pass, since the path may well lead through what has moved.
+Likewise for a LOOKUP of a name that does not exist, in a directory that may not be the one the path means any more.
+
+An inode is *noted* when the log tells of a change of names it took part in. It counts until the kernel has dropped the names
+(`settle`), and if the kernel knew it, for GRACE_S more, so that walks that had gone through them have ended. What is below a
+symbolic link cannot be known: when one has changed, everything counts, which the root stands for.
+"""
+
+import errno
+import stat
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
+
+from cairnfs.clock import Clock
+from cairnfs.const import ROOT_INO
+from cairnfs.errors import FsError
+from cairnfs.ext.arena import Arena
+from cairnfs.types import Inode
+
+GRACE_S = 5.0  # as the lease: a walk that takes longer from a name to its end is waiting for a store that is away
+SECOND_TRY_S = 10.0  # for a thread that was sent back to come again, on a busy machine
+MAX_SENT_BACK = 65_536  # threads whose second try has not come yet; some 10 MB
+UNKNOWN_PID = 0  # of threads outside of the PID namespace of the mount: one number for many
+
+
+class _SentBack(NamedTuple):
+    """A thread was sent back; with a `place`, it has since looked up a name there, when the newest note was `number`."""
+
+    when_s: float
+    place: tuple[Inode, bytes | None] | None = None
+    number: int = 0
+
+
+def _all(inos: list[Inode]) -> list[Inode]:
+    return inos
+
+
+class Moved:
+    """Of one mount. Thread-safe."""
+
+    def __init__(self, parent_of: Callable[[Inode], Inode | None], arena: Arena, clock: Clock) -> None:
+        """`parent_of`: the directory with the only name of an inode, None when it has several names; raises ENOENT."""
+        self.knows: Callable[[list[Inode]], list[Inode]] = _all  # which of these inodes the kernel knows
+        self._parent_of = parent_of
+        self._arena = arena
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._n_notes = 0
+        self._noted: dict[Inode, tuple[int, bool]] = {}  # -> number of the note, whether the kernel knew it
+        self._counting: dict[Inode, tuple[int, float]] = {}  # -> number of the note, until when
+        self._sent_back: OrderedDict[int, _SentBack] = OrderedDict()
+        arena.careful(False)
+
+    def look(self, inos: Collection[Inode]) -> dict[Inode, bool]:
+        """What to `note` of inodes whose names others have changed, and whether the kernel knows it; before all forget it."""
+        known = set(self.knows(list(inos)))
+        found = {ino: ino in known for ino in inos}
+        if any(self._may_be_link(ino) for ino in known):
+            found[Inode(ROOT_INO)] = True
+        return found
+
+    def note(self, found: Mapping[Inode, bool]) -> None:
+        """The names are changed, and the arena has forgotten them. The root stands for everything."""
+        with self._lock:
+            self._n_notes += 1
+            for ino, is_known in found.items():
+                before = self._noted.get(ino)
+                self._noted[ino] = (self._n_notes, is_known or (before is not None and before[1]))
+            self._arena.careful(bool(self._noted or self._counting))
+
+    @property
+    def n_notes(self) -> int:
+        """Taken before the kernel is told of what was noted so far, given to `settle` afterwards."""
+        return self._n_notes
+
+    def settle(self, n_notes: int) -> None:
+        """The kernel has dropped all names of the first so many notes."""
+        if not self._noted and not self._counting:
+            return
+        now_s = self._clock.monotonic_s()
+        with self._lock:
+            counting = {ino: entry for ino, entry in self._counting.items() if entry[1] > now_s}
+            for ino, (number, is_known) in list(self._noted.items()):
+                if number <= n_notes:
+                    del self._noted[ino]
+                    if is_known:
+                        counting[ino] = (number, now_s + GRACE_S)
+            self._counting = counting
+            self._arena.careful(bool(self._noted or self._counting))
+
+    def check(self, pid: int, ino: Inode, name: bytes | None = None) -> None:
+        """ESTALE if a thread may have come to the inode by a name that has changed, and was not sent back just now. `name`: it
+        has come to a directory that does not have that name.
+        """
+        if not self._noted and not self._counting:
+            return
+        number = self._newest_above(ino)
+        now_s = self._clock.monotonic_s()
+        with self._lock:
+            sent = self._sent_back.get(pid)
+            if sent is not None and pid != UNKNOWN_PID:
+                del self._sent_back[pid]
+            if not number:
+                return
+            if sent is not None and now_s - sent.when_s < SECOND_TRY_S:
+                if sent.place is None:
+                    if name is not None:  # which the kernel may look up twice on its second try
+                        self._send_back(pid, _SentBack(now_s, (ino, name), number))
+                    return
+                if sent.place == (ino, name) and number <= sent.number:
+                    return
+            self._send_back(pid, _SentBack(now_s))
+        raise FsError(errno.ESTALE)
+
+    def refused(self, pid: int, error: FsError) -> None:
+        """A thread was refused something of an inode that is gone: for ESTALE it will come again likewise."""
+        if error.errno == errno.ESTALE and (self._noted or self._counting):
+            with self._lock:
+                self._send_back(pid, _SentBack(self._clock.monotonic_s()))
+
+    def _may_be_link(self, ino: Inode) -> bool:
+        attr = self._arena.attr(ino)
+        return attr is None or stat.S_ISLNK(attr[1])
+
+    def _newest_above(self, ino: Inode) -> int:
+        """The number of the newest note that counts of the inode and the directories above it; 0: none does. Where one of them
+        has moved since, it is itself among these.
+        """
+        with self._lock:
+            noted = [entry for entry in self._noted.items() if not entry[1][1]]
+            numbers = {ino: number for ino, (number, _) in self._counting.items()}
+            numbers |= {ino: number for ino, (number, is_known) in self._noted.items() if is_known}
+        if noted:  # the kernel may know them by now, from replies that were overtaken by the change
+            known = set(self.knows([ino for ino, _ in noted]))
+            numbers |= {ino: number for ino, (number, _) in noted if ino in known}
+        if not numbers:
+            return 0
+        newest = 0
+        try:
+            while True:
+                newest = max(newest, numbers.get(ino, 0))
+                if ino == ROOT_INO:
+                    return newest
+                parent = self._parent_of(ino)
+                if parent is None:  # one of its names, perhaps
+                    return max(numbers.values())
+                ino = parent
+        except FsError:
+            return max(numbers.values())  # something is gone
+
+    def _send_back(self, pid: int, entry: "_SentBack") -> None:
+        self._sent_back[pid] = entry
+        self._sent_back.move_to_end(pid)
+        if len(self._sent_back) > MAX_SENT_BACK:
+            self._sent_back.popitem(last=False)

@@ -1,0 +1,240 @@
+"""The link of a node to Redis is cut and mended, Redis restarted or replaced: nothing promised is lost, nothing stale shown.
+
+The lease is 5 s (`cairnfs.daemon.lease`).
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from cairnfs.daemon.lease import LEASE_S
+from support.hosts import HostMount, Network
+from support.mounts import MountFactory, Volume
+from support.programs import Load, says
+from support.proxy import Proxy
+from support.redis_server import RedisServer
+
+pytestmark = [pytest.mark.fuse, pytest.mark.slow]
+
+AWAY = ["Redis at .* Error", "change log", "no heartbeat", "has not answered", "cannot be told"]
+IO_TIMEOUT_S = 2.0
+N_TIMEOUTS = 4  # that one read() may wait for: a worker that fetches, the one that serves, and the kernel asks twice
+LATE_S = 2.0  # what a busy machine may add
+
+READ = """
+import errno, os, select, sys, threading, time
+path = sys.argv[1]
+lock = threading.Lock()
+done = threading.Event()
+
+def say(kind, began, what):
+    with lock:
+        print(kind, began, time.monotonic(), what, flush=True)
+
+def attempt(kind, read):
+    while not done.is_set():
+        began = time.monotonic()
+        try:
+            say(kind, began, read().split(b";")[0].decode())
+        except OSError as error:
+            say(kind, began, errno.errorcode[error.errno])
+        time.sleep(0.05)
+
+def opened():
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
+
+held = open(path, "rb", buffering=0)
+threads = [threading.Thread(target=attempt, args=(kind, read)) for kind, read in (
+    ("held", lambda: os.pread(held.fileno(), 100, 0)),
+    ("opened", opened),
+)]
+for thread in threads:
+    thread.start()
+sys.stdin.readline()
+done.set()
+for thread in threads:
+    thread.join()
+"""
+
+
+class Seen(NamedTuple):
+    """One read: when it began and ended, and the version it found, or the name of an errno."""
+
+    began_s: float
+    ended_s: float
+    what: str
+
+
+class Readers:
+    """Two threads on a host that read one file again and again: an open file, and by opening it."""
+
+    def __init__(self, mount: HostMount, name: str) -> None:
+        self._process = mount.host.popen(sys.executable, "-c", READ, mount.path / name)
+        assert says(self._process)
+
+    def stop(self) -> tuple[list[Seen], list[Seen]]:
+        out, err = self._process.communicate("\n", timeout=60)
+        assert not err, err
+        found: dict[str, list[Seen]] = {"held": [], "opened": []}
+        for line in out.splitlines():
+            kind, began, ended, what = line.split()
+            found[kind].append(Seen(float(began), float(ended), what))
+        return found["held"], found["opened"]
+
+
+def between(seen: list[Seen], begin_s: float, end_s: float) -> list[Seen]:
+    """Reads that began then."""
+    return [each for each in seen if begin_s <= each.began_s < end_s]
+
+
+def wait_until(when_s: float) -> None:
+    time.sleep(max(0, when_s - time.monotonic()))
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def test_a_cut_that_outlasts_the_lease(network: Network, volume: Volume, mounts: MountFactory) -> None:
+    options = ("--io-timeout", f"{IO_TIMEOUT_S:g}", "--consistency", "push")
+    alpha, beta = (network.mount(mounts, network.host(name), volume, *options) for name in ("alpha", "beta"))
+    alpha.expected_log += AWAY
+    (beta.top / "f").write_bytes(b"first;" * 1000)
+    time.sleep(0.5)
+    readers = Readers(alpha, "f")
+    time.sleep(1)
+    cut_s = time.monotonic()
+    alpha.host.cut()
+    time.sleep(0.5)
+    (beta.top / "f").write_bytes(b"second;" * 1000)
+    changed_s = time.monotonic()
+    wait_until(cut_s + LEASE_S + N_TIMEOUTS * IO_TIMEOUT_S + 1)
+    mended_s = time.monotonic()
+    alpha.host.mend()
+    time.sleep(6)
+    held, opened = readers.stop()
+    for seen in (held, opened):
+        early = between(seen, cut_s, cut_s + LEASE_S - 1.5)
+        assert len(early) > 20, "cached reads went on"
+        assert {each.what for each in early} == {"first"}
+        assert max(each.ended_s - each.began_s for each in early[:-1]) < 1
+        stale = [each for each in seen if each.began_s > changed_s + LEASE_S and each.what == "first"]
+        assert not stale
+        failed = [each for each in seen if each.what == "EIO"]
+        assert failed, "and then they waited, and failed"
+        for each in failed:
+            assert IO_TIMEOUT_S - 0.1 <= each.ended_s - each.began_s < N_TIMEOUTS * IO_TIMEOUT_S + LATE_S
+        recovered = between(seen, mended_s + 4, mended_s + 6)
+        assert recovered and {each.what for each in recovered} == {"second"}
+        assert {each.what for each in seen} == {"first", "EIO", "second"}
+
+
+@pytest.mark.parametrize("cut_s", [2.0, LEASE_S + 2])
+def test_writers_wait_while_the_link_is_cut(
+    network: Network, volume: Volume, mounts: MountFactory, stack: ExitStack, cut_s: float, pytestconfig: pytest.Config
+) -> None:
+    if cut_s > LEASE_S and not pytestconfig.getoption("--full"):
+        pytest.skip("takes 15 s: --full")
+    alpha, beta = (network.mount(mounts, network.host(name), volume) for name in ("alpha", "beta"))
+    alpha.expected_log += AWAY
+    (alpha.top / "d").mkdir()
+    load = Load(alpha.prefix, alpha.path / "d", "alpha")
+    stack.callback(load.kill)
+    time.sleep(0.5)
+    alpha.host.cut()
+    time.sleep(cut_s)
+    alpha.host.mend()
+    time.sleep(cut_s + 2)
+    load.stop()
+    assert load.failures == []
+    assert load.slowest_s > cut_s - 0.5
+    load.check(beta.top / "d")
+
+
+def test_redis_is_killed_and_started_again(
+    shared_redis: RedisServer, mounts: MountFactory, tmp_path: Path, stack: ExitStack
+) -> None:
+    server = RedisServer(tmp_path / "redis", "--appendfsync", "always")  # else it may write late while it waits for the disk
+    stack.callback(server.kill)
+    volume = mounts.volume(url=server.url)
+    one, two = mounts.new(volume), mounts.new(volume)
+    for mount in (one, two):
+        mount.expected_log += AWAY
+    (one.path / "d").mkdir()
+    load = Load([], one.path / "d", "one")
+    stack.callback(load.kill)
+    for _ in range(2):
+        time.sleep(0.7)
+        server.kill()
+        time.sleep(0.3)
+        server.start()
+    time.sleep(1.5)
+    load.stop()
+    assert load.failures == []
+    load.check(two.path / "d")
+    one.stop()
+    two.stop()
+    volume.assert_clean()
+    mounts.volumes.remove(volume)
+
+
+def test_a_bad_line_to_redis(redis_server: RedisServer, mounts: MountFactory, stack: ExitStack) -> None:
+    volume = mounts.volume(url=f"{redis_server.url}/7")
+    proxy = stack.enter_context(Proxy(redis_server.port))
+    good_url, volume.url = volume.url, f"redis://127.0.0.1:{proxy.port}/7"
+    mount = mounts.new(volume, "--io-timeout", "6")
+    mount.expected_log += AWAY
+    volume.url = good_url
+    (mount.path / "d").mkdir()
+    load = Load([], mount.path / "d", "one")
+    stack.callback(load.kill)
+    for trouble, amount in (("slow_s", 0.05), ("breaking", 0.05), ("silent", 0.01)):
+        setattr(proxy, trouble, amount)
+        time.sleep(2.5)
+        setattr(proxy, trouble, 0.0)
+    load.stop()
+    assert load.failures == []
+    assert proxy.n_broken
+    load.check(mount.path / "d")
+    mount.stop()
+
+
+def test_a_replica_takes_over_from_a_master_that_is_killed(
+    network: Network, server: RedisServer, mounts: MountFactory, tmp_path: Path, stack: ExitStack
+) -> None:
+    replica = network.redis(tmp_path / "replica", "--replicaof", network.address, str(server.port))
+    stack.callback(replica.kill)
+    config = tmp_path / "sentinel.conf"
+    config.write_text(
+        f"sentinel monitor chief {network.address} {server.port} 1\nsentinel down-after-milliseconds chief 500\n"
+        "sentinel failover-timeout chief 3000\n"
+    )
+    sentinel = network.redis(tmp_path / "sentinel", config=config)
+    stack.callback(sentinel.kill)
+    volume = mounts.volume(url=f"redis://chief,{network.address}:{sentinel.port}/2")
+    alpha, beta = (network.mount(mounts, network.host(name), volume) for name in ("alpha", "beta"))
+    for mount in (alpha, beta):
+        mount.expected_log += AWAY
+    (alpha.top / "d").mkdir()
+    load = Load(alpha.prefix, alpha.path / "d", "alpha")
+    stack.callback(load.kill)
+    time.sleep(1.5)
+    server.kill()
+    time.sleep(5)
+    load.stop()
+    assert load.failures == []
+    load.check(beta.top / "d")
+    with replica.client() as client:
+        assert client.info("replication")["role"] == "master"
+    alpha.stop()
+    beta.stop()
+    volume.assert_clean()
+    mounts.volumes.remove(volume)

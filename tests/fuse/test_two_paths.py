@@ -1,0 +1,232 @@
+"""An open by path sees what another mount has done to any name on the way, if that was over before the open began."""
+
+import ctypes
+import errno
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support.mounts import Mount, MountFactory
+from support.redis_server import RedisServer
+
+pytestmark = pytest.mark.fuse
+
+ROUNDS = 40
+RENAME_EXCHANGE = 2
+AT_FDCWD = -100
+
+Two = tuple[Path, Path]
+
+
+@pytest.fixture(params=["redis", "sqlite"])
+def two(request: pytest.FixtureRequest, mounts: MountFactory) -> Two:
+    """The roots of two mounts: in the first names are changed, in the second files are opened by path."""
+    url = f"{request.getfixturevalue('redis_server').url}/6" if request.param == "redis" else None
+    volume = mounts.volume(url=url)
+    return mounts.new(volume).path, mounts.new(volume).path
+
+
+def exchange(one: Path, other: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE):
+        raise OSError(ctypes.get_errno(), "renameat2")
+
+
+def made(folder: Path, content: str) -> Path:
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "f").write_text(content)
+    return folder
+
+
+def pauses() -> list[float]:
+    """Between a change and the open: none, and as long as the other mount may take to hear of it by itself."""
+    chosen = random.Random(1)
+    return [chosen.choice((0, 0, 0.003, chosen.uniform(0, 0.12))) for _ in range(ROUNDS)]
+
+
+def replace_directory(root: Path, n: int) -> None:
+    made(root / "new", str(n))
+    (root / "d").rename(root / f"old{n}")
+    (root / "new").rename(root / "d")
+
+
+def exchange_directories(root: Path, n: int) -> None:
+    exchange(made(root / f"other{n}", str(n)), root / "d")
+
+
+def replace_file(root: Path, n: int) -> None:
+    (root / "new").write_text(str(n))
+    (root / "new").rename(root / "d" / "sub" / "f")
+
+
+def move_file_away(root: Path, n: int) -> None:
+    (root / "d" / "sub" / "f").rename(root / f"old{n}")
+    (root / "d" / "sub" / "f").write_text(str(n))
+
+
+def write_again(root: Path, n: int) -> None:
+    (root / "d" / "sub" / "f").write_text(str(n))
+
+
+def replace_link(root: Path, n: int) -> None:
+    """`d` is a link here, as a dataset's newest version often is."""
+    made(root / f"version{n}", str(n))
+    (root / "link").symlink_to(f"version{n}")
+    (root / "link").rename(root / "d")
+
+
+def move_link_away(root: Path, n: int) -> None:
+    made(root / f"version{n}", str(n))
+    (root / "d").rename(root / f"link{n}")
+    (root / "d").symlink_to(f"version{n}")
+
+
+CHANGES = [replace_directory, exchange_directories, replace_file, move_file_away, write_again]
+LINKS = [replace_link, move_link_away]
+
+
+def test_an_open_sees_what_was_put_on_the_way(two: Two) -> None:
+    for change in [*CHANGES, *LINKS]:
+        for root in two:
+            (root / change.__name__).mkdir(exist_ok=True)
+        see(change, two[0] / change.__name__, two[1] / change.__name__)
+
+
+def see(change: Callable[[Path, int], None], writer: Path, reader: Path) -> None:
+    if change in LINKS:
+        made(writer / "first", "first")
+        (writer / "d").symlink_to("first")
+    else:
+        made(writer / "d", "first")
+    for n, pause_s in enumerate(pauses()):
+        (reader / "d" / "sub" / "f").read_text()  # the kernel has the whole path
+        change(writer, n)
+        time.sleep(pause_s)
+        assert (reader / "d" / "sub" / "f").read_text() == str(n), change.__name__
+
+
+def test_an_open_sees_files_that_were_not_there(two: Two) -> None:
+    writer, reader = two
+    (writer / "d").mkdir()
+    for n, pause_s in enumerate(pauses()):
+        there = reader / "d" / f"f{n}"
+        assert not there.exists()
+        (writer / "d" / f"f{n}").write_text(str(n))
+        time.sleep(pause_s)
+        assert there.read_text() == str(n)
+        (writer / "d" / f"f{n}").unlink()
+        time.sleep(pause_s)
+        with pytest.raises(FileNotFoundError):
+            there.read_text()
+
+
+def test_a_name_is_not_missed_in_a_directory_that_was_replaced(two: Two) -> None:
+    writer, reader = two
+    (writer / "d").mkdir()
+    for n, pause_s in enumerate(pauses()):
+        assert not (reader / "d" / f"f{n}").exists()
+        (writer / "new").mkdir()
+        (writer / "new" / f"f{n}").write_text(str(n))
+        exchange(writer / "new", writer / "d")
+        (writer / "new").rename(writer / f"old{n}")
+        time.sleep(pause_s)
+        assert (reader / "d" / f"f{n}").read_text() == str(n)
+        assert not (reader / f"old{n}" / f"f{n}").exists()
+
+
+def test_what_was_moved_is_opened_by_its_new_path_at_once(two: Two) -> None:
+    """Whoever comes by the new path is sent back, too, and let pass the second time, as often as it opens it."""
+    writer, reader = two
+    made(writer / "d0", "content")
+    for n in range(ROUNDS):
+        (reader / f"d{n}" / "sub" / "f").read_text()
+        (writer / f"d{n}").rename(writer / f"d{n + 1}")
+        for _ in range(3):
+            assert (reader / f"d{n + 1}" / "sub" / "f").read_text() == "content"
+        with pytest.raises(FileNotFoundError):
+            (reader / f"d{n}" / "sub" / "f").read_text()
+        assert not (reader / f"d{n + 1}" / "absent").exists()
+
+
+def test_directories_in_use_go_on_being_used(two: Two) -> None:
+    """Relative to a descriptor nothing on the way has changed, whatever the directory is called now."""
+    writer, reader = two
+    made(writer / "d0", "content")
+    fd = os.open(reader / "d0" / "sub", os.O_RDONLY)
+    try:
+        for n in range(20):
+            (writer / f"d{n}").rename(writer / f"d{n + 1}")
+            file = os.open("f", os.O_RDONLY, dir_fd=fd)
+            assert os.read(file, 100) == b"content"
+            again = os.open(f"/proc/self/fd/{file}", os.O_RDONLY)
+            assert os.read(again, 100) == b"content"
+            os.close(again)
+            os.close(file)
+            with pytest.raises(FileNotFoundError):
+                os.open("absent", os.O_RDONLY, dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
+def test_many_readers_of_a_path_that_is_replaced_all_the_time(two: Two) -> None:
+    """No open fails, and none shows what was replaced before it began."""
+    writer, reader = two
+    made(writer / "d", "0")
+    done = threading.Event()
+    newest = 0
+    problems: list[str] = []
+
+    def read() -> None:
+        while not done.is_set():
+            before = newest
+            try:
+                found = int((reader / "d" / "sub" / "f").read_text())
+            except OSError as error:
+                problems.append(str(error))
+                return
+            if found < before:
+                problems.append(f"{found} was shown after {before}")
+
+    threads = [threading.Thread(target=read) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for n in range(1, ROUNDS):
+        exchange(made(writer / f"other{n}", str(n)), writer / "d")
+        newest = n
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert not problems, problems[:5]
+
+
+def requests(mount: Mount, opcode: str) -> int:
+    name = f'cairnfs_fuse_requests_total{{opcode="{opcode}"}} '
+    return sum(int(line[len(name) :]) for line in (mount.path / ".stats").read_text().splitlines() if line.startswith(name))
+
+
+def test_names_that_do_not_exist_are_not_left_with_the_kernel(mounts: MountFactory, redis_server: RedisServer) -> None:
+    mount = mounts.new(mounts.volume(url=f"{redis_server.url}/6"))
+    absent = mount.path / "absent"
+    before = requests(mount, "LOOKUP")
+    for _ in range(50):
+        with pytest.raises(FileNotFoundError) as refused:
+            absent.read_text()
+        assert refused.value.errno == errno.ENOENT
+    assert requests(mount, "LOOKUP") - before >= 50
+
+
+def test_only_the_first_open_of_a_replaced_path_is_sent_back(mounts: MountFactory, redis_server: RedisServer) -> None:
+    volume = mounts.volume(url=f"{redis_server.url}/6")
+    writer, reader = mounts.new(volume), mounts.new(volume)
+    made(writer.path / "d", "0")
+    (reader.path / "d" / "sub" / "f").read_text()
+    before = requests(reader, "OPEN")
+    replace_directory(writer.path, 1)
+    for _ in range(20):
+        assert (reader.path / "d" / "sub" / "f").read_text() == "1"
+    assert requests(reader, "OPEN") - before == 1 + 20 + 1  # the second reading of counters is one as well

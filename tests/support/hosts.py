@@ -1,0 +1,156 @@
+"""Several hosts on one machine: each has its own network, processes, mounts, host name, and a link to a bridge that can be cut.
+
+The first process of a host ends when this one does, however that happens, and everything on the host with it: the kernel
+kills the processes, and takes away the mounts and the link. Needs root.
+"""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from support.mounts import Mount, MountFactory, Volume
+from support.redis_server import RedisServer
+
+BRIDGE = re.compile(r"cairn(\d+)")
+START = """
+hostname $0 && mount -t tmpfs tmpfs /run && ip link set lo up && trap '' CHLD && echo ready && exec cat
+"""  # its own /run has the notes of its mounts; with SIGCHLD ignored, orphans are no zombies
+
+
+def ip(*words: str) -> None:
+    done = subprocess.run(["ip", *words], capture_output=True, text=True)
+    assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
+
+
+class Host:
+    """One of them. What is mounted there is below `root`."""
+
+    def __init__(self, name: str, address: str, bridge: str, port: str) -> None:
+        self.name = name
+        self.address = address
+        self.port = port  # the bridge's end of its link
+        unshared = ["unshare", "--net", "--uts", "--ipc", "--mount-proc", "--pid", "--fork"]
+        command = [*unshared, "sh", "-c", START, name]
+        pipe = subprocess.PIPE
+        self._first = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+        assert self._first.stdout is not None
+        assert self._first.stdout.readline() == "ready\n", f"host {name} does not start"
+        (child,) = Path(f"/proc/{self._first.pid}/task/{self._first.pid}/children").read_text().split()
+        self.pid = int(child)
+        try:
+            self._connect(bridge)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _connect(self, bridge: str) -> None:
+        port, child = self.port, str(self.pid)
+        ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", child)
+        ip("link", "set", port, "master", bridge, "up")
+        self.run("ip", "address", "add", f"{self.address}/24", "dev", "eth0")
+        self.run("ip", "link", "set", "eth0", "up")
+
+    @property
+    def prefix(self) -> list[str]:
+        """What makes a command run there."""
+        return ["nsenter", "--target", str(self.pid), "--net", "--uts", "--ipc", "--mount", "--pid", "--"]
+
+    @property
+    def root(self) -> Path:
+        return Path(f"/proc/{self.pid}/root")
+
+    def run(self, *command: str | Path) -> str:
+        done = subprocess.run([*self.prefix, *map(str, command)], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, f"{self.name}: {command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def popen(self, *command: object) -> "subprocess.Popen[str]":
+        pipe = subprocess.PIPE
+        return subprocess.Popen([*self.prefix, *map(str, command)], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+    def cut(self) -> None:
+        """Nothing goes over the link any more, and nobody is told."""
+        ip("link", "set", self.port, "down")
+
+    def mend(self) -> None:
+        ip("link", "set", self.port, "up")
+
+    def kill(self) -> None:
+        """Every process on it, at once, and with them its mounts and its link."""
+        if self._first.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+        subprocess.run(["ip", "link", "delete", self.port], check=False, capture_output=True)  # the kernel takes its time
+        for stream in (self._first.stdin, self._first.stdout):
+            if stream is not None:
+                stream.close()
+        self._first.wait(30)
+
+
+class HostMount(Mount):
+    """A mount on a host. `top` is where the tests reach it from outside."""
+
+    def __init__(self, host: Host, volume: Volume, path: Path, *options: str) -> None:
+        super().__init__(volume, path, "channel", *options)
+        self.host = host
+        self.prefix = host.prefix
+        self.top = Path(f"{host.root}{path}")
+
+
+class Network:
+    """Hosts with links to one bridge, at whose `address` this process and its servers are."""
+
+    def __init__(self) -> None:
+        pid = os.getpid()
+        self.bridge = f"cairn{pid}"
+        self._subnet = f"10.{64 + (pid >> 8) % 128}.{pid % 256}"
+        self.address = f"{self._subnet}.1"
+        self.hosts: list[Host] = []
+        ip("link", "add", self.bridge, "type", "bridge")
+        ip("address", "add", f"{self.address}/24", "dev", self.bridge)
+        ip("link", "set", self.bridge, "up")
+
+    def host(self, name: str) -> Host:
+        number = len(self.hosts) + 2
+        host = Host(name, f"{self._subnet}.{number}", self.bridge, f"c{os.getpid()}.{number}")
+        self.hosts.append(host)
+        return host
+
+    def redis(self, folder: Path, *options: str, config: Path | None = None) -> RedisServer:
+        """A server that the hosts reach, too."""
+        return RedisServer(folder, "--bind", "127.0.0.1", self.address, "--protected-mode", "no", *options, config=config)
+
+    def url(self, server: RedisServer, db: int = 0) -> str:
+        return f"redis://{self.address}:{server.port}/{db}"
+
+    def mount(self, mounts: MountFactory, host: Host, volume: Volume, *options: str) -> HostMount:
+        mount = HostMount(host, volume, mounts.root / f"mnt{len(mounts.mounts)}", *options)
+        mounts.mounts.append(mount)
+        mount.start()
+        return mount
+
+    def close(self) -> None:
+        for host in self.hosts:
+            host.kill()
+        ip("link", "delete", self.bridge)
+
+
+def sweep() -> None:
+    """Bridges of runs that were killed."""
+    for name in os.listdir("/sys/class/net"):
+        found = BRIDGE.fullmatch(name)
+        if found is not None and not Path(f"/proc/{found[1]}").exists():
+            subprocess.run(["ip", "link", "delete", name], check=False, capture_output=True)
+
+
+@contextmanager
+def network() -> Iterator[Network]:
+    sweep()
+    made = Network()
+    try:
+        yield made
+    finally:
+        made.close()
