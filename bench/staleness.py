@@ -8,8 +8,6 @@ database of the URL is overwritten; without one, a server is started.
 import argparse
 import multiprocessing
 import os
-import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -23,28 +21,11 @@ from rich.console import Console
 from rich.table import Table
 
 from cairnfs.bench.mounted import CAIRNFS
+from cairnfs.bench.servers import redis_server
 
 PAUSE_S = 0.3  # between changes: the follower must not be busy with the one before
 GIVE_UP_S = 10.0
 console = Console(width=None if sys.stdout.isatty() else 110)
-
-
-@contextmanager
-def server(folder: Path) -> Iterator[str]:
-    """A Redis server of our own; its URL."""
-    program = shutil.which("redis-server") or shutil.which("valkey-server")
-    if program is None:
-        raise SystemExit("staleness: there is no redis-server here: install it, or name one with --url")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--appendonly", "yes"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        process.terminate()
-        process.wait()
 
 
 @contextmanager
@@ -121,7 +102,7 @@ def main() -> None:
     table = Table("what is looked for", "load", "median ms", "99 % ms", "worst ms")
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cairnfs-bench-")))
-        url = arguments.url or stack.enter_context(server(root))
+        url = arguments.url or f"{stack.enter_context(redis_server(root, appendonly=True))}/0"
         tops = stack.enter_context(two_mounts(url, root))
         for n_procs in (0, arguments.load):
             with loaded(tops, n_procs):
