@@ -212,6 +212,9 @@ def test_a_replica_takes_over_from_a_master_that_is_killed(
 ) -> None:
     replica = network.redis(tmp_path / "replica", "--replicaof", network.address, str(server.port))
     stack.callback(replica.kill)
+    with replica.client() as client:
+        while client.info("replication")["master_link_status"] != "up":  # a fresh one waits before it copies
+            time.sleep(0.05)
     config = tmp_path / "sentinel.conf"
     config.write_text(
         f"sentinel monitor chief {network.address} {server.port} 1\nsentinel down-after-milliseconds chief 500\n"
