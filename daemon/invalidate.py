@@ -232,7 +232,8 @@ class Follower(threading.Thread):
                     others = [record for record in records if not self._own(record)]
                     if self._core is not None and others:
                         self._core.recall.changed(key for record in others for key in record.keys)
-                    noted = None if self._moved is None else self._moved.look({i for record in others for i in moved(record)})
+                    elsewhere = {i for record in others if not self._of_session(record) for i in moved(record)}
+                    noted = None if self._moved is None else self._moved.look(elsewhere)
                     if self._arena is not None:
                         for record in others:
                             self._arena.changed(record.keys, record.position)
@@ -255,7 +256,11 @@ class Follower(threading.Thread):
 
     def _own(self, record: LogRecord) -> bool:
         """Whether this process made the commit. Whoever has no session (origin 0) knows none of its own."""
-        return record.origin == self._store.origin != 0 and record.position > self._strange_until
+        return self._of_session(record) and record.position > self._strange_until
+
+    def _of_session(self, record: LogRecord) -> bool:
+        """Whether this process or a predecessor made it: the kernel has these names from the very requests that changed them."""
+        return record.origin == self._store.origin != 0
 
     def _lease_lost(self) -> None:
         """On the lease's thread. From now on the kernel is promised little, so what it learns until the next drop ends soon."""

@@ -5,6 +5,7 @@ import gc
 import os
 import platform
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import TypeVar
 
 SUPPORTED = platform.machine() == "x86_64"
 
-TRACEME, PEEKTEXT, PEEKUSER, POKETEXT, POKEUSER, CONT, SINGLESTEP, ATTACH, DETACH = 0, 1, 3, 4, 6, 7, 9, 16, 17
+TRACEME, PEEKTEXT, PEEKUSER, POKETEXT, POKEUSER, CONT, SINGLESTEP, DETACH = 0, 1, 3, 4, 6, 7, 9, 17
+SEIZE, INTERRUPT = 0x4206, 0x4207  # unlike ATTACH, without a signal that a SIGCONT takes back
 WALL = 0x40000000  # waitpid: threads, too
 AT_RIP = 16 * 8  # in struct user
 WORD, INT3, LOW_BYTE = 2**64 - 1, 0xCC, 0xFF
@@ -132,14 +134,27 @@ def traced(pid: int) -> Iterator[None]:
     """Every thread of a process stands still, held by this one as by a debugger."""
     tids = [int(tid) for tid in os.listdir(f"/proc/{pid}/task")]
     for tid in tids:
-        assert _ptrace(ATTACH, tid, 0, 0) == 0, os.strerror(ctypes.get_errno())
+        assert _ptrace(SEIZE, tid, 0, 0) == _ptrace(INTERRUPT, tid, 0, 0) == 0, os.strerror(ctypes.get_errno())
         os.waitpid(tid, WALL)
     try:
         yield
     finally:
-        for tid in sorted(tids, key=pid.__eq__):  # a killed process is over when all its other threads are
-            if _ptrace(DETACH, tid, 0, 0):
-                os.waitpid(tid, WALL)  # killed meanwhile
+        _let_go(tids)
+
+
+def _let_go(tids: list[int]) -> None:
+    """Of threads that are traced, wherever they are in dying: that of the process's number is not over before all others are."""
+    deadline_s = time.monotonic() + 20
+    left = set(tids)
+    while left and time.monotonic() < deadline_s:
+        for tid in list(left):
+            try:
+                if _ptrace(DETACH, tid, 0, 0) == 0 or os.waitpid(tid, WALL | os.WNOHANG)[0]:
+                    left.discard(tid)
+            except ChildProcessError:
+                left.discard(tid)
+        time.sleep(0.01)
+    assert not left, f"threads {left} neither go on nor die"
 
 
 class Deaths:
