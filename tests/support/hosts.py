@@ -17,8 +17,9 @@ from support.redis_server import RedisServer
 
 BRIDGE = re.compile(r"cairn(\d+)")
 START = """
+umount --all --lazy --types fuse.cairnfs
 hostname $0 && mount -t tmpfs tmpfs /run && ip link set lo up && trap '' CHLD && echo ready && exec cat
-"""  # its own /run has the notes of its mounts; with SIGCHLD ignored, orphans are no zombies
+"""  # copies of others' mounts would keep these in use; /run has the notes of its own; with SIGCHLD ignored, orphans are no zombies
 
 
 def ip(*words: str) -> None:
