@@ -19,7 +19,7 @@ BRIDGE = re.compile(r"cairn(\d+)")
 START = """
 umount --all --lazy --types fuse.cairnfs
 hostname $0 && mount -t tmpfs tmpfs /run && ip link set lo up && trap '' CHLD && echo ready && exec cat
-"""  # copies of others' mounts would keep these in use; /run has the notes of its own; with SIGCHLD ignored, orphans are no zombies
+"""  # copies of others' mounts would keep these in use; /run is for notes of its own; SIGCHLD ignored, so orphans are no zombies
 
 
 def ip(*words: str) -> None:
