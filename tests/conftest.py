@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_sessionstart() -> None:
     """Sweep mounts that a killed run left behind; those that answer belong to a run beside this one."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells ignore for what they run in the background
     for mountpoint in cairnfs_mounts():
         try:
             os.stat(mountpoint)
