@@ -110,7 +110,8 @@ class Network:
         self._subnet = f"10.{64 + (pid >> 8) % 128}.{pid % 256}"
         self.address = f"{self._subnet}.1"
         self.hosts: list[Host] = []
-        ip("link", "add", self.bridge, "type", "bridge")
+        # An address of its own: else it has that of a port, and when this goes, nobody finds the bridge for half a minute.
+        ip("link", "add", self.bridge, "address", "02:00:00:00:00:01", "type", "bridge")
         ip("address", "add", f"{self.address}/24", "dev", self.bridge)
         ip("link", "set", self.bridge, "up")
 
