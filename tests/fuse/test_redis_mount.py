@@ -17,6 +17,7 @@ from support.redis_server import RedisServer
 pytestmark = pytest.mark.fuse
 
 N = 40
+EXACT = ("--heartbeat", "30", "--workers", "1")  # a worker that fetches has read rows which the one that serves has not
 N_MANY = 5000
 N_EACH = 150
 SLACK = 4  # a heartbeat, another batch of numbers
@@ -25,7 +26,7 @@ FEW = 8  # a name of each directory on the way, pages of 64 and 128 entries, SLA
 
 @pytest.fixture
 def mount(mounts: MountFactory, redis_server: RedisServer) -> Mount:
-    mount = mounts.new(mounts.volume(url=f"{redis_server.url}/5"), "--heartbeat", "30", "--workers", "1")
+    mount = mounts.new(mounts.volume(url=f"{redis_server.url}/5"), *EXACT)
     (mount.path / "d").mkdir()
     (mount.path / "d" / "first").write_bytes(b"x")
     return mount
@@ -98,7 +99,7 @@ def test_what_is_known_costs_nothing_but_the_fence_of_an_open(mount: Mount) -> N
 
 
 def test_a_cold_directory_takes_few_round_trips_in_any_order(mounts: MountFactory, redis_server: RedisServer) -> None:
-    mount = mounts.new(mounts.volume(url=f"{redis_server.url}/5"))
+    mount = mounts.new(mounts.volume(url=f"{redis_server.url}/5"), *EXACT)
     there = mount.path / "d"
     there.mkdir()
     data = os.urandom(5000)
@@ -131,7 +132,7 @@ def test_a_cold_directory_takes_few_round_trips_in_any_order(mounts: MountFactor
 
 
 def test_many_small_directories_take_a_round_trip_each(mounts: MountFactory, redis_server: RedisServer) -> None:
-    mount = mounts.new(mounts.volume(url=f"{redis_server.url}/5"))
+    mount = mounts.new(mounts.volume(url=f"{redis_server.url}/5"), *EXACT)
     for d in range(30):
         (mount.path / f"d{d}").mkdir()
         fill(mount.volume.url, (mount.path / f"d{d}").stat().st_ino, [b"f%d" % i for i in range(20)])
@@ -145,7 +146,7 @@ def test_a_listing_with_attributes_is_fetched_in_large_pages_as_it_is_read(
     mounts: MountFactory, redis_server: RedisServer, request: pytest.FixtureRequest
 ) -> None:
     n = 200_000 if request.config.getoption("--full") else 12_000
-    mount = mounts.new(mounts.volume(url=f"{redis_server.url}/5"))
+    mount = mounts.new(mounts.volume(url=f"{redis_server.url}/5"), *EXACT)
     there = mount.path / "d"
     there.mkdir()
     fill(mount.volume.url, there.stat().st_ino, [b"f%06d" % i for i in range(n)])
@@ -166,7 +167,7 @@ def test_a_listing_with_attributes_is_fetched_in_large_pages_as_it_is_read(
 
 
 def test_removing_what_was_listed_is_one_round_trip_each(mounts: MountFactory, redis_server: RedisServer) -> None:
-    mount = mounts.new(mounts.volume(url=f"{redis_server.url}/5"))
+    mount = mounts.new(mounts.volume(url=f"{redis_server.url}/5"), *EXACT)
     there = mount.path / "d"
     there.mkdir()
     fill(mount.volume.url, there.stat().st_ino, [b"f%06d" % i for i in range(1000)])
@@ -208,7 +209,7 @@ def test_many_creates_in_one_directory_do_not_get_in_each_others_way(mounts: Mou
 
 def test_pushed_changes_arrive_without_being_asked_for(mounts: MountFactory, redis_server: RedisServer) -> None:
     volume = mounts.volume(url=f"{redis_server.url}/5")
-    one, two = mounts.new(volume), mounts.new(volume, "--consistency", "push")
+    one, two = mounts.new(volume, *EXACT), mounts.new(volume, *EXACT, "--consistency", "push")
     (one.path / "d").mkdir()
     (one.path / "d" / "f0").write_bytes(b"0")
     while not (two.path / "d" / "f0").exists():
