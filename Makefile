@@ -22,7 +22,7 @@ demo: setup
 
 # Mounts have four workers; in the second run they are single processes. Tests that say themselves how many there are, or for which it is
 # all the same, run once, and those of Ceph and S3 would wait for another cluster.
-SAID = ceph_mount s3_mount deployment takeover uring redis_mount two_mounts mount_command ordinary_user bench
+SAID = ceph_mount s3_mount deployment takeover uring redis_mount two_mounts two_paths watch_command bandwidth mount_command ordinary_user bench
 test: setup-tests
 	@CAIRN_TEST_WORKERS=$${CAIRN_TEST_WORKERS-4} $(PY) -m pytest $(ARGS)
 ifeq ($(ARGS),)
