@@ -33,8 +33,7 @@ def tops(request: pytest.FixtureRequest, mounts: MountFactory) -> Iterator[list[
     yield [one.path / "d", two.path / "d"]
     for mount in (one, two):
         found = totals(mount).compiled
-        assert found["LOOKUP"] > 20, found
-        assert found["OPEN"] > 20 or server is not None, found  # on Redis, opens ask for the end of the log
+        assert found["LOOKUP"] > 20, found  # opens are Python's while others change names: it looks whether these led there
     until(lambda: sustained(one.volume) == [])
 
 
