@@ -71,6 +71,7 @@ def test_changes_of_every_mount_are_printed_with_who_made_them(mounts: MountFact
         while not (folder / "old").exists():
             time.sleep(0.01)
         (folder / "old").write_bytes(b"yy")
+        watch.wait_for('"write"')  # the log names its inode only, which has no path any more when it is removed
         (folder / "new").write_bytes(b"z")
         (folder / "new").rename(there.path / "away")
         shutil.rmtree(folder)
