@@ -9,11 +9,8 @@ import argparse
 import math
 import os
 import random
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cairnfs.bench.epochs import FILES_PER_FOLDER, together
-from cairnfs.bench.mounted import CAIRNFS, counters
+from cairnfs.bench.mounted import counters, mounted_again, run_cairnfs
 from cairnfs.bench.servers import CEPH, CephCluster, redis_server
 
 MAX_BYTES = 100_000
@@ -57,15 +54,6 @@ def read(top: Path, first: int, step: int, sizes: list[int], seed: int) -> None:
         data = path_of(top, n).read_bytes()
         if len(data) != sizes[n] or (n % 100 == 0 and data != content(n, sizes[n])):
             raise ValueError(f"{path_of(top, n)} is not what was written")
-
-
-@contextmanager
-def mounted(url: str, mountpoint: Path, *options: str) -> Iterator[Path]:
-    subprocess.run([*CAIRNFS, "mount", url, mountpoint, "-d", "--log", f"{mountpoint}.log", *options], check=True)
-    try:
-        yield mountpoint
-    finally:
-        subprocess.run([*CAIRNFS, "umount", mountpoint], check=True)
 
 
 def drop_caches() -> None:
@@ -105,7 +93,8 @@ def _asked(before: dict[str, float], after: dict[str, float], kind: str) -> tupl
 
 
 def measure(url: str, mountpoint: Path, report: Report, cache_memory: str) -> None:
-    mount = partial(mounted, url, mountpoint, "--cache-memory", cache_memory)
+    log = mountpoint.with_suffix(".log")
+    mount = partial(mounted_again, mountpoint, url, log, "--cache-memory", cache_memory)
     with mount() as top:
         for start in range(0, len(report.sizes), FILES_PER_FOLDER):
             path_of(top, start).parent.mkdir()
@@ -136,9 +125,8 @@ def main() -> int:
     ):
         cluster.make_user("trainer", cluster.make_pool(POOL, 32))
         mountpoint = Path(folder) / "mnt"
-        mountpoint.mkdir()
         place = ["--storage", "rados", "--bucket", POOL, "--ceph-conf", str(cluster.conf), "--ceph-user", "trainer"]
-        subprocess.run([*CAIRNFS, "format", f"{redis_url}/0", "epoch", *place], check=True, stdout=subprocess.DEVNULL)
+        run_cairnfs("format", f"{redis_url}/0", "epoch", *place)
         measure(f"{redis_url}/0", mountpoint, report, options.cache_memory)
     console.print(report.table)
     return 0

@@ -30,8 +30,15 @@ def mounted(root: Path, bucket: Path, *options: str) -> Iterator[Path]:
 @contextmanager
 def mounted_at(mountpoint: Path, url: str, log: Path, stores: tuple[str, ...], options: tuple[str, ...] = ()) -> Iterator[Path]:
     """A fresh volume on any stores: `stores` are options of `cairnfs format`, `options` those of `cairnfs mount`."""
-    mountpoint.mkdir()
     run_cairnfs("format", url, "bench", *stores)
+    with mounted_again(mountpoint, url, log, *options):
+        yield mountpoint
+
+
+@contextmanager
+def mounted_again(mountpoint: Path, url: str, log: Path, *options: str) -> Iterator[Path]:
+    """A volume that is there."""
+    mountpoint.mkdir(exist_ok=True)
     run_cairnfs("mount", url, mountpoint, "-d", "--log", log, *options)
     try:
         yield mountpoint

@@ -9,7 +9,6 @@ import argparse
 import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cairnfs.bench.mounted import CAIRNFS
+from cairnfs.bench.mounted import mounted_again, run_cairnfs
 from cairnfs.bench.servers import redis_server
 
 PAUSE_S = 0.3  # between changes: the follower must not be busy with the one before
@@ -30,16 +29,13 @@ console = Console(width=None if sys.stdout.isatty() else 110)
 
 @contextmanager
 def two_mounts(url: str, root: Path) -> Iterator[tuple[Path, Path]]:
-    def run(*words: object) -> None:
-        subprocess.run([*CAIRNFS, *map(str, words)], check=True, capture_output=True)
-
-    run("format", url, "bench", "--bucket", root, "--force")
+    run_cairnfs("format", url, "bench", "--bucket", root, "--force")
     with ExitStack() as stack:
-        for name in ("one", "two"):
-            (root / name).mkdir()
-            run("mount", url, root / name, "-d", "--log", root / f"{name}.log", "--consistency", "push")
-            stack.callback(run, "umount", root / name)
-        yield root / "one", root / "two"
+        one, two = (
+            stack.enter_context(mounted_again(root / name, url, root / f"{name}.log", "--consistency", "push"))
+            for name in ("one", "two")
+        )
+        yield one, two
 
 
 def seen_after_s(is_seen: Callable[[], bool]) -> float:

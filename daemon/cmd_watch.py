@@ -4,7 +4,6 @@ import json
 import os
 import re
 import select
-import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import click
 
 from cairnfs.daemon.command import json_option
 from cairnfs.errors import CairnError, UsageError
+from cairnfs.types import TYPE_NAMES
 
 if TYPE_CHECKING:
     from cairnfs.meta.changes import Change
@@ -26,15 +26,6 @@ SHORTEST_POLL_S = 0.01  # while something happens
 LONGEST_POLL_S = 0.2  # while nothing does
 SESSIONS_S = 1.0  # between two looks at who is there, when somebody unknown changes something
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-TYPES = {
-    stat.S_IFREG: "file",
-    stat.S_IFDIR: "directory",
-    stat.S_IFLNK: "symlink",
-    stat.S_IFIFO: "fifo",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFCHR: "character device",
-    stat.S_IFBLK: "block device",
-}
 
 
 class Watched(NamedTuple):
@@ -171,7 +162,7 @@ class Shown:
             "what": change.what,
             "path": self._path(change.path),
             "inode": change.ino,
-            "type": TYPES.get(change.type),
+            "type": TYPE_NAMES.get(change.type),
             "session": change.session,
             "host": session.host if session else None,
             "pid": session.pid if session else None,

@@ -16,6 +16,16 @@ SessionId = NewType("SessionId", int)
 
 Buffer = bytes | bytearray | memoryview
 
+TYPE_NAMES = {  # of inodes, for people
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "character device",
+    stat.S_IFBLK: "block device",
+}
+
 
 def never_interrupted() -> bool:
     return False

@@ -10,20 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from cairnfs.const import CHUNK_BYTES
-from cairnfs.types import Attr, Extent, Inode
+from cairnfs.types import TYPE_NAMES, Attr, Extent, Inode
 from cairnfs.vfs.state import VfsState
 
 MAX_INFO_BYTES = 60 << 10  # below the kernel's limit of 64 KiB for one value
-
-TYPES = {
-    stat.S_IFREG: "file",
-    stat.S_IFDIR: "directory",
-    stat.S_IFLNK: "symlink",
-    stat.S_IFIFO: "fifo",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFCHR: "character device",
-    stat.S_IFBLK: "block device",
-}
 
 
 def describe(state: VfsState, ino: Inode) -> bytes:
@@ -35,7 +25,7 @@ def describe(state: VfsState, ino: Inode) -> bytes:
     info: dict[str, Any] = {
         "inode": ino,
         "path": None if path is None else os.fsdecode(path),
-        "type": TYPES.get(stat.S_IFMT(attr.mode), "unknown"),
+        "type": TYPE_NAMES.get(stat.S_IFMT(attr.mode), "unknown"),
         "mode": f"{stat.S_IMODE(attr.mode):04o}",
         "uid": attr.uid,
         "gid": attr.gid,

@@ -26,6 +26,7 @@ from cairnfs.volume import format_volume, new_format
 from support.compiled import Node
 from support.engine import Engine
 from support.redis_server import RedisServer, free_port
+from support.relay import Relay
 from support.rows import A, B, put, value
 
 COUNT = (b"count", b"")
@@ -58,43 +59,23 @@ def counted(store: RedisStore) -> int:
     return int.from_bytes(value(store, COUNT) or b"", "big")
 
 
-class Proxy:
+class Proxy(Relay):
     """Between store and server. `lose_reply`: the next commit is passed on, and its connection dies before the answer."""
 
     def __init__(self, port: int) -> None:
-        self._to = port
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listening.getsockname()[1]
         self.lose_reply = threading.Event()
         self.n_lost = 0
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
+        super().__init__(port)
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listening.accept()
-            except OSError:
+    def serve(self, client: socket.socket, server: socket.socket) -> None:
+        while data := client.recv(1 << 20):
+            server.sendall(data)
+            reply = server.recv(1 << 20)
+            if self.lose_reply.is_set() and b"EVALSHA" in data:
+                self.lose_reply.clear()
+                self.n_lost += 1
                 return
-            self._threads.append(threading.Thread(target=self._serve, args=(client,), daemon=True))
-            self._threads[-1].start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with client, socket.create_connection(("127.0.0.1", self._to)) as server:
-            while data := client.recv(1 << 20):
-                server.sendall(data)
-                reply = server.recv(1 << 20)
-                if self.lose_reply.is_set() and b"EVALSHA" in data:
-                    self.lose_reply.clear()
-                    self.n_lost += 1
-                    return
-                client.sendall(reply)
-
-    def close(self) -> None:
-        self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
-        for thread in self._threads:
-            thread.join(10)
+            client.sendall(reply)
 
 
 def test_a_commit_whose_answer_is_lost_happens_once_and_is_told(redis_server: RedisServer) -> None:

@@ -15,6 +15,7 @@ from obstore.exceptions import BaseError
 from obstore.store import HTTPStore
 
 from support.ceph_server import CephCluster
+from support.relay import Relay
 
 ACCESS, SECRET = "access", "secretkey"
 KEYS = {"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_EC2_METADATA_DISABLED": "true"}
@@ -38,7 +39,7 @@ class Gateway:
         subprocess.run(["radosgw-admin", "-c", self.cluster.conf, *words], check=True, capture_output=True, timeout=60)
 
 
-class S3Proxy:
+class S3Proxy(Relay):
     """Passes HTTP requests on, one thread for each connection, and does what `mode` says to those that `method` names.
 
     slow: an answer comes after `delay_s`; hang: never; half: its connection ends within the body (or, without one, before it);
@@ -47,20 +48,15 @@ class S3Proxy:
     """
 
     def __init__(self, url: str) -> None:
-        self._to = int(url.rpartition(":")[2])
         self.mode = ""
         self.method = b""
         self.n_left = 0  # requests that it is done to; below zero: all
         self.delay_s = 0.2
         self.counts: Counter[str] = Counter()
-        self.n_connections = 0
         self._closing = threading.Event()
         self._lock = threading.Lock()
-        self._sockets: list[socket.socket] = []
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
+        super().__init__(int(url.rpartition(":")[2]))
+        self.url = f"http://127.0.0.1:{self.port}"
 
     def fail(self, mode: str, method: str = "", n: int = -1) -> None:
         with self._lock:
@@ -68,32 +64,12 @@ class S3Proxy:
 
     def close(self) -> None:
         self._closing.set()
-        self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
-        for open_ in self._sockets:
-            with suppress(OSError):
-                open_.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(10)
+        super().close()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listening.accept()
-            except OSError:
-                return
-            self.n_connections += 1
-            self._sockets.append(client)
-            self._threads.append(threading.Thread(target=self._serve, args=(client,), daemon=True))
-            self._threads[-1].start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with client, suppress(OSError, EOFError), socket.create_connection(("127.0.0.1", self._to)) as server:
-            self._sockets.append(server)
-            incoming, answers = client.makefile("rb"), server.makefile("rb")
-            with incoming, answers:
-                while self._pass_on(client, server, incoming, answers):
-                    pass
+    def serve(self, client: socket.socket, server: socket.socket) -> None:
+        with client.makefile("rb") as incoming, server.makefile("rb") as answers:
+            while self._pass_on(client, server, incoming, answers):
+                pass
 
     def _mode_for(self, method: bytes) -> str:
         with self._lock:
