@@ -118,8 +118,8 @@ class FileIo:
         try:
             found = self._read_piece(ino, offset, size) if compiled else None
             return self._read_opened(fh, offset, size) if found is None else found
-        except (ObjectError, StoreError):
-            unanswered.note(ino, offset, size, began_s)
+        except (ObjectError, StoreError) as error:
+            unanswered.note(ino, offset, size, began_s, is_metadata=isinstance(error, StoreError))
             raise
 
     def _read_opened(self, fh: int, offset: int, size: int) -> list[memoryview]:

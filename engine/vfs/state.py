@@ -57,7 +57,7 @@ class VfsState:
         self.moved = Moved(self._parent_of, arena, clock)
         self.pages = PageVersions(arena)
         self.capacity = Capacity(meta, clock)
-        self.unanswered = Unanswered(clock)
+        self.unanswered = Unanswered(clock, data.n_answers)
         self.files = OpenFiles(meta, data, self.pages, self.capacity, arena, journal)
         self.numbers = itertools.count(1 if carried is None else (carried.generation << GENERATION_SHIFT) + 1)
         self.handles: HandleTable[Handle] = HandleTable(self.numbers, records)
