@@ -238,6 +238,15 @@ def test_a_killed_mount_is_replaced_by_the_next_and_its_session_cleaned_at_once(
     assert [session["pid"] for session in sessions(mount.volume)] == mount.pids[:1]
 
 
+def test_a_dead_mount_is_replaced_although_the_kernel_still_knows_its_attributes(channel_mount: Mount) -> None:
+    (channel_mount.path / "f").write_bytes(b"kept")
+    os.stat(channel_mount.path)
+    channel_mount.kill_processes()
+    os.stat(channel_mount.path)  # nobody is asked
+    channel_mount.start()
+    assert (channel_mount.path / "f").read_bytes() == b"kept"
+
+
 def test_a_read_only_mount_refuses_changes(mounts: MountFactory, front: str) -> None:
     mount = mounts.new(front=front)
     (mount.path / "f").write_bytes(b"data")
