@@ -80,7 +80,8 @@ cdef int op_open(Request r) except -1:
         if r.lane.replied:  # nobody took the handle: it is to be released
             r.begin()
             return op_release(r)
-    if in_.open_flags & fw.FW_OPEN_KILL_SUIDGID:
+        opened = r.h.open(r.caller, r.header.nodeid, in_.flags, False, True)
+    elif in_.open_flags & fw.FW_OPEN_KILL_SUIDGID:
         opened = r.h.open(r.caller, r.header.nodeid, in_.flags, True)
         privileges_dropped(r)
     else:

@@ -132,9 +132,12 @@ class Vfs:
         """Create and open a file; without O_EXCL an existing one is opened. EEXIST, EISDIR, ENOENT, ENOSPC, EROFS."""
         return self._io.create(c, parent, name, mode, flags)
 
-    def open(self, c: Caller, ino: Inode, flags: int, kill_suidgid: bool = False) -> Opened:
-        """Open a regular file, with O_TRUNC if given. ESTALE, EISDIR, ELOOP (symbolic link), ENXIO (others), EROFS."""
-        self.fence(c, ino)
+    def open(self, c: Caller, ino: Inode, flags: int, kill_suidgid: bool = False, fenced: bool = False) -> Opened:
+        """Open a regular file, with O_TRUNC if given. `fenced`: there was a `fence` for this very open, which it must pass once.
+        ESTALE, EISDIR, ELOOP (symbolic link), ENXIO (others), EROFS.
+        """
+        if not fenced:
+            self.fence(c, ino)
         with self._state.moved.walk(c.pid):
             return self._io.open(ino, flags, kill_suidgid)
 
