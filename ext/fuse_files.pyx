@@ -250,6 +250,10 @@ cdef int op_opendir(Request r) except -1:
     cdef fw.fw_open_out *out
     cdef uint64_t fh
     r.take(sizeof(fw.fw_open_in))
+    if r.lane.chan.wants_fence(r.lane.chan, r.header.nodeid):
+        r.h.fence(r.caller, r.header.nodeid)
+        if r.lane.chan.open_fenced(r.lane):
+            return 0
     fh = r.h.opendir(r.caller, r.header.nodeid).fh
     out = <fw.fw_open_out *>r.answer(sizeof(fw.fw_open_out))
     out.fh = fh << 1

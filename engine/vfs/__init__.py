@@ -192,7 +192,12 @@ class Vfs:
 
     def opendir(self, c: Caller, ino: Inode) -> Opened:
         """Open a directory. ESTALE, ENOTDIR."""
-        return self._dirs.opendir(ino)
+        self.fence(c, ino)
+        try:
+            return self._dirs.opendir(ino)
+        except FsError as error:
+            self._state.moved.refused(c.pid, error)
+            raise
 
     def readdir(self, c: Caller, fh: int, cookie: int, plus: bool = False) -> Iterator[DirEntry]:
         """Entries after `cookie` (0: from the start), with attributes if `plus`. EBADF; EIO while iterating."""
