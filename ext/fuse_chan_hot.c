@@ -240,13 +240,13 @@ static int open_file(struct fc_lane *lane, const struct fw_in_header *header, st
 int fc_wants_fence(struct fc_chan *chan, uint64_t ino)
 {
     struct ar_attr attr;
-    if (chan->arena == NULL || __atomic_load_n(&chan->arena->watch, __ATOMIC_RELAXED) != NULL || !fc_may_answer(chan))
-        return 0;
-    if (fc_is_marked(chan, ino, FC_MARK_LOCKED) || ar_marks(chan->arena, ino))
+    if (chan->arena == NULL || !fc_may_answer(chan) || fc_is_marked(chan, ino, FC_MARK_LOCKED) || ar_marks(chan->arena, ino))
         return 0;
     if (!ar_attr_find(chan->arena, ino, &attr))
         return 0;
-    return S_ISDIR(attr.mode) ? fc_has_listing(chan, &attr) : attr.layout != AR_OTHER;
+    if (S_ISDIR(attr.mode)) /* all requests of a listing follow from who has opened it */
+        return fc_has_listing(chan, &attr);
+    return attr.layout != AR_OTHER && __atomic_load_n(&chan->arena->watch, __ATOMIC_RELAXED) == NULL;
 }
 
 int fc_open_fenced(struct fc_lane *lane)

@@ -95,6 +95,7 @@ cdef class Caller:
     cdef readonly unsigned int gid
     cdef readonly unsigned int pid
     cdef readonly unsigned int umask
+    cdef readonly bint fenced
     cdef fc_lane *lane
     cdef uint64_t unique
 

@@ -144,9 +144,13 @@ class Vfs:
             raise
 
     def fence(self, c: Caller, ino: Inode) -> None:
-        """Before an inode is opened: return when everything that others committed before the call is known here. EIO, ESTALE."""
-        self._state.fence(UNKNOWN)
-        self._state.moved.check(c.pid, ino)
+        """Before an inode is opened: return when everything that others committed before the call is known here. EIO, ESTALE.
+
+        Once for a request: who was sent back is let pass once.
+        """
+        if not c.fenced:
+            self._state.fence(UNKNOWN)
+            self._state.moved.check(c.pid, ino)
 
     def read(self, c: Caller, fh: int, offset: int, size: int) -> list[memoryview]:
         """Up to `size` bytes as consecutive views, valid as long as they are referenced; short only at the end of file.
