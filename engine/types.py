@@ -43,8 +43,8 @@ carry it in the change log, so that whoever takes over from a process that was k
 
 
 class Caller(NamedTuple):
-    """Who makes a request. `interrupted` tells whether the calling process has been signalled since; `fenced`, that `Vfs.fence` was
-    called for it.
+    """Who makes a request. `interrupted` tells whether the calling process has been signalled since; `fenced`, that it has passed
+    `Vfs.fence`.
     """
 
     uid: int = 0

@@ -192,11 +192,8 @@ class Vfs:
     def opendir(self, c: Caller, ino: Inode) -> Opened:
         """Open a directory. ESTALE, ENOTDIR."""
         self.fence(c, ino)
-        try:
+        with self._state.moved.walk(c.pid):
             return self._dirs.opendir(ino)
-        except FsError as error:
-            self._state.moved.refused(c.pid, error)
-            raise
 
     def readdir(self, c: Caller, fh: int, cookie: int, plus: bool = False) -> Iterator[DirEntry]:
         """Entries after `cookie` (0: from the start), with attributes if `plus`. EBADF; EIO while iterating."""

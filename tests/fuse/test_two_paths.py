@@ -123,6 +123,7 @@ def test_a_listing_sees_what_was_put_on_the_way(two: Two) -> None:
             (writer / "d").symlink_to("first")
         else:
             (writer / "first").rename(writer / "d")
+        time.sleep(0.3)  # the other mount has heard of what was made
         for n, pause_s in enumerate(pauses()[: ROUNDS // 2]):
             for _ in range(2):  # the kernel has the whole path, and compiled code the listing
                 os.listdir(reader / "d" / "sub")
