@@ -9,7 +9,7 @@ from cairnfs.ext.arena import Arena
 class Page:
     """Rows of one partition in order of their keys, each with the row that it names. Immutable."""
 
-    def __init__(self, packed: bytes, after: bytes | None = None, limit: int = 0xFFFFFFFF) -> None:
+    def __new__(cls, packed: bytes, after: bytes | None = None, limit: int = 0xFFFFFFFF) -> Page:
         """`packed` is the string of page_impl.h. Of its rows, `limit` at most, those with a key greater than `after`.
 
         ValueError when it is damaged.

@@ -36,7 +36,7 @@ from cairnfs.meta.records import (
     xattr_key,
 )
 from cairnfs.meta.rename import Renamed, rename
-from cairnfs.meta.stores.base import NO_ROWS, Row, Scanned
+from cairnfs.meta.stores.base import NO_ROWS, Row
 from cairnfs.meta.stores.named import neighbours
 from cairnfs.meta.txn import Txn
 from cairnfs.types import Attr, Caller, Inode, Position
@@ -51,6 +51,13 @@ class Listed(NamedTuple):
     ino: Inode
     type: int
     attr: Attr | None
+
+
+class PageOfNames(NamedTuple):
+    """Rows of a directory's names, and the directory as it was at that moment; None when it was gone."""
+
+    directory: Attr | None
+    page: Page
 
 
 class NoSuchName(FsError):
@@ -127,10 +134,11 @@ class Names:
         found = [(_listed(parent, name, row), inode) for name, row, inode in neighbours(self.page(parent, after, limit).page)]
         return [listed if inode is None else listed._replace(attr=decode_attr(listed.ino, inode)) for listed, inode in found]
 
-    def page(self, parent: Inode, after: bytes | None, limit: int, with_inodes: bool = True) -> Scanned:
+    def page(self, parent: Inode, after: bytes | None, limit: int, with_inodes: bool = True) -> PageOfNames:
         """`list` as rows, with the directory's own; inode records go along for those who keep what passes."""
         part = dentry_part(parent)
-        return self._core.recall.scan_via(part, after, limit, INODE_PREFIX, ATTR_SUBKEY, with_named=with_inodes)
+        found = self._core.recall.scan_via(part, after, limit, INODE_PREFIX, ATTR_SUBKEY, with_named=with_inodes)
+        return PageOfNames(None if found.owner is None else decode_attr(parent, found.owner), found.page)
 
     def fetch(self, inos: Sequence[Inode]) -> Sequence[Callable[[], Attr] | None]:
         """Read inodes from one snapshot, to be decoded by those who want to see them; None for one that does not exist."""

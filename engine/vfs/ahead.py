@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 
 from cairnfs.ext.page import Page
-from cairnfs.meta.stores.base import Scanned
+from cairnfs.meta.names import PageOfNames
 
 FIRST_ENTRIES = 128  # whoever looks at the beginning only need not wait for more
 MODEST_ENTRIES = 1000  # of a whole directory, which come at once: a millisecond or two of the server's time
@@ -21,11 +21,11 @@ MAX_ENTRIES = 5000  # some MiB here, five milliseconds of the server's time
 class Coming(threading.Thread):
     """A page on its way."""
 
-    def __init__(self, after: bytes | None, with_inodes: bool, read: Callable[[], Scanned]) -> None:
+    def __init__(self, after: bytes | None, with_inodes: bool, read: Callable[[], PageOfNames]) -> None:
         super().__init__(name="listing-ahead", daemon=True)
         self.what = (after, with_inodes)
         self._read = read
-        self._found: Scanned | None = None
+        self._found: PageOfNames | None = None
 
     def run(self) -> None:
         try:
@@ -33,7 +33,7 @@ class Coming(threading.Thread):
         except Exception:
             pass  # whoever needs it reads by itself, and is told what is wrong
 
-    def wait(self) -> Scanned | None:
+    def wait(self) -> PageOfNames | None:
         """The page, None when it could not be read."""
         self.join()
         return self._found
@@ -68,7 +68,7 @@ class Ahead:
         self._is_last = len(page) < self.n_wanted
         self.n_wanted = min(4 * self.n_wanted, MAX_ENTRIES)
 
-    def expect(self, with_inodes: bool, read: Callable[[bytes | None, int], Scanned]) -> None:
+    def expect(self, with_inodes: bool, read: Callable[[bytes | None, int], PageOfNames]) -> None:
         """Have the page that comes next read, unless there is none or too little has been read yet to tell that it is wanted."""
         if self._is_last or self._after is None or self._page is None:
             return
@@ -79,7 +79,7 @@ class Ahead:
         except RuntimeError:
             self._coming = None  # no more threads
 
-    def expected(self, after: bytes | None, with_inodes: bool) -> Scanned | None:
+    def expected(self, after: bytes | None, with_inodes: bool) -> PageOfNames | None:
         """`n_wanted` entries after a name, if they were expected."""
         coming, self._coming = self._coming, None
         return coming.wait() if coming is not None and coming.what == (after, with_inodes) else None

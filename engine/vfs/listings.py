@@ -14,8 +14,7 @@ from itertools import repeat
 from cairnfs.const import ROOT_INO
 from cairnfs.errors import FsError
 from cairnfs.ext.listing import MOVED, Listing, cookie_of, hash_of, next_of, read_on
-from cairnfs.meta.records import decode_attr
-from cairnfs.meta.stores.base import Scanned
+from cairnfs.meta.names import PageOfNames
 from cairnfs.types import Attr, DirEntry, Inode
 from cairnfs.vfs.state import VfsState
 
@@ -150,9 +149,9 @@ class Gathered:
         self._listing: Listing | None = None
         self._last: bytes | None = None
 
-    def add(self, state: VfsState, ino: Inode, after: bytes | None, scanned: Scanned, is_last: bool) -> None:
+    def add(self, state: VfsState, ino: Inode, after: bytes | None, found: PageOfNames, is_last: bool) -> None:
         """A page of names after `after`; those that are there already may come again."""
-        owner = None if scanned.owner is None else decode_attr(ino, scanned.owner)
+        owner = found.directory
         if after is None:
             self.parent = None if owner is None else parent_of(owner)
             self._last = None
@@ -164,8 +163,8 @@ class Gathered:
         if owner is None or owner.version != listing.version or is_gap:
             self._listing = None
             return
-        listing.add_page(scanned.page, 0 if self._last is None else scanned.page.n_up_to(self._last))
-        self._last = max(self._last or b"", scanned.page.last or b"")
+        listing.add_page(found.page, 0 if self._last is None else found.page.n_up_to(self._last))
+        self._last = max(self._last or b"", found.page.last or b"")
         if is_last:
             listing.keep()
             self._listing = None

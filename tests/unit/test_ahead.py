@@ -4,7 +4,7 @@ import pytest
 
 from cairnfs.errors import StoreError
 from cairnfs.ext.page import Page
-from cairnfs.meta.stores.base import Scanned
+from cairnfs.meta.names import PageOfNames
 from cairnfs.vfs.ahead import FIRST_ENTRIES, MAX_ENTRIES, MODEST_ENTRIES, Ahead
 
 NAMES = [b"%06d" % i for i in range(3 * MAX_ENTRIES)]
@@ -80,9 +80,9 @@ def test_the_page_that_comes_next_is_on_its_way_from_the_third_on() -> None:
     ahead = Ahead()
     asked: list[tuple[bytes | None, int]] = []
 
-    def fetch(after: bytes | None, limit: int) -> Scanned:
+    def fetch(after: bytes | None, limit: int) -> PageOfNames:
         asked.append((after, limit))
-        return Scanned(None, page_of(NAMES[:3]))
+        return PageOfNames(None, page_of(NAMES[:3]))
 
     last = read(ahead, None)[-1]
     ahead.expect(True, fetch)
@@ -103,7 +103,7 @@ def test_nothing_is_on_its_way_at_the_end_or_after_an_error(n: int) -> None:
     last = read(ahead, None)[-1]
     ahead.put(last, page_of(NAMES[128 : 128 + n]))
 
-    def fetch(after: bytes | None, limit: int) -> Scanned:
+    def fetch(after: bytes | None, limit: int) -> PageOfNames:
         assert n == 512, "nothing comes after the last page"
         raise StoreError("away")
 
