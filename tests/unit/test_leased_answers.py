@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cairnfs.const import MIB
 from cairnfs.daemon.invalidate import Follower
 from cairnfs.ext.arena import DIRTY
 from cairnfs.types import Inode, Position
@@ -64,6 +65,24 @@ def test_names_attributes_and_bytes_are_answered_while_the_lease_lasts(pair: Pai
         pair.node.arena.lease(0, False)
         assert asking.lookup(b"file") == ino
         assert asking.answered == {"LOOKUP": 1, "GETATTR": 1}
+
+
+def test_an_open_that_compiled_code_cannot_answer_after_its_fence_is_fenced_and_sent_back_once(pair: Pair) -> None:
+    ino = warm(pair, "file", b"old")
+    with pair.node.asks() as peer:
+        peer.init()
+        asking = Asking(peer)
+        assert asking.lookup(b"file") == ino
+        pair.node.vfs.moved.note({Inode(ROOT): True})
+        assert asking.open(ino) == 0
+        pair.other.files.write("file", bytes(5 * MIB))  # of more slices than compiled code can serve
+        before = pair.n_log_reads
+        fh = asking.open(ino)
+        assert fh and not fh & COMPILED_FH, "the kernel does not try a third time"
+        assert pair.n_log_reads == before + 1
+        assert asking.read(ino, fh, 100) == bytes(100)
+        asking.release(ino, fh)
+        assert asking.open(ino) == 0, "another walk"
 
 
 def test_an_open_sees_what_was_closed_elsewhere_and_costs_one_read_of_the_log(pair: Pair) -> None:
