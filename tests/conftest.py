@@ -109,20 +109,24 @@ def gateway(shared_gateway: Gateway, s3_keys: None) -> Gateway:
 
 
 @pytest.fixture(scope="session")
-def shared_ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CephCluster]:
+def need_ceph() -> None:
+    if not CEPH:
+        missing("ceph")
+
+
+@pytest.fixture(scope="session")
+def shared_ceph(need_ceph: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CephCluster]:
     """A cluster with authentication for many tests, which leave it as it is; each takes a pool or a name of its own."""
     yield from ceph_cluster(tmp_path_factory.mktemp("ceph"), cephx=True)
 
 
 @pytest.fixture(scope="session")
-def open_ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CephCluster]:
+def open_ceph(need_ceph: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CephCluster]:
     """The same without authentication."""
     yield from ceph_cluster(tmp_path_factory.mktemp("ceph-open"), cephx=False)
 
 
 def ceph_cluster(folder: Path, *, cephx: bool) -> Iterator[CephCluster]:
-    if not CEPH:
-        missing("ceph")
     with CephCluster(folder, cephx=cephx) as cluster:
         yield cluster
 

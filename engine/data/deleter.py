@@ -7,11 +7,13 @@ freed them must be safe from loss of power: else a file could come back whose by
 
 import logging
 import threading
+from collections.abc import Sequence
+from itertools import takewhile
 
 from cairnfs.data.pack import pack_name
 from cairnfs.data.ports import MetaPort
 from cairnfs.errors import CairnError, ObjectError
-from cairnfs.objects.base import ObjectStore
+from cairnfs.objects.base import Delete, ObjectStore
 from cairnfs.types import PackId
 
 log = logging.getLogger(__name__)
@@ -68,10 +70,7 @@ class Deleter:
             if not self._store_is_usable():
                 break
             self._meta.store.sync()
-            for pack in packs:
-                if self._stop.is_set():
-                    break
-                n_deleted += self._delete(pack)
+            n_deleted += self._delete(packs)
             after = packs[-1]
         return n_deleted
 
@@ -84,14 +83,16 @@ class Deleter:
             return False
         return True
 
-    def _delete(self, pack: PackId) -> bool:
-        try:
-            self._objects.delete(pack_name(pack))
-        except ObjectError as e:
-            self._note_failure(f"pack {pack:016x} cannot be deleted now: {e}")
-            return False
-        self._failing = False
-        return self._meta.layout.drop_pack(pack)
+    def _delete(self, packs: Sequence[PackId]) -> int:
+        n_deleted = 0
+        left = takewhile(lambda _: not self._stop.is_set(), packs)
+        for i, error in self._objects.many(Delete(pack_name(pack)) for pack in left):
+            if isinstance(error, ObjectError):
+                self._note_failure(f"pack {packs[i]:016x} cannot be deleted now: {error}")
+            else:
+                self._failing = False
+                n_deleted += self._meta.layout.drop_pack(packs[i])
+        return n_deleted
 
     def _note_failure(self, message: str) -> None:
         if not self._failing:

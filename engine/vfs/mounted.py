@@ -142,8 +142,8 @@ class MountedVfs(Vfs):
 
     # Handles
 
-    def open(self, c: Caller, ino: Inode, flags: int, kill_suidgid: bool = False, fenced: bool = False) -> Opened:
-        return self._virtual.open(ino, flags) if ino >= FIRST_INO else self._seen.open(c, ino, flags, kill_suidgid, fenced)
+    def open(self, c: Caller, ino: Inode, flags: int, kill_suidgid: bool = False) -> Opened:
+        return self._virtual.open(ino, flags) if ino >= FIRST_INO else self._seen.open(c, ino, flags, kill_suidgid)
 
     def read(self, c: Caller, fh: int, offset: int, size: int) -> list[memoryview]:
         if fh <= -FIRST_INO:

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
 AWAY = ["Redis at .* Error", "change log", "no heartbeat", "has not answered", "cannot be told"]
 IO_TIMEOUT_S = 2.0
-N_TIMEOUTS = 4  # that one read() may wait for: a worker that fetches, the one that serves, and the kernel asks twice
+FETCHING_S = 2.0  # that one read() may wait besides: a second for a worker that fetches, and the kernel asks twice
 LATE_S = 2.0  # what a busy machine may add
 
 READ = """
@@ -118,10 +118,10 @@ def test_a_cut_that_outlasts_the_lease(network: Network, volume: Volume, mounts:
     time.sleep(0.5)
     (beta.top / "f").write_bytes(b"second;" * 1000)
     changed_s = time.monotonic()
-    wait_until(cut_s + LEASE_S + N_TIMEOUTS * IO_TIMEOUT_S + 1)
+    wait_until(cut_s + LEASE_S + 2 * IO_TIMEOUT_S + FETCHING_S + 1)
     mended_s = time.monotonic()
     alpha.host.mend()
-    time.sleep(6)
+    time.sleep(8)
     held, opened = readers.stop()
     for seen in (held, opened):
         early = between(seen, cut_s, cut_s + LEASE_S - 1.5)
@@ -132,9 +132,9 @@ def test_a_cut_that_outlasts_the_lease(network: Network, volume: Volume, mounts:
         assert not stale
         failed = [each for each in seen if each.what == "EIO"]
         assert failed, "and then they waited, and failed"
-        for each in failed:
-            assert IO_TIMEOUT_S - 0.1 <= each.ended_s - each.began_s < N_TIMEOUTS * IO_TIMEOUT_S + LATE_S
-        recovered = between(seen, mended_s + 4, mended_s + 6)
+        took_s = [each.ended_s - each.began_s for each in failed]  # those that follow soon are not made to wait again
+        assert took_s[0] >= IO_TIMEOUT_S - 0.1 and max(took_s) < IO_TIMEOUT_S + FETCHING_S + LATE_S
+        recovered = between(seen, mended_s + 6, mended_s + 8)
         assert recovered and {each.what for each in recovered} == {"second"}
         assert {each.what for each in seen} == {"first", "EIO", "second"}
 

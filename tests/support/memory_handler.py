@@ -157,7 +157,7 @@ class MemoryHandler:
         attr = self.add(parent, name, stat.S_IFREG | mode & 0o7777 & ~c.umask, c)
         return attr, self._open(attr.ino)
 
-    def open(self, c: Any, ino: int, flags: int, kill_suidgid: bool = False, fenced: bool = False) -> Opened:
+    def open(self, c: Any, ino: int, flags: int, kill_suidgid: bool = False) -> Opened:
         if flags & os.O_TRUNC:
             self.data[ino].clear()
             self.attrs[ino].size = 0
