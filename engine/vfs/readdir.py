@@ -197,16 +197,17 @@ class Directories:
                 handle.listing = self._begin_listing(attr)
             if handle.resumed and cookie >= FIRST_COOKIE and not len(handle.trail):
                 self._walk_again(handle, cookie)
-            after = self._name_before(handle.trail, cookie)
+            trail = handle.trail
+            after = self._name_before(trail, cookie)
             limit = handle.page_entries
         if attr is not None:  # removed while open there is nothing in it, not even these
             yield from self._shown.dots(attr, cookie, plus)
         if self._state.is_shared and self._state.meta.core.neighbours.started:
-            yield from self._following(handle, after, plus)
+            yield from self._following(handle, trail, after, plus)
         else:
-            yield from self._following_now(handle, after, limit, plus)
+            yield from self._following_now(handle, trail, after, limit, plus)
 
-    def _following(self, handle: DirHandle, after: bytes | None, plus: bool) -> Iterator[DirEntry]:
+    def _following(self, handle: DirHandle, trail: Trail, after: bytes | None, plus: bool) -> Iterator[DirEntry]:
         """Entries after a name, read ahead for requests to come."""
         arena = self._state.arena
         while True:
@@ -217,11 +218,11 @@ class Directories:
                 attrs = self._shown.later([listed.ino for listed in step]) if plus else repeat(None)
                 for (name, ino, kind, _), later in zip(step, attrs, strict=False):
                     known = arena.name(handle.ino, name)
-                    number = None if known == 0 else _number(handle, name, ino, kind)
+                    number = None if known == 0 else _number(handle, trail, name, ino, kind)
                     if number is not None:
                         yield DirEntry(name, ino, kind, FIRST_COOKIE + number, later if known == ino else None)
             if is_last:
-                self._end_listing(handle)
+                self._end_listing(handle, trail)
                 return
             after = found[-1].name
 
@@ -231,21 +232,21 @@ class Directories:
         handle.ahead.put(after, found)
         return found, len(found) < n
 
-    def _following_now(self, handle: DirHandle, after: bytes | None, limit: int, plus: bool) -> Iterator[DirEntry]:
+    def _following_now(self, handle: DirHandle, trail: Trail, after: bytes | None, limit: int, plus: bool) -> Iterator[DirEntry]:
         """Entries after a name, read for this request."""
         n_given = 0
         while True:
             found = self._names.list(handle.ino, after, limit, False)
             attrs = self._shown.later([listed.ino for listed in found]) if plus else repeat(None)
             for (name, ino, kind, _), later in zip(found, attrs, strict=False):
-                number = _number(handle, name, ino, kind)
+                number = _number(handle, trail, name, ino, kind)
                 if number is None:
                     continue
                 n_given += 1
                 handle.page_entries = min(max(n_given + 1, FIRST_PAGE_ENTRIES), MAX_PAGE_ENTRIES)
                 yield DirEntry(name, ino, kind, FIRST_COOKIE + number, later)
             if len(found) < limit:
-                self._end_listing(handle)
+                self._end_listing(handle, trail)
                 return
             after = found[-1].name
 
@@ -254,8 +255,10 @@ class Directories:
             return None
         return Listing(self._state.arena, attr.ino, attr.version, parent_of(attr))
 
-    def _end_listing(self, handle: DirHandle) -> None:
+    def _end_listing(self, handle: DirHandle, trail: Trail) -> None:
         with handle.lock:
+            if handle.trail is not trail:
+                return  # somebody has rewound it: a READDIR that is served again after a death, while its reader goes on
             listing, handle.listing = handle.listing, None
             is_whole = listing is not None and listing.n_entries == len(handle.trail)
         if listing is not None and is_whole:
@@ -278,13 +281,12 @@ class Directories:
         return trail.name(min(cookie - FIRST_COOKIE, len(trail) - 1))
 
 
-def _number(handle: DirHandle, name: bytes, ino: int, kind: int) -> int | None:
+def _number(handle: DirHandle, trail: Trail, name: bytes, ino: int, kind: int) -> int | None:
     """The entry's number: a new one beyond all ground covered, else the one it has, None when it appeared since."""
     with handle.lock:
-        trail = handle.trail
         if trail.last is not None and name <= trail.last:
             return trail.number(name)
         number = trail.append(name)
-        if handle.listing is not None:
+        if handle.listing is not None and handle.trail is trail:
             handle.listing.add(number, name, ino, kind)
         return number
