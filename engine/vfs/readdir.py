@@ -277,13 +277,14 @@ class Directories:
                 handle.rewind()
             if handle.resumed and cookie >= FIRST_COOKIE and not len(handle.trail):
                 self._walk_again(handle, cookie)
-            after = self._name_before(handle.trail, cookie)
+            trail = handle.trail
+            after = self._name_before(trail, cookie)
         if attr is not None:  # removed while open there is nothing in it, not even these
             yield from self._shown.dots(attr, cookie, plus)
-        yield from self._following(handle, after, plus)
+        yield from self._following(handle, trail, after, plus)
 
-    def _following(self, handle: DirHandle, after: bytes | None, plus: bool) -> Iterator[DirEntry]:
-        """Entries after a name."""
+    def _following(self, handle: DirHandle, trail: Trail, after: bytes | None, plus: bool) -> Iterator[DirEntry]:
+        """Entries after a name. The handle may be rewound meanwhile, by a request that is served again after a death."""
         arena = self._state.arena
         n_given = 0
         while True:
@@ -294,7 +295,7 @@ class Directories:
                 attrs = self._shown.later([entry.ino for entry in step]) if plus else repeat(None)
                 for (name, ino, kind, _), later in zip(step, attrs, strict=False):
                     known = arena.name(handle.ino, name) if self._reads_ahead else ino
-                    number = None if known == 0 else _number(handle, name)
+                    number = None if known == 0 else _number(handle, trail, name)
                     if number is not None:
                         n_given += 1
                         self._adapt(handle, n_given)
@@ -320,8 +321,7 @@ class Directories:
         return trail.name(min(cookie - FIRST_COOKIE, len(trail) - 1))
 
 
-def _number(handle: DirHandle, name: bytes) -> int | None:
+def _number(handle: DirHandle, trail: Trail, name: bytes) -> int | None:
     """The entry's number: a new one beyond all ground covered, else the one it has, None when it appeared since."""
     with handle.lock:
-        trail = handle.trail
         return trail.number(name) if trail.last is not None and name <= trail.last else trail.append(name)
