@@ -23,10 +23,12 @@ demo: setup
 # Mounts have four workers; in the second run they are single processes. Tests that say themselves how many there are, or for which it is
 # all the same, run once, and those of Ceph and S3 would wait for another cluster.
 SAID = ceph_mount s3_mount deployment takeover uring redis_mount two_mounts two_paths watch_command bandwidth mount_command ordinary_user bench
+# Much of what tests do is waiting: three processes keep two cores busy.
+PROCESSES = -n 3
 test: setup-tests
-	@CAIRN_TEST_WORKERS=$${CAIRN_TEST_WORKERS-4} $(PY) -m pytest $(ARGS)
+	@CAIRN_TEST_WORKERS=$${CAIRN_TEST_WORKERS-4} $(PY) -m pytest $(or $(ARGS),$(PROCESSES))
 ifeq ($(ARGS),)
-	@CAIRN_TEST_WORKERS=0 $(PY) -m pytest tests/fuse -k "not pyfuse3" $(SAID:%=--ignore=tests/fuse/test_%.py)
+	@CAIRN_TEST_WORKERS=0 $(PY) -m pytest $(PROCESSES) tests/fuse -k "not pyfuse3" $(SAID:%=--ignore=tests/fuse/test_%.py)
 endif
 
 lint: setup

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
-from support.uring import switched
+from support.forked import forked
+from support.uring import as_it_is, switched
 
 CAIRNFS = [sys.executable, "-m", "cairnfs.daemon.cli"]
 META = os.environ.get("CAIRN_TEST_META", "")  # a Redis server, redis://HOST:PORT, whose databases are overwritten; empty: SQLite
@@ -36,14 +36,20 @@ def cairnfs_mounts() -> list[str]:
 
 
 def cairnfs(
-    *args: str | Path, check: bool = True, timeout: float = 120, prefix: Sequence[str] = ()
+    *args: str | Path, check: bool = True, timeout: float = 120, prefix: Sequence[str] = (), fork: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line; fails with its output when it fails, and whenever it prints a traceback. `prefix`: what runs it."""
-    command = [*prefix, *CAIRNFS, *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+    """Run the command line; fails with its output when it fails, and whenever it prints a traceback. `prefix`: what runs it;
+    `fork`: in a copy of this process.
+    """
+    words = list(map(str, args))
+    if fork:
+        done = forked(words)
+    else:
+        command = [*prefix, *CAIRNFS, *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
     assert "Traceback" not in done.stderr, done.stderr
     if check:
-        assert done.returncode == 0, f"cairnfs {' '.join(map(str, args))}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, f"cairnfs {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
 
@@ -65,20 +71,21 @@ class Volume:
         if STORAGE and "--storage" not in format_options:
             storage, _, pool = STORAGE.partition(":")
             format_options += ("--storage", storage, "--bucket", pool, "--namespace", f"v{os.getpid()}-{next(_namespaces)}")
-        cairnfs("format", self.url, name, "--bucket", self.bucket, *format_options)
+        self.fork = "--storage" not in format_options
+        cairnfs("format", self.url, name, "--bucket", self.bucket, *format_options, fork=self.fork)
 
     @property
     def packs(self) -> list[Path]:
         return sorted(p for p in (self.bucket / self.name / "packs").rglob("*") if p.is_file())
 
     def fsck(self, *options: str) -> dict[str, object]:
-        done = cairnfs("fsck", self.url, "--json", *options, check=False)
+        done = cairnfs("fsck", self.url, "--json", *options, check=False, fork=self.fork)
         report = json.loads(done.stdout)
         assert isinstance(report, dict)
         return report
 
     def assert_clean(self, *options: str) -> None:
-        done = cairnfs("fsck", self.url, "--json", *options, check=False)
+        done = cairnfs("fsck", self.url, "--json", *options, check=False, fork=self.fork)
         assert done.returncode == 0, f"fsck found damage: {done.stdout}\n{done.stderr}"
 
 
@@ -102,13 +109,13 @@ class Mount:
             args += ["--workers", WORKERS]
         if URING and self.front == "channel" and "--workers" not in args:
             args += ["--workers", "0"]
-        with switched(on=True) if URING else nullcontext():
+        with switched(on=True) if URING else as_it_is():
             cairnfs(*args, prefix=self.prefix)
         self.mounted = True
         return self
 
     def stop(self) -> None:
-        cairnfs("umount", self.path, prefix=self.prefix)
+        cairnfs("umount", self.path, prefix=self.prefix, fork=not self.prefix)
         self.mounted = False
 
     def restart(self) -> None:
