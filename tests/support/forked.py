@@ -1,4 +1,4 @@
-"""The command line in a copy of this process, which has everything imported: what surrounds a test costs a tenth of a new process.
+"""The command line in a copy of this process, which has everything imported: what surrounds a test costs little.
 
 Not for the clients of S3 and RADOS: a copy is without their threads.
 """

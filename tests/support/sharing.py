@@ -7,7 +7,8 @@ ONE_KERNEL = (  # they would wait for each other, see the fixture `kernel_caches
     "test_arena_answers test_arena_descriptors test_bench test_compiled_listings test_compiled_writes"
     " test_redis_mount test_virtual_files test_warm_attributes test_warm_requests"
 )
-TOGETHER = {f"{file}.py": group for group in (ONE_CEPH, ONE_KERNEL) for file in group.split()}
+ONE_NETWORK = "test_cut_links test_dead_nodes test_history test_waiting_for_locks"  # with time limits: not beside each other
+TOGETHER = {f"{file}.py": group for group in (ONE_CEPH, ONE_KERNEL, ONE_NETWORK) for file in group.split()}
 
 
 class Sharing(LoadScopeScheduling):
