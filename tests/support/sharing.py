@@ -4,11 +4,10 @@ from xdist.scheduler import LoadScopeScheduling
 
 ONE_CEPH = "test_ceph_faults test_ceph_mount test_s3_mount test_objbench test_objects test_rados test_s3"
 ONE_KERNEL = (  # they would wait for each other, see the fixture `kernel_caches`
-    "test_arena_answers test_arena_descriptors test_bench test_compiled_listings test_compiled_writes"
+    "test_arena_answers test_arena_descriptors test_bench test_bench_sense test_compiled_listings test_compiled_writes"
     " test_redis_mount test_virtual_files test_warm_attributes test_warm_requests"
 )
-ONE_NETWORK = "test_cut_links test_dead_nodes test_history test_waiting_for_locks"  # with time limits: not beside each other
-TOGETHER = {f"{file}.py": group for group in (ONE_CEPH, ONE_KERNEL, ONE_NETWORK) for file in group.split()}
+TOGETHER = {f"{file}.py": group for group in (ONE_CEPH, ONE_KERNEL) for file in group.split()}
 
 
 class Sharing(LoadScopeScheduling):
