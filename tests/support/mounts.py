@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from support.forked import forked
@@ -151,7 +152,8 @@ class Mount:
         pids = self.pids
         assert pids, "the mount has no process"
         for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # a worker ends by itself when the first process is gone
+                os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + 30
         while any(alive(pid) for pid in pids):
             assert time.monotonic() < deadline, "killed processes do not go away"
