@@ -53,7 +53,7 @@ class VfsState:
         self.clock = clock
         journal, records = (None, None) if carried is None else (carried.journal, carried.handles)
         self.fence: Callable[[Position], None] = _alone
-        self.moved = Moved(self._parent_of, arena, clock)
+        self.moved = Moved(self._parent_of, arena, clock, carried)
         self.pages = PageVersions(arena)
         self.capacity = Capacity(meta, clock)
         self.files = OpenFiles(meta, data, self.pages, self.capacity, arena, journal)
