@@ -13,11 +13,13 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
 from support import hosts
+from support.alone import alone
 from support.ceph_server import CEPH, RADOSGW, CephCluster
 from support.gateway import KEYS, Gateway
 from support.mounts import N_DATABASES, Mount, MountFactory, cairnfs_mounts, rados_options, stores
@@ -39,9 +41,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="full sizes: a million directory entries, 200,000 fsx operations")
 
 
-def pytest_sessionstart() -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where several processes run the tests: who runs which."""
+    from support.sharing import Sharing
+
+    return Sharing(config, log)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
     """Sweep mounts that a killed run left behind; those that answer belong to a run beside this one."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells ignore for what they run in the background
+    if hasattr(session.config, "workerinput"):  # one of several processes, others of which may be testing dead mounts
+        return
     for mountpoint in cairnfs_mounts():
         try:
             os.stat(mountpoint)
@@ -193,6 +205,16 @@ def quiet_logs(caplog: pytest.LogCaptureFixture, expected_logs: ExpectedLogs) ->
     ]
     unannounced = [r.getMessage() for r in loud if not any(re.search(p, r.getMessage()) for p in expected_logs.patterns)]
     assert not unannounced, f"log records nobody announced: {unannounced}"
+
+
+@pytest.fixture
+def kernel_caches() -> Iterator[None]:
+    """For a test that makes the kernel forget, or counts what it asks: no other such test is beside it on the machine."""
+    if os.geteuid() == 0:  # nobody else can make it
+        with alone("kernel-caches"):
+            yield
+    else:
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -67,6 +67,7 @@ def drop_caches() -> None:
         Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
+@pytest.mark.usefixtures("kernel_caches")
 def test_while_the_osd_stands_still(make: Callable[..., Mount], stopped: Callable[[bool], None]) -> None:
     mount = make("--io-timeout", f"{TIMEOUT_S}s")
     cached = {mount.path / f"c{i}": os.urandom(30_000) for i in range(20)}

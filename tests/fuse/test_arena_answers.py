@@ -14,7 +14,7 @@ import pytest
 from support.answers import drop_caches, run_all, served, served_cold, totals, until
 from support.mounts import Mount, MountFactory
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.usefixtures("kernel_caches")]
 
 N_FILES = 40
 SIZES = (1, 100, 5000, 70_000)

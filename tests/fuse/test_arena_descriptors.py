@@ -19,7 +19,7 @@ from support.answers import open_compiled, run_all, served, sustained, until, us
 from support.mounts import Mount, MountFactory, cairnfs
 from support.syscalls import FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, fallocate
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.usefixtures("kernel_caches")]
 
 SIZE = 30_000
 QUIET = ("--heartbeat", "30")

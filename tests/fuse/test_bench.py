@@ -21,7 +21,7 @@ from support.ceph_server import CEPH
 from support.mounts import Mount, cairnfs, cairnfs_mounts
 from support.redis_server import REDIS_SERVER
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.usefixtures("kernel_caches")]
 
 N_FILES, N_PROCS, LARGE = 40, 2, 16 * MIB
 AMOUNT = ("--files", str(N_FILES), "--procs", str(N_PROCS), "--large", "16", "--rounds", "1")

@@ -92,6 +92,7 @@ def test_a_volume_from_its_format_to_its_end(mount: Mount, access: Access, mount
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may drop the kernel's caches")
+@pytest.mark.usefixtures("kernel_caches")
 def test_an_epoch_reads_each_pack_once_and_then_none(mount: Mount, access: Access) -> None:
     n_files = 100
     rng = random.Random(6)

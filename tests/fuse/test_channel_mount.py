@@ -125,6 +125,7 @@ def test_mapped_writes_say_that_they_go_to_their_offset(toy: ToyMount) -> None:
     assert [args[2] for args in toy.handler.called("write_mapped")] == [0]
 
 
+@pytest.mark.usefixtures("kernel_caches")
 def test_large_directory_is_listed_whole_both_ways(cached: ToyMount) -> None:
     names = [f"{'n' * (i % 200)}{i:05d}" for i in range(3000)]
     for name in names:
@@ -347,6 +348,7 @@ def test_deleted_name_is_gone(cached: ToyMount) -> None:
     assert not (cached.path / "f").exists()
 
 
+@pytest.mark.usefixtures("kernel_caches")
 def test_stored_pages_need_no_read(cached: ToyMount) -> None:
     cached.handler.add(1, b"f", stat.S_IFREG | 0o644).size = 6
     os.stat(cached.path / "f")
@@ -355,6 +357,7 @@ def test_stored_pages_need_no_read(cached: ToyMount) -> None:
     assert "READ" not in cached.channel.counts()
 
 
+@pytest.mark.usefixtures("kernel_caches")
 def test_epoch_makes_every_name_be_looked_up_again(cached: ToyMount) -> None:
     (cached.path / "d").mkdir()
     (cached.path / "d" / "f").touch()

@@ -13,7 +13,7 @@ import pytest
 from support.mounts import Mount, MountFactory
 from support.syscalls import RENAME_EXCHANGE, DirStream, renameat2
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.usefixtures("kernel_caches")]
 
 N = 1000
 LISTING = ("OPENDIR", "READDIR", "READDIRPLUS", "RELEASEDIR")

@@ -17,7 +17,7 @@ from support.answers import served, totals
 from support.mounts import Mount, MountFactory
 from support.syscalls import FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, fallocate
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.usefixtures("kernel_caches")]
 
 N_FILES = 50
 KIB = 1 << 10

@@ -226,9 +226,7 @@ def test_a_volume_whose_objects_are_gone_is_not_mounted(mounts: MountFactory, tm
 
 def test_a_killed_mount_is_replaced_by_the_next_and_its_session_cleaned_at_once(mount: Mount) -> None:
     (mount.path / "f").write_bytes(b"kept")
-    for pid in mount.pids:
-        os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: mount.pids == [], "the end of the process")
+    mount.kill_processes()
     with pytest.raises(OSError) as caught:
         os.listdir(mount.path)
     assert caught.value.errno in (errno.ENOTCONN, errno.ECONNABORTED)

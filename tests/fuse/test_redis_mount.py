@@ -14,7 +14,7 @@ from support.filling import fill
 from support.mounts import Mount, MountFactory
 from support.redis_server import RedisServer
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.usefixtures("kernel_caches")]
 
 N = 40
 EXACT = ("--heartbeat", "30", "--workers", "1")  # a worker that fetches has read rows which the one that serves has not

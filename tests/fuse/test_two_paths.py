@@ -231,6 +231,7 @@ def requests(mount: Mount, opcode: str) -> int:
     return sum(int(line[len(name) :]) for line in (mount.path / ".stats").read_text().splitlines() if line.startswith(name))
 
 
+@pytest.mark.usefixtures("kernel_caches")
 def test_names_that_do_not_exist_are_not_left_with_the_kernel(mounts: MountFactory, redis_server: RedisServer) -> None:
     mount = mounts.new(mounts.volume(url=f"{redis_server.url}/6"))
     absent = mount.path / "absent"
@@ -242,6 +243,7 @@ def test_names_that_do_not_exist_are_not_left_with_the_kernel(mounts: MountFacto
     assert requests(mount, "LOOKUP") - before >= 50
 
 
+@pytest.mark.usefixtures("kernel_caches")
 def test_only_the_first_open_of_a_replaced_path_is_sent_back(mounts: MountFactory, redis_server: RedisServer) -> None:
     volume = mounts.volume(url=f"{redis_server.url}/6")
     writer, reader = mounts.new(volume), mounts.new(volume)

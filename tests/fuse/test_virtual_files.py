@@ -15,7 +15,7 @@ import pytest
 
 from support.mounts import Mount, MountFactory
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.usefixtures("kernel_caches")]
 
 VIRTUAL = (".stats", ".config", ".accesslog")
 

@@ -18,7 +18,7 @@ import pytest
 from support.answers import until
 from support.mounts import MountFactory
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.usefixtures("kernel_caches")]
 
 N_STEPS = 250
 RENAME_EXCHANGE = 2

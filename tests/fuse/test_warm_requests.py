@@ -12,7 +12,7 @@ import pytest
 
 from support.mounts import Mount, MountFactory
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.usefixtures("kernel_caches")]
 
 N_FILES = 50
 SIZE = 20_000

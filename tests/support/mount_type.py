@@ -8,20 +8,23 @@ from pathlib import Path
 
 import pytest
 
+from support.alone import alone
+
 
 @contextmanager
 def installed(place: Path, module: str, folder: Path) -> Iterator[None]:
     """`place` runs `module` while the block runs. Skips without root, and where something is installed already."""
     if os.geteuid() != 0:
         pytest.skip("mount(8) of a new type needs root")
-    if place.exists() or not Path("/sbin/mount.fuse3").exists():
-        pytest.skip(f"{place} is installed on this machine, or mount.fuse3 is not")
-    script = program(module, folder)
-    place.symlink_to(script)
-    try:
-        yield
-    finally:
-        place.unlink()
+    with alone("mount-type"):
+        if place.exists() or not Path("/sbin/mount.fuse3").exists():
+            pytest.skip(f"{place} is installed on this machine, or mount.fuse3 is not")
+        script = program(module, folder)
+        place.symlink_to(script)
+        try:
+            yield
+        finally:
+            place.unlink()
 
 
 def program(module: str, folder: Path) -> Path:

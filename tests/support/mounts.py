@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cairnfs.objects.base import ObjectInfo
 from cairnfs.volume import open_volume
-from support.uring import switched
+from support.forked import forked
+from support.uring import as_it_is, switched
 
 CAIRNFS = [sys.executable, "-m", "cairnfs.daemon.cli"]
 WORKERS = os.environ.get("CAIRN_TEST_WORKERS", "")  # that every mount of the channel gets
@@ -66,14 +67,20 @@ def cairnfs_mounts() -> list[str]:
 
 
 def cairnfs(
-    *args: str | Path, check: bool = True, timeout: float = 120, prefix: Sequence[str] = ()
+    *args: str | Path, check: bool = True, timeout: float = 120, prefix: Sequence[str] = (), fork: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line; fails with its output when it fails, and whenever it prints a traceback. `prefix`: what runs it."""
-    command = [*prefix, *CAIRNFS, *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+    """Run the command line; fails with its output when it fails, and whenever it prints a traceback. `prefix`: what runs it;
+    `fork`: in a copy of this process.
+    """
+    words = list(map(str, args))
+    if fork:
+        done = forked(words)
+    else:
+        command = [*prefix, *CAIRNFS, *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
     assert "Traceback" not in done.stderr, done.stderr
     if check:
-        assert done.returncode == 0, f"cairnfs {' '.join(map(str, args))}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, f"cairnfs {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
 
@@ -93,7 +100,8 @@ class Volume:
             Volume.n_made += 1
             format_options += ("--force",)
         self.format_options = ["--bucket", str(self.bucket), *format_options, *stores.format_options(format_options)]
-        cairnfs("format", self.url, name, *self.format_options)
+        self.fork = "--storage" not in self.format_options
+        cairnfs("format", self.url, name, *self.format_options, fork=self.fork)
 
     @property
     def is_shared(self) -> bool:
@@ -116,13 +124,13 @@ class Volume:
             return list(volume.objects.list("packs/"))
 
     def fsck(self, *options: str) -> dict[str, object]:
-        done = cairnfs("fsck", self.url, "--json", *options, check=False)
+        done = cairnfs("fsck", self.url, "--json", *options, check=False, fork=self.fork)
         report = json.loads(done.stdout)
         assert isinstance(report, dict)
         return report
 
     def assert_clean(self, *options: str) -> None:
-        done = cairnfs("fsck", self.url, "--json", *options, check=False)
+        done = cairnfs("fsck", self.url, "--json", *options, check=False, fork=self.fork)
         assert done.returncode == 0, f"fsck found damage: {done.stdout}\n{done.stderr}"
 
 
@@ -146,13 +154,13 @@ class Mount:
             args += ["--workers", WORKERS]
         if URING and self.front == "channel" and "--workers" not in args:
             args += ["--workers", "0"]
-        with switched(on=True) if URING else nullcontext():
+        with switched(on=True) if URING else as_it_is():
             cairnfs(*args, prefix=self.prefix)
         self.mounted = True
         return self
 
     def stop(self) -> None:
-        cairnfs("umount", self.path, prefix=self.prefix)
+        cairnfs("umount", self.path, prefix=self.prefix, fork=not self.prefix)
         self.mounted = False
 
     def restart(self) -> None:
@@ -188,7 +196,8 @@ class Mount:
         pids = self.pids
         assert pids, "the mount has no process"
         for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # a worker ends by itself when the first process is gone
+                os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + 30
         while any(alive(pid) for pid in pids):
             assert time.monotonic() < deadline, "killed processes do not go away"

@@ -28,17 +28,13 @@ class RedisServer:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 
-    @property
-    def socket(self) -> Path:
-        return self.folder / "redis.sock"
-
     def start(self) -> None:
         assert REDIS_SERVER is not None
         common = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         if self.config is not None:
             command = [REDIS_SERVER, str(self.config), "--sentinel", *common]
         else:
-            command = [REDIS_SERVER, *common, "--save", "", "--appendonly", "yes", "--unixsocket", str(self.socket)]
+            command = [REDIS_SERVER, *common, "--save", "", "--appendonly", "yes"]
             command += ["--requirepass", self.password] if self.password else []
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen([*command, *self.options], stdout=log, stderr=log)

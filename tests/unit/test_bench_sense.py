@@ -20,6 +20,8 @@ from cairnfs.bench.workloads.package_tree import Tree
 from cairnfs.const import MIB
 from support.mounts import cairnfs
 
+pytestmark = pytest.mark.usefixtures("kernel_caches")
+
 SMALL = Settings(n_files=12, n_procs=2, n_rounds=1, sizes=parse_sizes("4K"), large_bytes=16 * MIB, cold=False)
 
 

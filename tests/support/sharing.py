@@ -1,0 +1,19 @@
+"""How processes share the tests (`pytest -n 3`): each takes the next one when it is free, but some files are for one process."""
+
+from xdist.scheduler import LoadScopeScheduling
+
+ONE_CEPH = "test_ceph_faults test_ceph_mount test_s3_mount test_objbench test_objects test_rados test_s3"
+ONE_KERNEL = (  # they would wait for each other, see the fixture `kernel_caches`
+    "test_arena_answers test_arena_descriptors test_bench test_bench_sense test_compiled_listings test_compiled_writes"
+    " test_redis_mount test_virtual_files test_warm_attributes test_warm_requests"
+)
+TOGETHER = {f"{file}.py": group for group in (ONE_CEPH, ONE_KERNEL) for file in group.split()}
+
+
+class Sharing(LoadScopeScheduling):
+    """That of pytest-xdist, which begins with the largest group. Its own groups (`loadgroup`) do nothing in pytest 9.2."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        """The group of a test, or the test."""
+        file = nodeid.partition("::")[0].rpartition("/")[2]
+        return TOGETHER.get(file, nodeid)
