@@ -19,6 +19,7 @@ KERNELS = (
     "journal",
     "listing",
     "rados_io",
+    "resp",
     "shm",
     "slicer",
 )

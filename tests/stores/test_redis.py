@@ -21,7 +21,7 @@ from cairnfs.meta.stores import open_store, redis_store
 from cairnfs.meta.stores.base import Add, Delete, Effect, Exists, LogTrimmed, Put
 from cairnfs.meta.stores.redis_link import Address, parse_url
 from cairnfs.meta.stores.redis_store import RedisStore
-from cairnfs.types import Position
+from cairnfs.types import Position, SessionId
 from cairnfs.volume import format_volume, new_format
 from support.compiled import Node
 from support.engine import Engine
@@ -189,6 +189,31 @@ def listening(store: RedisStore) -> Iterator[Semaphore]:
     finally:
         ended.set()
         thread.join(10)
+
+
+def test_own_commits_are_no_news(redis_server: RedisServer) -> None:
+    with opened(redis_server.url) as store, opened(redis_server.url) as other, redis_server.client() as client:
+        store.origin, other.origin = SessionId(7), SessionId(8)
+
+        def commit(by: RedisStore) -> int:
+            return by.commit([], [Put(A, b"")]).position
+
+        def news(asking: RedisStore) -> int:
+            return asking.read_via((b"d", b"no such name"), b"i", b"a").position
+
+        mine = [commit(store) for _ in range(3)]
+        assert (news(store), news(other)) == (0, mine[-1])
+        theirs = commit(other)
+        assert (news(store), news(other)) == (theirs, mine[-1])
+        commit(store)
+        newest = commit(store)
+        assert (news(store), news(other)) == (theirs, newest)
+        client.incr(b"{cairnfs:0}position")  # a commit of somebody who keeps no account of that
+        assert (news(store), news(other)) == (newest + 1, newest + 1)
+        commit(store)
+        assert news(store) == newest + 1
+        store.origin = SessionId(0)
+        assert news(store) == newest + 2  # nothing is anybody's who has no session
 
 
 def test_whoever_has_read_the_log_to_its_end_is_called_at_the_next_commit(redis_server: RedisServer) -> None:
