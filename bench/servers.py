@@ -1,5 +1,5 @@
-"""Servers on loopback, for measurements and for tests: a Ceph cluster of one monitor, manager and OSD (BlueStore in a file), with
-a RADOS Gateway if asked; a Redis server.
+"""Servers on loopback, for measurements and for tests: a Ceph cluster of one monitor, one manager and an OSD or several
+(BlueStore in files), with a RADOS Gateway if asked; a Redis server.
 
 They run in sessions of their own, so that an interrupt does not end them before the mounts that use them.
 """
@@ -27,12 +27,12 @@ LAST_PORT = 55535  # a Redis server in a cluster needs another port, higher by 1
 _CONF = """
 [global]
 fsid = {fsid}
-mon host = v2:127.0.0.1:{port}
+mon host = v2:{address}:{port}
 auth cluster required = {auth}
 auth service required = {auth}
 auth client required = {auth}
 ms bind msgr1 = false
-public addr = 127.0.0.1
+public addr = {address}
 keyring = {folder}/keyring
 run dir = {folder}/run
 admin socket = {folder}/run/$cluster-$name.$pid.asok
@@ -50,7 +50,7 @@ mon data avail crit = 1
 [mon]
 mon data = {folder}/mon
 [osd]
-osd data = {folder}/osd
+osd data = {folder}/osd$id
 osd objectstore = bluestore
 bluestore block size = {osd_bytes}
 bluestore block create = true
@@ -113,21 +113,29 @@ def redis_server(folder: Path, *, appendonly: bool) -> Iterator[str]:
 class CephCluster:
     """Starts at once; its data stays in `folder` while daemons are stopped and started again.
 
-    `cephx`: with authentication, which a RADOS Gateway insists on.
+    `cephx`: with authentication, which a RADOS Gateway insists on. `address`: one of this machine, at which it is reached.
+    Daemons are called `mon`, `mgr`, `osd` (number 0), `osd1` and so on, `rgw`.
     """
 
-    def __init__(self, folder: Path, *, cephx: bool = True) -> None:
+    def __init__(self, folder: Path, *, cephx: bool = True, address: str = "127.0.0.1", n_osds: int = 1) -> None:
         self.folder = folder
         self.cephx = cephx
+        self.address = address
+        self._osds = ["osd", *(f"osd{i}" for i in range(1, n_osds))]
         self.conf = folder / "ceph.conf"
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        for name in ("mon", "mgr", "osd", "run"):
+        for name in ("mon", "mgr", "run", *(f"osd{i}" for i in range(n_osds))):
             (folder / name).mkdir(parents=True)
         self.fsid = str(uuid.uuid4())
         self.mon_port = free_port()
         self.conf.write_text(
             _CONF.format(
-                fsid=self.fsid, port=self.mon_port, auth="cephx" if cephx else "none", folder=folder, osd_bytes=OSD_BYTES
+                fsid=self.fsid,
+                address=address,
+                port=self.mon_port,
+                auth="cephx" if cephx else "none",
+                folder=folder,
+                osd_bytes=OSD_BYTES,
             )
         )
         try:
@@ -142,32 +150,43 @@ class CephCluster:
         self._run("ceph-authtool", "--create-keyring", keyring, "--gen-key", "-n", "mon.", "--cap", "mon", "allow *")
         self._run("ceph-authtool", keyring, "--gen-key", "-n", "client.admin", *every)
         self._run("ceph-authtool", keyring, "--gen-key", "-n", "mgr.x", *every)
-        address = f"[v2:127.0.0.1:{self.mon_port}]"
-        self._run("monmaptool", "--create", "--fsid", self.fsid, "--addv", "a", address, monmap)
+        mon_at = f"[v2:{self.address}:{self.mon_port}]"
+        self._run("monmaptool", "--create", "--fsid", self.fsid, "--addv", "a", mon_at, monmap)
         self._run("ceph-mon", "-c", self.conf, "--mkfs", "-i", "a", "--monmap", monmap, "--keyring", keyring)
         self.start("mon")
-        osd_uuid = str(uuid.uuid4())
-        self.ceph("osd", "new", osd_uuid)
-        self._run(
-            "ceph-authtool", keyring, "--gen-key", "-n", "osd.0", "--cap", "mon", "allow profile osd", "--cap", "osd", "allow *"
-        )
-        self.ceph("auth", "import", "-i", str(keyring))
-        self._run("ceph-osd", "-c", self.conf, "--mkfs", "-i", "0", "--osd-uuid", osd_uuid)
-        self.start("osd")
+        for name in self._osds:
+            self._make_osd(name, keyring)
         self.start("mgr")
         self.wait_for_osd()
 
+    def _make_osd(self, name: str, keyring: Path) -> None:
+        osd_uuid, number = str(uuid.uuid4()), self._osds.index(name)
+        self.ceph("osd", "new", osd_uuid)
+        caps = ["--cap", "mon", "allow profile osd", "--cap", "osd", "allow *"]
+        self._run("ceph-authtool", keyring, "--gen-key", "-n", f"osd.{number}", *caps)
+        self.ceph("auth", "import", "-i", str(keyring))
+        self._run("ceph-osd", "-c", self.conf, "--mkfs", "-i", number, "--osd-uuid", osd_uuid)
+        self.start(name)
+
     def start(self, name: str) -> None:
-        """Start `mon`, `mgr`, `osd`."""
-        daemon_id = {"mon": "a", "mgr": "x", "osd": "0"}[name]
-        self._spawn(name, [f"ceph-{name}", "-c", str(self.conf), "-i", daemon_id, "-f"])
+        """Start `mon`, `mgr` or an OSD."""
+        kind, daemon_id = ("osd", self._osds.index(name)) if name in self._osds else (name, {"mon": "a", "mgr": "x"}[name])
+        self._spawn(name, [f"ceph-{kind}", "-c", str(self.conf), "-i", str(daemon_id), "-f"])
 
     def wait_for_osd(self, *, up: bool = True) -> None:
-        """Until the monitor says that the OSD is up (or no longer)."""
-        self._wait(lambda: json.loads(self.ceph("osd", "stat", "--format", "json"))["num_up_osds"] == int(up), "the OSD")
+        """Until the monitor says that the OSDs are up (or no longer)."""
+        wanted = len(self._osds) if up else 0
+        self._wait(lambda: json.loads(self.ceph("osd", "stat", "--format", "json"))["num_up_osds"] == wanted, "the OSD")
 
     def make_pool(self, name: str, n_pgs: int = 8) -> str:
         self.ceph("osd", "pool", "create", name, str(n_pgs), str(n_pgs), "replicated")
+        return name
+
+    def make_erasure_coded_pool(self, name: str, k: int, m: int, n_pgs: int = 8) -> str:
+        """A pool that keeps `k` pieces of an object and `m` more, each on an OSD of its own, and serves while `k` are up."""
+        self.ceph("osd", "erasure-code-profile", "set", name, f"k={k}", f"m={m}", "crush-failure-domain=osd")
+        self.ceph("osd", "pool", "create", name, str(n_pgs), str(n_pgs), "erasure", name)
+        self.ceph("osd", "pool", "set", name, "min_size", str(k))
         return name
 
     def make_user(self, name: str, pool: str, namespace: str = "") -> Path:

@@ -5,10 +5,11 @@ made them: a child made by fork must make its own. Names, prefixes and settings 
 """
 
 from collections.abc import Sequence
-from typing import Self, final
+from typing import Any, Self, final
 
 from typing_extensions import Buffer
 
+MAX_DEPTH: int
 STEPS: tuple[str, ...]
 """Where the making of a Pool fails: "user", "conf", "setting", "connect", "pool"."""
 
@@ -33,14 +34,34 @@ class Pool:
     def stat(self, name: str) -> tuple[int, int]:
         """Bytes of an object, and its time in whole seconds since the epoch."""
 
-    def stat_many(self, names: Sequence[str]) -> list[tuple[int, int] | OSError]:
-        """The same of many objects, up to 64 asked for at a time; what failed is an error in the list."""
-
     def remove(self, name: str) -> None:
         """Remove an object. ENOENT when there is none."""
 
     def names(self, prefix: str) -> Names:
         """Names of the namespace's objects that begin with `prefix`, some at a time, in no order."""
+
+    def requests(self, depth: int) -> Requests:
+        """A queue for up to `depth` requests under way, at most MAX_DEPTH."""
+
+@final
+class Requests:
+    """Requests of one thread. Each is named by a tag, anything at all, and made at once: ValueError when `depth` are under way,
+    OSError when it cannot be made. Dropping the last reference waits for what is under way. Not thread-safe.
+    """
+
+    def __new__(cls, pool: Pool, depth: int) -> Self: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def n_under_way(self) -> int: ...
+    def get(self, tag: Any, name: str, offset: int, length: int) -> None: ...
+    def put(self, tag: Any, name: str, parts: Sequence[Buffer]) -> None: ...
+    def remove(self, tag: Any, name: str) -> None: ...
+    def stat(self, tag: Any, name: str) -> None: ...
+    def next(self) -> tuple[Any, Any]:
+        """Wait for the next answer, in whatever order they come: its tag, and what the method of Pool would have returned, or the
+        OSError that it would have raised. ValueError when nothing is under way.
+        """
 
 @final
 class Names:

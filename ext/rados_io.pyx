@@ -20,6 +20,8 @@ cdef extern from "rados_io_impl.h" nogil:
         pass
     struct rados_io_list:
         pass
+    struct rados_io_queue:
+        pass
     ctypedef enum rados_io_step "enum rados_io_step":
         RADOS_IO_CREATE
         RADOS_IO_CONF
@@ -33,7 +35,6 @@ cdef extern from "rados_io_impl.h" nogil:
     struct rados_io_found:
         uint64_t n_bytes
         time_t mtime
-        int result
     const char *rados_io_load() noexcept
     void rados_io_version(int *major, int *minor, int *extra) noexcept
     int rados_io_open(rados_io **made, const char *user, const char *conf, const char *pool, const char *ns,
@@ -42,15 +43,25 @@ cdef extern from "rados_io_impl.h" nogil:
     int rados_io_put(rados_io *io, const char *name, const rados_io_part *parts, size_t n_parts) noexcept
     int rados_io_get(rados_io *io, const char *name, uint64_t offset, void *data, size_t n_bytes) noexcept
     int rados_io_stat(rados_io *io, const char *name, rados_io_found *found) noexcept
-    int rados_io_stat_many(rados_io *io, const char **names, size_t n, size_t depth, rados_io_found *found) noexcept
     int rados_io_remove(rados_io *io, const char *name) noexcept
+    rados_io_queue *rados_io_queue_open(rados_io *io, size_t depth) noexcept
+    void rados_io_queue_close(rados_io_queue *queue) noexcept
+    int rados_io_submit_get(rados_io_queue *queue, const char *name, uint64_t offset, void *data, size_t n_bytes) noexcept
+    int rados_io_submit_put(rados_io_queue *queue, const char *name, const rados_io_part *parts, size_t n_parts) noexcept
+    int rados_io_submit_remove(rados_io_queue *queue, const char *name) noexcept
+    int rados_io_submit_stat(rados_io_queue *queue, const char *name, rados_io_found *found) noexcept
+    int rados_io_next(rados_io_queue *queue, int *result) noexcept
     int rados_io_list_open(rados_io *io, rados_io_list **made) noexcept
     int rados_io_list_next(rados_io_list *listing, const char *prefix, char *out, size_t n_out) noexcept
     void rados_io_list_close(rados_io_list *listing) noexcept
 
 
 STEPS = ("user", "conf", "setting", "connect", "pool")
-cdef size_t DEPTH = 64
+MAX_DEPTH = 1024
+cdef enum:
+    GET
+    STAT
+    CHANGE
 cdef Py_ssize_t NAMES_BYTES = 64 * 1024
 
 
@@ -79,6 +90,40 @@ def version():
         return None
     rados_io_version(&major, &minor, &extra)
     return f"{major}.{minor}.{extra}"
+
+
+cdef bytes _room(Py_ssize_t n_bytes):
+    """Bytes to be read into, which nobody else may see before that is over."""
+    if not 0 < n_bytes <= INT_MAX:
+        raise ValueError(f"length must be between 1 and {INT_MAX}, not {n_bytes}")
+    return PyBytes_FromStringAndSize(NULL, n_bytes)
+
+
+@cython.final
+cdef class _Parts:
+    """Buffers as C takes them, held for as long as this is there."""
+    cdef rados_io_part *parts
+    cdef Py_buffer *views
+    cdef size_t n
+
+    def __cinit__(self, parts):
+        cdef list held = list(parts)
+        self.views = <Py_buffer *>calloc(len(held) + 1, sizeof(Py_buffer))
+        self.parts = <rados_io_part *>calloc(len(held) + 1, sizeof(rados_io_part))
+        if self.views == NULL or self.parts == NULL:
+            raise MemoryError
+        for part in held:
+            PyObject_GetBuffer(part, &self.views[self.n], PyBUF_SIMPLE)
+            self.parts[self.n].data = self.views[self.n].buf
+            self.parts[self.n].n_bytes = self.views[self.n].len
+            self.n += 1
+
+    def __dealloc__(self):
+        cdef size_t i
+        for i in range(self.n):
+            PyBuffer_Release(&self.views[i])
+        free(self.views)
+        free(self.parts)
 
 
 @cython.final
@@ -119,39 +164,19 @@ cdef class Pool:
     def put(self, str name not None, parts):
         cdef list name_text = _texts([name])
         cdef const char *c_name = name_text[0]
-        cdef list held = list(parts)
-        cdef size_t n = len(held), n_viewed = 0, i
+        cdef _Parts held = _Parts(parts)
         cdef int code
-        cdef Py_buffer *views = <Py_buffer *>calloc(n + 1, sizeof(Py_buffer))
-        cdef rados_io_part *c_parts = <rados_io_part *>calloc(n + 1, sizeof(rados_io_part))
-        try:
-            if views == NULL or c_parts == NULL:
-                raise MemoryError
-            for part in held:
-                PyObject_GetBuffer(part, &views[n_viewed], PyBUF_SIMPLE)
-                c_parts[n_viewed].data = views[n_viewed].buf
-                c_parts[n_viewed].n_bytes = views[n_viewed].len
-                n_viewed += 1
-            with nogil:
-                code = rados_io_put(self.io, c_name, c_parts, n)
-        finally:
-            for i in range(n_viewed):
-                PyBuffer_Release(&views[i])
-            free(views)
-            free(c_parts)
+        with nogil:
+            code = rados_io_put(self.io, c_name, held.parts, held.n)
         if code < 0:
             raise _failure(code)
 
     def get(self, str name not None, uint64_t offset, Py_ssize_t length):
         cdef list name_text = _texts([name])
         cdef const char *c_name = name_text[0]
-        cdef bytes out
-        cdef char *data
+        cdef bytes out = _room(length)
+        cdef char *data = PyBytes_AS_STRING(out)
         cdef int n
-        if not 0 < length <= INT_MAX:
-            raise ValueError(f"length must be between 1 and {INT_MAX}, not {length}")
-        out = PyBytes_FromStringAndSize(NULL, length)
-        data = PyBytes_AS_STRING(out)
         with nogil:
             n = rados_io_get(self.io, c_name, offset, data, length)
         if n < 0:
@@ -169,26 +194,6 @@ cdef class Pool:
             raise _failure(code)
         return found.n_bytes, <long>found.mtime
 
-    def stat_many(self, names):
-        cdef list texts = _texts(names)
-        cdef size_t n = len(texts), i
-        cdef int code
-        cdef const char **c_names = <const char **>calloc(n + 1, sizeof(char *))
-        cdef rados_io_found *found = <rados_io_found *>calloc(n + 1, sizeof(rados_io_found))
-        try:
-            if c_names == NULL or found == NULL:
-                raise MemoryError
-            for i in range(n):
-                c_names[i] = <const char *>texts[i]
-            with nogil:
-                code = rados_io_stat_many(self.io, c_names, n, DEPTH, found)
-            if code < 0:
-                raise _failure(code)
-            return [_found(&found[i]) for i in range(n)]
-        finally:
-            free(c_names)
-            free(found)
-
     def remove(self, str name not None):
         cdef list name_text = _texts([name])
         cdef const char *c_name = name_text[0]
@@ -201,11 +206,106 @@ cdef class Pool:
     def names(self, str prefix not None):
         return Names(self, prefix)
 
+    def requests(self, int depth):
+        return Requests(self, depth)
 
-cdef object _found(rados_io_found *found):
-    if found.result < 0:
-        return _failure(found.result)
-    return found.n_bytes, <long>found.mtime
+
+@cython.final
+@cython.no_gc_clear  # the queue writes into what is kept until it is closed
+cdef class Requests:
+    cdef Pool pool
+    cdef rados_io_queue *queue
+    cdef list kept  # by slot: tag, kind, what is read into
+    cdef readonly int depth
+    cdef readonly int n_under_way
+
+    def __cinit__(self, Pool pool not None, int depth):
+        if not 1 <= depth <= MAX_DEPTH:
+            raise ValueError(f"depth must be between 1 and {MAX_DEPTH}, not {depth}")
+        self.pool = pool
+        self.depth = depth
+        self.kept = [None] * depth
+        self.queue = rados_io_queue_open(pool.io, depth)
+        if self.queue == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        if self.queue != NULL:
+            with nogil:
+                rados_io_queue_close(self.queue)
+
+    def get(self, tag, str name not None, uint64_t offset, Py_ssize_t length):
+        cdef list name_text = _texts([name])
+        cdef const char *c_name = name_text[0]
+        cdef bytes out = _room(length)
+        cdef char *data = PyBytes_AS_STRING(out)
+        cdef int slot
+        self._check_room()
+        with nogil:
+            slot = rados_io_submit_get(self.queue, c_name, offset, data, length)
+        self._keep(slot, tag, GET, out)
+
+    def put(self, tag, str name not None, parts):
+        cdef list name_text = _texts([name])
+        cdef const char *c_name = name_text[0]
+        cdef _Parts held = _Parts(parts)
+        cdef int slot
+        self._check_room()
+        with nogil:
+            slot = rados_io_submit_put(self.queue, c_name, held.parts, held.n)
+        self._keep(slot, tag, CHANGE, None)
+
+    def remove(self, tag, str name not None):
+        cdef list name_text = _texts([name])
+        cdef const char *c_name = name_text[0]
+        cdef int slot
+        self._check_room()
+        with nogil:
+            slot = rados_io_submit_remove(self.queue, c_name)
+        self._keep(slot, tag, CHANGE, None)
+
+    def stat(self, tag, str name not None):
+        cdef list name_text = _texts([name])
+        cdef const char *c_name = name_text[0]
+        cdef bytes out = _room(sizeof(rados_io_found))
+        cdef rados_io_found *found = <rados_io_found *>PyBytes_AS_STRING(out)
+        cdef int slot
+        self._check_room()
+        with nogil:
+            slot = rados_io_submit_stat(self.queue, c_name, found)
+        self._keep(slot, tag, STAT, out)
+
+    def next(self):
+        cdef int slot, result = 0
+        cdef bytes out
+        cdef rados_io_found *found
+        if self.n_under_way == 0:
+            raise ValueError("no request is under way")
+        with nogil:
+            slot = rados_io_next(self.queue, &result)
+        self.n_under_way -= 1
+        tag, kind, out = self.kept[slot]
+        self.kept[slot] = None
+        if result < 0:
+            return tag, _failure(result)
+        if kind == GET:
+            return tag, out if result == len(out) else out[:result]
+        if kind == STAT:
+            found = <rados_io_found *>PyBytes_AS_STRING(out)
+            return tag, (found.n_bytes, <long>found.mtime)
+        return tag, None
+
+    cdef int _check_room(self) except -1:
+        if self.n_under_way == self.depth:
+            raise ValueError(f"{self.depth} requests are under way")
+        return 0
+
+    cdef int _keep(self, int slot, tag, int kind, bytes out) except -1:
+        if slot < 0:
+            raise _failure(slot)
+        self.kept[slot] = (tag, kind, out)
+        self.n_under_way += 1
+        return 0
 
 
 @cython.final

@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,8 +34,10 @@ enum { CREATE_EXCLUSIVE = 1 };
     F(int, stat, (handle, const char *, uint64_t *, time_t *))                                         \
     F(int, remove, (handle, const char *))                                                             \
     F(int, aio_create_completion2, (void *, void (*)(handle, void *), handle *))                       \
+    F(int, aio_read, (handle, const char *, handle, char *, size_t, uint64_t))                         \
+    F(int, aio_write_op_operate, (handle, handle, handle, const char *, time_t *, int))                \
+    F(int, aio_remove, (handle, const char *, handle))                                                 \
     F(int, aio_stat, (handle, const char *, handle, uint64_t *, time_t *))                             \
-    F(int, aio_wait_for_complete, (handle))                                                            \
     F(int, aio_get_return_value, (handle))                                                             \
     F(void, aio_release, (handle))                                                                     \
     F(int, nobjects_list_open, (handle, handle *))                                                     \
@@ -47,6 +50,24 @@ static struct { FUNCTIONS(MEMBER) } rados;
 struct rados_io {
     handle cluster;
     handle pool;
+};
+
+struct slot {
+    struct rados_io_queue *queue;
+    handle completion;
+    handle op; /* of a put; else NULL */
+    struct slot *next; /* in one of the queue's lists */
+};
+
+/* `free` is the caller's. The lock is for `done`, which librados's threads put slots into. */
+struct rados_io_queue {
+    struct rados_io *io;
+    size_t n_under_way; /* submitted and not yet given back by rados_io_next */
+    struct slot *free;
+    pthread_mutex_t lock;
+    pthread_cond_t more;
+    struct slot *done, **done_end; /* in the order of their answers */
+    struct slot slots[];
 };
 
 struct rados_io_list {
@@ -146,24 +167,23 @@ rados_io_close(struct rados_io *io)
     free(io);
 }
 
-static int
-put_whole(struct rados_io *io, const char *name, const void *data, size_t n_bytes)
+static handle
+whole_op(const void *data, size_t n_bytes)
 {
     handle op = rados.create_write_op();
-    if (!op)
-        return -ENOMEM;
-    rados.write_op_create(op, CREATE_EXCLUSIVE, NULL);
-    rados.write_op_write_full(op, data, n_bytes);
-    int code = rados.write_op_operate(op, io->pool, name, NULL, 0);
-    rados.release_write_op(op);
-    return code;
+    if (op) {
+        rados.write_op_create(op, CREATE_EXCLUSIVE, NULL);
+        rados.write_op_write_full(op, data, n_bytes);
+    }
+    return op;
 }
 
-int
-rados_io_put(struct rados_io *io, const char *name, const struct rados_io_part *parts, size_t n_parts)
+/* The operation that stores an object, with a copy of its bytes; NULL without memory. */
+static handle
+put_op(const struct rados_io_part *parts, size_t n_parts)
 {
     if (n_parts == 1)
-        return put_whole(io, name, parts[0].data, parts[0].n_bytes);
+        return whole_op(parts[0].data, parts[0].n_bytes);
     /* One write_full and not one write for each part: an erasure-coded pool takes nothing else, and BlueStore would make small
      * unaligned pieces of the others. */
     size_t n_bytes = 0;
@@ -171,13 +191,24 @@ rados_io_put(struct rados_io *io, const char *name, const struct rados_io_part *
         n_bytes += parts[i].n_bytes;
     char *whole = malloc(n_bytes ? n_bytes : 1), *at = whole;
     if (!whole)
-        return -ENOMEM;
+        return NULL;
     for (size_t i = 0; i < n_parts; i++) {
         memcpy(at, parts[i].data, parts[i].n_bytes);
         at += parts[i].n_bytes;
     }
-    int code = put_whole(io, name, whole, n_bytes);
+    handle op = whole_op(whole, n_bytes);
     free(whole);
+    return op;
+}
+
+int
+rados_io_put(struct rados_io *io, const char *name, const struct rados_io_part *parts, size_t n_parts)
+{
+    handle op = put_op(parts, n_parts);
+    if (!op)
+        return -ENOMEM;
+    int code = rados.write_op_operate(op, io->pool, name, NULL, 0);
+    rados.release_write_op(op);
     return code;
 }
 
@@ -190,46 +221,140 @@ rados_io_get(struct rados_io *io, const char *name, uint64_t offset, void *data,
 int
 rados_io_stat(struct rados_io *io, const char *name, struct rados_io_found *found)
 {
-    return found->result = rados.stat(io->pool, name, &found->n_bytes, &found->mtime);
-}
-
-static void
-finish(handle *completion, struct rados_io_found *found)
-{
-    rados.aio_wait_for_complete(*completion);
-    found->result = rados.aio_get_return_value(*completion);
-    rados.aio_release(*completion);
-    *completion = NULL;
-}
-
-int
-rados_io_stat_many(struct rados_io *io, const char *const *names, size_t n, size_t depth, struct rados_io_found *found)
-{
-    handle *under_way = calloc(depth, sizeof *under_way); /* a ring: request i is at i % depth */
-    if (!under_way)
-        return -ENOMEM;
-    for (size_t i = 0; i < n + depth; i++) {
-        handle *slot = &under_way[i % depth];
-        if (*slot)
-            finish(slot, &found[i - depth]);
-        if (i >= n)
-            continue;
-        int code = rados.aio_create_completion2(NULL, NULL, slot);
-        if (code == 0 && (code = rados.aio_stat(io->pool, names[i], *slot, &found[i].n_bytes, &found[i].mtime)) < 0)
-            rados.aio_release(*slot);
-        if (code < 0) {
-            found[i].result = code;
-            *slot = NULL;
-        }
-    }
-    free(under_way);
-    return 0;
+    return rados.stat(io->pool, name, &found->n_bytes, &found->mtime);
 }
 
 int
 rados_io_remove(struct rados_io *io, const char *name)
 {
     return rados.remove(io->pool, name);
+}
+
+struct rados_io_queue *
+rados_io_queue_open(struct rados_io *io, size_t depth)
+{
+    struct rados_io_queue *queue = calloc(1, sizeof *queue + depth * sizeof(struct slot));
+    if (!queue)
+        return NULL;
+    queue->io = io;
+    queue->done_end = &queue->done;
+    pthread_mutex_init(&queue->lock, NULL);
+    pthread_cond_init(&queue->more, NULL);
+    for (size_t i = depth; i-- > 0;) {
+        queue->slots[i].queue = queue;
+        queue->slots[i].next = queue->free;
+        queue->free = &queue->slots[i];
+    }
+    return queue;
+}
+
+void
+rados_io_queue_close(struct rados_io_queue *queue)
+{
+    int result;
+    while (queue->n_under_way)
+        rados_io_next(queue, &result);
+    pthread_cond_destroy(&queue->more);
+    pthread_mutex_destroy(&queue->lock);
+    free(queue);
+}
+
+/* On a thread of librados. */
+static void
+answered(handle completion, void *of)
+{
+    (void)completion;
+    struct slot *slot = of;
+    struct rados_io_queue *queue = slot->queue;
+    pthread_mutex_lock(&queue->lock);
+    slot->next = NULL;
+    *queue->done_end = slot;
+    queue->done_end = &slot->next;
+    pthread_cond_signal(&queue->more);
+    pthread_mutex_unlock(&queue->lock);
+}
+
+/* A slot with a completion, NULL without memory. There is a free one, or the caller has not kept to the depth. */
+static struct slot *
+begin(struct rados_io_queue *queue)
+{
+    struct slot *slot = queue->free;
+    if (!slot || rados.aio_create_completion2(slot, answered, &slot->completion) < 0)
+        return NULL;
+    queue->free = slot->next;
+    queue->n_under_way++;
+    return slot;
+}
+
+static void
+end(struct slot *slot)
+{
+    rados.aio_release(slot->completion);
+    if (slot->op)
+        rados.release_write_op(slot->op);
+    slot->op = NULL;
+    slot->next = slot->queue->free;
+    slot->queue->free = slot;
+    slot->queue->n_under_way--;
+}
+
+/* What a submission returns, given what librados has. */
+static int
+begun(struct slot *slot, int code)
+{
+    if (code >= 0)
+        return (int)(slot - slot->queue->slots);
+    end(slot); /* which librados will not call back for */
+    return code;
+}
+
+int
+rados_io_submit_get(struct rados_io_queue *queue, const char *name, uint64_t offset, void *data, size_t n_bytes)
+{
+    struct slot *slot = begin(queue);
+    return slot ? begun(slot, rados.aio_read(queue->io->pool, name, slot->completion, data, n_bytes, offset)) : -ENOMEM;
+}
+
+int
+rados_io_submit_put(struct rados_io_queue *queue, const char *name, const struct rados_io_part *parts, size_t n_parts)
+{
+    struct slot *slot = begin(queue);
+    if (!slot)
+        return -ENOMEM;
+    slot->op = put_op(parts, n_parts);
+    if (!slot->op)
+        return begun(slot, -ENOMEM);
+    return begun(slot, rados.aio_write_op_operate(slot->op, queue->io->pool, slot->completion, name, NULL, 0));
+}
+
+int
+rados_io_submit_remove(struct rados_io_queue *queue, const char *name)
+{
+    struct slot *slot = begin(queue);
+    return slot ? begun(slot, rados.aio_remove(queue->io->pool, name, slot->completion)) : -ENOMEM;
+}
+
+int
+rados_io_submit_stat(struct rados_io_queue *queue, const char *name, struct rados_io_found *found)
+{
+    struct slot *slot = begin(queue);
+    return slot ? begun(slot, rados.aio_stat(queue->io->pool, name, slot->completion, &found->n_bytes, &found->mtime)) : -ENOMEM;
+}
+
+int
+rados_io_next(struct rados_io_queue *queue, int *result)
+{
+    pthread_mutex_lock(&queue->lock);
+    while (!queue->done)
+        pthread_cond_wait(&queue->more, &queue->lock);
+    struct slot *slot = queue->done;
+    queue->done = slot->next;
+    if (!queue->done)
+        queue->done_end = &queue->done;
+    pthread_mutex_unlock(&queue->lock);
+    *result = rados.aio_get_return_value(slot->completion);
+    end(slot);
+    return (int)(slot - queue->slots);
 }
 
 int

@@ -4,11 +4,12 @@
  * build needs no Ceph headers, and a machine without librados can use every other kind of storage.
  *
  * Ownership: a struct rados_io belongs to one process (it has threads and sockets, which a fork does not copy). Every function
- * but rados_io_close may be called by several threads at once. Names are NUL-terminated. All functions block; none needs the
+ * but rados_io_close may be called by several threads at once; a queue is for one thread at a time. Names are NUL-terminated. All functions block; none needs the
  * GIL. Return codes: negative errno of librados, or what the function says.
  *
  * (1) Buffers: what the caller lends is used only until the call returns, also after ETIMEDOUT: librados copies what is
- *     written when it is handed over, and lets go of a reader's buffer when it gives the request up.
+ *     written when it is handed over, and lets go of a reader's buffer when it gives the request up. What is lent to a
+ *     request of a queue for reading into is used until rados_io_next returns its slot, or the queue is closed.
  * (2) put is one operation on the object: it is there whole, or not at all.
  * (3) Writes to a full pool fail at once with ENOSPC or EDQUOT; librados would otherwise hold them back until there is room.
  */
@@ -21,6 +22,7 @@
 
 struct rados_io;
 struct rados_io_list;
+struct rados_io_queue;
 
 /* Where rados_io_open failed. */
 enum rados_io_step {
@@ -40,7 +42,6 @@ struct rados_io_part {
 struct rados_io_found {
     uint64_t n_bytes;
     time_t mtime;
-    int result; /* 0, or a negative errno */
 };
 
 /* Load librados. NULL when it is there; else why not, in words that stay valid. May be called again. */
@@ -65,10 +66,27 @@ int rados_io_get(struct rados_io *io, const char *name, uint64_t offset, void *d
 
 int rados_io_stat(struct rados_io *io, const char *name, struct rados_io_found *found);
 
-/* Look at many objects, at most `depth` requests under way at a time. The result of each is in `found`; 0, or ENOMEM. */
-int rados_io_stat_many(struct rados_io *io, const char *const *names, size_t n, size_t depth, struct rados_io_found *found);
-
 int rados_io_remove(struct rados_io *io, const char *name);
+
+/* Requests of one thread, up to `depth` under way at a time. A submission returns the number of a slot, from 0 to depth - 1, that is
+ * the request's until rados_io_next returns it; ENOMEM, also when all are in use; or why the request cannot be made.
+ *
+ *   caller             submit --> slot            rados_io_next waits ----> takes the first of `done`
+ *   librados's thread             answer, or timeout --> `done`, and wakes the caller
+ */
+struct rados_io_queue *rados_io_queue_open(struct rados_io *io, size_t depth);
+
+/* Waits for what is under way: until it is answered, or times out. */
+void rados_io_queue_close(struct rados_io_queue *queue);
+
+int rados_io_submit_get(struct rados_io_queue *queue, const char *name, uint64_t offset, void *data, size_t n_bytes);
+int rados_io_submit_put(struct rados_io_queue *queue, const char *name, const struct rados_io_part *parts, size_t n_parts);
+int rados_io_submit_remove(struct rados_io_queue *queue, const char *name);
+int rados_io_submit_stat(struct rados_io_queue *queue, const char *name, struct rados_io_found *found);
+
+/* Wait for the next answer, in whatever order they come; something must be under way. The slot, and what the blocking call would
+ * have returned in *result. */
+int rados_io_next(struct rados_io_queue *queue, int *result);
 
 /* List the objects of the pool and namespace, in no order. The list must be closed before its rados_io. */
 int rados_io_list_open(struct rados_io *io, struct rados_io_list **made);

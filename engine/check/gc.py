@@ -5,7 +5,7 @@ that names it, so one that no pack row knows may be about to be named: it stays 
 which must be longer than any writer waits between storing and committing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from cairnfs.check.findings import CheckedVolume
@@ -15,6 +15,7 @@ from cairnfs.errors import CorruptError, ObjectError
 from cairnfs.meta import records
 from cairnfs.meta.records import PackInfo
 from cairnfs.objects import ObjectInfo
+from cairnfs.objects.base import Delete
 from cairnfs.types import PackId
 
 DEFAULT_GRACE_S = 3600.0
@@ -58,15 +59,10 @@ class _Collection:
         """Packs without live bytes, listed for deletion or not."""
         if self.report.delete:
             self._meta.store.sync()  # an object must not go before the commits that freed it are safe
-        for pack, info in self._pack_rows():
-            stage.advance()
-            if info.live_bytes == 0:
-                self._garbage(pack, info)
-            else:
-                self.report.live_packs += 1
-                self.report.live_bytes += info.object_bytes
-                if 0 < info.live_bytes < info.plain_bytes:
-                    self.report.dead_bytes += info.object_bytes * (info.plain_bytes - info.live_bytes) // info.plain_bytes
+        rows = self._pack_rows()
+        while batch := list(islice(rows, SCAN_ROWS)):
+            self._garbage([pack for pack, info in batch if not self._is_live(info)])
+            stage.advance(len(batch))
 
     def objects(self, stage: Stage) -> None:
         """Objects that no pack row knows."""
@@ -75,9 +71,9 @@ class _Collection:
             packs = [(info, pack) for info in batch if (pack := pack_id_of(info.name)) is not None]
             self.report.foreign_objects += len(batch) - len(packs)
             rows = self._meta.store.read([records.pack_key(pack) for _, pack in packs]) if packs else []
-            for (info, pack), row in zip(packs, rows, strict=True):
-                if row is None:
-                    self._unknown(info, pack)
+            unknown = [found for found, row in zip(packs, rows, strict=True) if row is None]
+            for _ in self._delete([pack for info, pack in unknown if self._is_unknown(info)]):
+                pass
             stage.advance(len(batch))
 
     def _pack_rows(self) -> Iterator[tuple[PackId, PackInfo]]:
@@ -92,25 +88,38 @@ class _Collection:
                         continue  # the volume check tells
                 after = page[-1][0]
 
-    def _garbage(self, pack: PackId, info: PackInfo) -> None:
-        self.report.garbage_packs += 1
-        self.report.garbage_bytes += info.object_bytes
-        if self.report.delete and self._delete(pack):
+    def _is_live(self, info: PackInfo) -> bool:
+        """Count a pack; whether it has live bytes."""
+        if info.live_bytes == 0:
+            self.report.garbage_packs += 1
+            self.report.garbage_bytes += info.object_bytes
+            return False
+        self.report.live_packs += 1
+        self.report.live_bytes += info.object_bytes
+        if 0 < info.live_bytes < info.plain_bytes:
+            self.report.dead_bytes += info.object_bytes * (info.plain_bytes - info.live_bytes) // info.plain_bytes
+        return True
+
+    def _garbage(self, packs: list[PackId]) -> None:
+        """Delete packs without live bytes, and their rows."""
+        for pack in self._delete(packs):
             self._meta.layout.drop_pack(pack)
 
-    def _unknown(self, info: ObjectInfo, pack: PackId) -> None:
+    def _is_unknown(self, info: ObjectInfo) -> bool:
+        """Count an object that no row knows; whether it is old enough to go."""
         if self._meta.clock.now_ns() / 1e9 - info.mtime_s < self._grace_s:
             self.report.young_objects += 1
-            return
+            return False
         self.report.unknown_objects += 1
         self.report.unknown_bytes += info.size
-        if self.report.delete:
-            self._delete(pack)
-
-    def _delete(self, pack: PackId) -> bool:
-        try:
-            self._objects.delete(pack_name(pack))
-        except ObjectError as e:
-            self.report.failed.append(f"{pack_name(pack)}: {e}")
-            return False
         return True
+
+    def _delete(self, packs: Sequence[PackId]) -> Iterator[PackId]:
+        """Delete objects, if that is wanted; those that are gone."""
+        if not self.report.delete:
+            return
+        for i, error in self._objects.many(Delete(pack_name(pack)) for pack in packs):
+            if isinstance(error, ObjectError):
+                self.report.failed.append(f"{pack_name(packs[i])}: {error}")
+            else:
+                yield packs[i]

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from cairnfs.const import CHUNK_BYTES
-from cairnfs.data.fetch import Fetcher
+from cairnfs.data.fetch import SMALL_SLICE_BYTES, Fetcher
 from cairnfs.data.ports import MetaPort, NewPack
 from cairnfs.data.uploader import Piece, Uploader
 from cairnfs.errors import CairnError, ObjectMissing
@@ -115,11 +115,9 @@ class Compactor:
         return bool(packs) and self._exchange(ino, chunk_no, layout, changed, packs)
 
     def _rewrite(self, ino: Inode, chunk_no: int, layout: bytes, start: int, end: int) -> tuple[SliceRef, NewPack]:
-        views: list[memoryview] = []
-        for record in slicer.unpack(layout):
-            pos, length, off, ref = record[0], record[1], record[2], _ref(record)
-            if start <= pos < end:
-                views += self._fetcher.part(ref, ino, off, length, sequential=False)
+        parts = [(_ref(record), record[2], record[1]) for record in slicer.unpack(layout) if start <= record[0] < end]
+        self._fetcher.bring((ref for ref, _, _ in parts if ref.plain_len <= SMALL_SLICE_BYTES), ino)
+        views = [view for ref, off, length in parts for view in self._fetcher.part(ref, ino, off, length, sequential=False)]
         built = self._uploader.store(ino, [(chunk_no * CHUNK_BYTES + start, b"".join(views))])
         return built.refs[0], (built.pack, built.plain_bytes, built.object_bytes)
 

@@ -7,11 +7,13 @@ freed them must be safe from loss of power: else a file could come back whose by
 
 import logging
 import threading
+from collections.abc import Sequence
+from itertools import takewhile
 
 from cairnfs.data.pack import pack_name
 from cairnfs.data.ports import MetaPort
 from cairnfs.errors import CairnError, ObjectError
-from cairnfs.objects.base import ObjectStore
+from cairnfs.objects.base import Delete, ObjectStore
 from cairnfs.types import PackId
 
 log = logging.getLogger(__name__)
@@ -69,8 +71,7 @@ class Deleter:
             if not self._store_is_usable():
                 break
             self._meta.store.sync()
-            for first in range(0, len(packs), DROPPED_TOGETHER):
-                n_deleted += self._delete(packs[first : first + DROPPED_TOGETHER])
+            n_deleted += self._delete(packs)
             after = packs[-1]
         return n_deleted
 
@@ -83,20 +84,21 @@ class Deleter:
             return False
         return True
 
-    def _delete(self, packs: list[PackId]) -> int:
-        """Delete objects, then the rows of those that are gone: many in one commit, which no request should have to wait for."""
-        gone = []
-        for pack in packs:
-            if self._stop.is_set():
-                break
-            try:
-                self._objects.delete(pack_name(pack))
-            except ObjectError as e:
-                self._note_failure(f"pack {pack:016x} cannot be deleted now: {e}")
+    def _delete(self, packs: Sequence[PackId]) -> int:
+        """Delete objects, then the rows of those that are gone: of many in one commit."""
+        n_deleted = 0
+        gone: list[PackId] = []
+        left = takewhile(lambda _: not self._stop.is_set(), packs)
+        for i, error in self._objects.many(Delete(pack_name(pack)) for pack in left):
+            if isinstance(error, ObjectError):
+                self._note_failure(f"pack {packs[i]:016x} cannot be deleted now: {error}")
                 continue
             self._failing = False
-            gone.append(pack)
-        return self._meta.layout.drop_packs(gone) if gone else 0
+            gone.append(packs[i])
+            if len(gone) == DROPPED_TOGETHER:
+                n_deleted += self._meta.layout.drop_packs(gone)
+                gone = []
+        return n_deleted + (self._meta.layout.drop_packs(gone) if gone else 0)
 
     def _note_failure(self, message: str) -> None:
         if not self._failing:

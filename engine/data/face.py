@@ -39,6 +39,7 @@ class Data:
         block_bytes = meta.format.block_bytes
         kept_bytes = 0 if arena is None else arena.n_bytes
         self.objects = objects
+        self._metrics = metrics
         self.budget = Budget(max(options.buffer_bytes, MIN_BLOCKS * block_bytes))
         self.cache = SliceCache(max(options.cache_bytes - kept_bytes, MIN_BLOCKS * block_bytes), metrics, arena)
         self.uploader = Uploader(meta, objects, options.max_uploads, metrics)
@@ -65,6 +66,10 @@ class Data:
         if options.background_jobs and not options.read_only:
             self.deleter.start()
             self.compactor.start()
+
+    def n_answers(self) -> int:
+        """Grows with all that the object store takes or gives."""
+        return self._metrics.object_put_bytes.value + self._metrics.object_got_bytes.value
 
     def close(self) -> None:
         """Stop all threads. Writers have been flushed and closed by then; what they still hold is lost."""

@@ -10,17 +10,19 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from functools import partial
+from itertools import count
 from typing import TypeVar
 
 from cairnfs.cache.memory import WHOLE, Key, SliceCache
 from cairnfs.const import CODEC_NONE, KIB, PAGE_BYTES
 from cairnfs.data import pack
 from cairnfs.data.pack import HEADER_BYTES, MAX_SLICE_BYTES, SliceEntry
-from cairnfs.errors import CorruptError
+from cairnfs.errors import CairnError, CorruptError, ObjectError
 from cairnfs.metrics import Metrics
-from cairnfs.objects.base import ObjectStore
+from cairnfs.objects.base import Get, ObjectStore, Outcome
 from cairnfs.types import Buffer, Inode, PackId, SliceRef
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,56 @@ class Fetcher:
         found = self._cache.get(key)
         return found if found is not None else self._once(key, lambda: self._checked(ref, ino, lambda: self._load_whole(ref)))
 
+    @property
+    def depth(self) -> int:
+        """How many slices one thread may fetch at a time."""
+        return self._objects.depth
+
+    def bring(self, refs: Iterable[SliceRef], ino: Inode, landed: Callable[[SliceRef], None] = lambda ref: None) -> None:
+        """Have whole slices in the cache, fetched by this thread as many at a time as the object store takes.
+
+        `landed` is told of each slice that was taken from `refs`, when nobody waits for it any more. After an error no more are
+        taken, and it is raised when all that is under way has ended. Errors as of `whole`.
+        """
+        flights: dict[int, tuple[SliceRef, Key, Future[Buffer]]] = {}
+        others: list[tuple[SliceRef, Future[Buffer]]] = []
+        errors: list[CairnError] = []
+
+        def wanted() -> Iterator[Get]:
+            todo, numbers = iter(refs), count()
+            while not errors and (ref := next(todo, None)) is not None:
+                key = (ref.pack, ref.stored_off, WHOLE)
+                if key in self._cache:
+                    landed(ref)
+                    continue
+                flight, mine = self._board(key)
+                if not mine:
+                    others.append((ref, flight))
+                    continue
+                flights[next(numbers)] = ref, key, flight
+                yield Get(pack.pack_name(ref.pack), *_span(ref))
+
+        try:
+            for no, outcome in self._objects.many(wanted()):
+                ref, key, flight = flights.pop(no)
+                try:
+                    self._fly(key, flight, partial(self._open_fetched, ref, ino, outcome))
+                except CairnError as e:
+                    errors.append(e)
+                landed(ref)
+        finally:
+            for ref, key, flight in flights.values():  # after a malformed reference, or a failure that nobody foresaw
+                self._land(key)
+                flight.set_exception(ObjectError("fetching was given up"))
+                landed(ref)
+        for ref, flight in others:
+            error = flight.exception()
+            if isinstance(error, CairnError):
+                errors.append(error)
+            landed(ref)
+        if errors:
+            raise errors[0]
+
     def part(self, ref: SliceRef, ino: Inode, off: int, length: int, sequential: bool) -> list[memoryview]:
         """`length` plain bytes at `off` of a slice, as views in order. Errors as of `whole`."""
         found = self._cache.get((ref.pack, ref.stored_off, WHOLE))
@@ -73,13 +125,19 @@ class Fetcher:
     # One fetch for all who want the same
 
     def _once(self, key: Key, load: Callable[[], Buffer]) -> Buffer:
+        flight, mine = self._board(key)
+        return self._fly(key, flight, load) if mine else flight.result()
+
+    def _board(self, key: Key) -> tuple[Future[Buffer], bool]:
+        """The flight that fetches something, and whether it is the caller's, who must see that it lands."""
         with self._lock:
             flight = self._flights.get(key)
             mine = flight is None
             if flight is None:
                 flight = self._flights[key] = Future()
-        if not mine:
-            return flight.result()
+        return flight, mine
+
+    def _fly(self, key: Key, flight: Future[Buffer], load: Callable[[], Buffer]) -> Buffer:
         try:
             landed = self._cache.get(key)  # since the caller looked
             plain = load() if landed is None else landed
@@ -118,14 +176,19 @@ class Fetcher:
 
     # Whole slices
 
+    def _open_fetched(self, ref: SliceRef, ino: Inode, outcome: Outcome) -> Buffer:
+        if isinstance(outcome, ObjectError):
+            raise outcome
+        fetched = [outcome or b""]
+        return self._checked(ref, ino, lambda: self._open(ref, fetched.pop()) if fetched else self._load_whole(ref))
+
     def _load_whole(self, ref: SliceRef) -> Buffer:
-        if not (0 < ref.stored_len <= MAX_SLICE_BYTES and 0 < ref.plain_len <= MAX_SLICE_BYTES):
-            where = pack.describe(ref.pack, ref.stored_off, ref.stored_len)
-            raise CorruptError(f"{where}: the layout claims {ref.plain_len} plain bytes")
+        return self._open(ref, self._get(ref.pack, *_span(ref)))
+
+    def _open(self, ref: SliceRef, data: Buffer) -> Buffer:
+        """The plain bytes of a slice, from those at its `_span`."""
         if ref.stored_off != HEADER_BYTES:
-            return pack.open_slice(ref, self._get(ref.pack, ref.stored_off, ref.stored_len))
-        # The first slice comes with the header at no extra request, so a misplaced object is called what it is.
-        data = self._get(ref.pack, 0, HEADER_BYTES + ref.stored_len)
+            return pack.open_slice(ref, data)
         pack.parse_header(data, self._volume, ref.pack)
         return pack.open_slice(ref, memoryview(data)[HEADER_BYTES:])
 
@@ -193,3 +256,12 @@ class Fetcher:
         header = pack.parse_header(self._get(ref.pack, 0, HEADER_BYTES), self._volume, ref.pack)
         footer = self._get(ref.pack, header.index_off, header.index_len + pack.TRAILER_BYTES)
         return pack.parse_footer(footer, self._volume, ref.pack, header.index_off)
+
+
+def _span(ref: SliceRef) -> tuple[int, int]:
+    """Where in its pack what is fetched of a whole slice begins, and its length. CorruptError."""
+    if not (0 < ref.stored_len <= MAX_SLICE_BYTES and 0 < ref.plain_len <= MAX_SLICE_BYTES):
+        where = pack.describe(ref.pack, ref.stored_off, ref.stored_len)
+        raise CorruptError(f"{where}: the layout claims {ref.plain_len} plain bytes")
+    # The first slice comes with the header at no extra request, so a misplaced object is called what it is.
+    return (0, HEADER_BYTES + ref.stored_len) if ref.stored_off == HEADER_BYTES else (ref.stored_off, ref.stored_len)

@@ -95,13 +95,19 @@ class Reader:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _fetch_in_parallel(self, ino: Inode, extents: Sequence[Extent], sequential: bool) -> None:
-        """Bring slices into the cache that this request needs whole, all but the first by other threads."""
+        """Bring slices into the cache that this request needs whole: by this thread where the store takes several requests of
+        one, else all but the first by other threads.
+        """
         missing = {
             (e.ref.pack, e.ref.stored_off): e.ref
             for e in extents
             if e.ref is not None and _wanted_whole(e, sequential) and not self.fetcher.cached(e.ref)
         }
-        if len(missing) < 2 or (len(missing) - 1) * self.fetcher.get_s < _HAND_OVER_S:
+        if len(missing) < 2:
+            return
+        if self.fetcher.depth > 1:
+            return self.fetcher.bring(missing.values(), ino)
+        if (len(missing) - 1) * self.fetcher.get_s < _HAND_OVER_S:
             return
         first, *others = missing.values()
         waiting: list[Future[object]] = [self._threads.submit(self.fetcher.whole, ref, ino) for ref in others]
@@ -116,17 +122,32 @@ class Reader:
             pass  # closing: nobody will read what would be fetched
 
     def _plan_ahead(self, source: LayoutSource, start: int, end: int) -> None:
-        """Fetch the slices of a range, each by a task of its own. Errors are left to the read that needs the bytes."""
+        """Fetch the slices of a range: all by this task where the store takes several requests of one thread, else each by a
+        task of its own. Errors are left to the read that needs the bytes.
+        """
         try:
-            for extent in self.extents(source, start, end - start):
-                ref = extent.ref
-                if ref is None or not _wanted_whole(extent, True) or self.fetcher.cached(ref):
-                    continue
-                if not self._budget.try_reserve(ref.plain_len):
-                    return
+            if self.fetcher.depth > 1:
+                self.fetcher.bring(self._issued(source, start, end), source.ino, lambda ref: self._budget.release(ref.plain_len))
+                return
+            for ref in self._worth_fetching(source, start, end):
                 self._submit_fetch(ref, source.ino)
         except CairnError as e:
             log.debug("inode %d: no readahead: %s", source.ino, e)
+
+    def _worth_fetching(self, source: LayoutSource, start: int, end: int) -> Iterator[SliceRef]:
+        """Slices that a sequential reader of a range will need, with memory reserved for each; as far as there is memory."""
+        for extent in self.extents(source, start, end - start):
+            ref = extent.ref
+            if ref is None or not _wanted_whole(extent, True) or self.fetcher.cached(ref):
+                continue
+            if not self._budget.try_reserve(ref.plain_len):
+                return
+            yield ref
+
+    def _issued(self, source: LayoutSource, start: int, end: int) -> Iterator[SliceRef]:
+        for ref in self._worth_fetching(source, start, end):
+            self._ahead.issued(ref)
+            yield ref
 
     def _submit_fetch(self, ref: SliceRef, ino: Inode) -> None:
         try:

@@ -11,10 +11,11 @@ Whoever waits for memory holds neither. States and scenarios: README.md.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from cairnfs.clock import Clock
 from cairnfs.data.dirty import DirtyBlock
+from cairnfs.data.pack import BuiltPack
 from cairnfs.data.ports import LayoutOps
 from cairnfs.data.uploader import MAX_BATCH_SLICES, Batch, Piece, State, Uploader
 from cairnfs.errors import CairnError
@@ -186,8 +187,7 @@ class FileWriter:
             again = [b for b in self._batches if b.state is State.FAILED and b.sealed_s <= older_than_s]
             _try_again(again)
             started = again + self._seal(sorted(no for no, b in self._blocks.items() if b.born_s <= older_than_s))
-        for batch in started:
-            self._upload_in_background(batch)
+        self._upload_in_background(len(started))
         return sum(b.n_bytes for b in started)
 
     def in_flight_bytes(self) -> int:
@@ -233,8 +233,7 @@ class FileWriter:
         finally:
             if grown < n_bytes:
                 self._s.release(n_bytes - grown)
-        for batch in sealed:
-            self._upload_in_background(batch)
+        self._upload_in_background(len(sealed))
 
     def _new_block(self, block_no: int) -> DirtyBlock:
         return DirtyBlock(block_no * self._s.block_bytes, self._s.block_bytes, self._s.clock.monotonic_s())
@@ -261,39 +260,49 @@ class FileWriter:
 
     # Uploading
 
-    def _upload_in_background(self, batch: Batch) -> None:
-        def work() -> None:
-            if self._claim(batch):
-                self._upload(batch)
+    def _upload_in_background(self, n_batches: int) -> None:
+        """So many batches are waiting, besides others."""
+        for _ in range(self._s.uploader.n_threads(n_batches)):
+            self._s.uploader.submit(self._upload_waiting)
 
-        self._s.uploader.submit(work)
+    def _upload_waiting(self, among: Sequence[Batch] | None = None) -> None:
+        """Upload what is waiting, the oldest first, and record the outcomes; never raises.
 
-    def _claim(self, batch: Batch) -> bool:
-        with self._lock:
-            if batch.discarded or batch.state is not State.WAITING:
-                return False
-            batch.state = State.UPLOADING
-            return True
+        `among`: the batches of a flush, which needs them all. When one has failed, the rest is not tried and has failed, too.
+        """
+        claimed: list[Batch] = []
+        errors: list[CairnError] = []
 
-    def _upload(self, batch: Batch) -> None:
-        """Upload a claimed batch and record the outcome; never raises."""
-        error: CairnError | None = None
+        def waiting() -> Iterator[Batch]:
+            while not (errors and among) and (batch := self._claim(among)) is not None:
+                claimed.append(batch)
+                yield batch
+
         try:
-            slices = [(p.file_off, p.data) for p in batch.pieces if p.data is not None]
-            batch.pack = self._s.uploader.store(self.ino, slices)
-        except CairnError as e:
-            error = e
-        except Exception as e:  # a failure nobody foresaw must not leave the batch "uploading" for ever
-            error = CairnError(f"upload failed: {e!r}")
-        if error is None:
-            self._note_stored(batch)
-        else:
-            self._note_failed(batch, error)
+            for batch, pack in self._s.uploader.store_many(self.ino, waiting()):
+                claimed.remove(batch)
+                if isinstance(pack, CairnError):
+                    errors.append(pack)
+                    self._note_failed(batch, pack)
+                else:
+                    self._note_stored(batch, pack)
+        except Exception as e:  # a failure nobody foresaw must not leave a batch "uploading" for ever
+            errors.append(CairnError(f"upload failed: {e!r}"))
+            for batch in claimed:
+                self._note_failed(batch, errors[0])
+        while errors and among and (left := self._claim(among)) is not None:
+            self._note_failed(left, errors[0], tried=False)
 
-    def _note_stored(self, batch: Batch) -> None:
-        pack = batch.pack
-        if pack is None:
-            return
+    def _claim(self, among: Sequence[Batch] | None) -> Batch | None:
+        with self._lock:
+            for batch in self._batches if among is None else among:
+                if batch.state is State.WAITING and not batch.discarded:
+                    batch.state = State.UPLOADING
+                    return batch
+        return None
+
+    def _note_stored(self, batch: Batch, pack: BuiltPack) -> None:
+        batch.pack = pack
         for piece, ref in zip(batch.pieces, pack.refs, strict=True):
             piece.ref = ref
         self._s.stored(batch.pieces)
@@ -307,7 +316,7 @@ class FileWriter:
         if discarded:
             self._s.uploader.forget(pack.pack)
 
-    def _note_failed(self, batch: Batch, error: CairnError) -> None:
+    def _note_failed(self, batch: Batch, error: CairnError, *, tried: bool = True) -> None:
         with self._settled:
             batch.state = State.FAILED
             batch.error = error
@@ -316,23 +325,20 @@ class FileWriter:
             self._settled.notify_all()
         if discarded:
             self._s.release(batch.n_bytes)
-        else:
+        elif tried:
             self._s.failed(error)
 
     def _store_all(self, batches: list[Batch]) -> None:
-        """Have every batch stored: this thread works through them, pool threads help when there are several."""
+        """Have every batch stored: this thread works through them, pool threads help where that is of use."""
         with self._lock:
             _try_again([b for b in batches if b.state is State.FAILED])
-            todo = [b for b in batches if b.state is State.WAITING]
-        for batch in todo[1:]:
-            self._upload_in_background(batch)
-        for batch in todo:
-            if self._claim(batch):
-                self._upload(batch)
-                if batch.error is not None:
-                    raise batch.error
+            n_todo = sum(b.state is State.WAITING for b in batches)
+        for _ in range(self._s.uploader.n_threads(n_todo) - 1):
+            self._s.uploader.submit(lambda: self._upload_waiting(batches))
+        self._upload_waiting(batches)
         with self._settled:
-            self._settled.wait_for(lambda: all(b.state is not State.UPLOADING for b in batches))
+            # What has failed may be tried again by a push meanwhile, and is not stored then.
+            self._settled.wait_for(lambda: all(b.state in (State.STORED, State.FAILED) for b in batches))
             for batch in batches:
                 if batch.error is not None:
                     raise batch.error

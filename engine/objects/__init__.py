@@ -6,7 +6,7 @@ A volume's objects live below BUCKET/NAME: the marker `cairnfs_uuid` and packs/<
 import errno
 import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Protocol
@@ -14,7 +14,7 @@ from typing import Protocol
 from cairnfs.clock import SystemClock
 from cairnfs.errors import ObjectError, UsageError, VolumeError
 from cairnfs.metrics import Metrics
-from cairnfs.objects.base import MARKER, Bucket, ObjectInfo, ObjectStore
+from cairnfs.objects.base import MARKER, Bucket, Delete, ObjectInfo, ObjectStore, Outcome
 from cairnfs.objects.counting import CountingObjects
 from cairnfs.objects.limits import LimitedObjects, Limits, Turns
 from cairnfs.objects.retry import Retrying
@@ -167,15 +167,24 @@ def _destroy(bucket: Bucket, uuid: str, deleted: Callable[[], None] | None) -> i
     n_deleted = 0
     steady = Retrying(bucket, EngineOptions.io_timeout_s, SystemClock(), random.Random())
     names = (info.name for info in steady.list() if info.name != MARKER)
-    with ThreadPoolExecutor(N_DELETERS) as pool:
-        while batch := list(islice(names, DELETED_AT_ONCE)):
-            for _ in pool.map(steady.delete, batch):
-                n_deleted += 1
-                if deleted is not None:
-                    deleted()
+    while batch := list(islice(names, DELETED_AT_ONCE)):
+        for outcome in _delete(steady, batch):
+            if isinstance(outcome, ObjectError):
+                raise outcome
+            n_deleted += 1
+            if deleted is not None:
+                deleted()
     bucket.delete(MARKER)
     bucket.tidy()
     return n_deleted
+
+
+def _delete(store: ObjectStore, names: list[str]) -> Iterator[Outcome]:
+    if store.depth > 1:
+        yield from (outcome for _, outcome in store.many(map(Delete, names)))
+    else:
+        with ThreadPoolExecutor(N_DELETERS) as pool:
+            yield from pool.map(store.delete, names)
 
 
 def _mark(bucket: Bucket, uuid: str) -> str:

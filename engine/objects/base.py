@@ -2,8 +2,8 @@
 
 import errno
 import re
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol, cast
 
 from cairnfs.errors import ObjectError
 from cairnfs.types import Buffer
@@ -30,11 +30,45 @@ class ObjectInfo(NamedTuple):
     mtime_s: float
 
 
+class Get(NamedTuple):
+    """A range of an object, at least one byte."""
+
+    name: str
+    offset: int
+    length: int
+
+
+class Put(NamedTuple):
+    name: str
+    parts: Sequence[Buffer]
+
+
+class Delete(NamedTuple):
+    name: str
+
+
+Request = Get | Put | Delete
+Outcome = bytes | None | ObjectError  # of a get its bytes, of the others nothing; or why it failed
+
+
 class ObjectStore(Protocol):
     """One bucket, pool or folder. Safe to use from several threads; blocking calls release the GIL.
 
     Names are relative paths of [0-9a-z_/.-]. Every method may raise ObjectError (EIO, ENOSPC, EACCES).
     """
+
+    @property
+    def depth(self) -> int:
+        """How many requests of one `many` may be under way at a time; 1: each is waited for before the next is made."""
+        ...
+
+    def many(self, requests: Iterable[Request]) -> Iterator[tuple[int, Outcome]]:
+        """What came of each request, by its number from 0 on, in the order of the answers. Never raises ObjectError.
+
+        The next request is taken from `requests` when it can be made: so these may be made as they are taken, and end when
+        something has failed. Whoever drops the iterator waits for what is under way.
+        """
+        ...
 
     def put(self, name: str, parts: Sequence[Buffer]) -> None:
         """Store the concatenation of `parts` durably and atomically. The name must be new (EEXIST otherwise)."""
@@ -64,6 +98,31 @@ class ObjectStore(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class OneByOne:
+    """For an object store that makes one request at a time for each thread."""
+
+    depth = 1
+
+    def many(self, requests: Iterable[Request]) -> Iterator[tuple[int, Outcome]]:
+        for i, request in enumerate(requests):
+            yield i, outcome_of(cast(ObjectStore, self), request)
+
+
+def outcome_of(store: ObjectStore, request: Request) -> Outcome:
+    """What comes of one request, waited for."""
+    try:
+        match request:
+            case Get(name, offset, length):
+                return store.get(name, offset, length)
+            case Put(name, parts):
+                store.put(name, parts)
+            case Delete(name):
+                store.delete(name)
+    except ObjectError as e:
+        return e
+    return None
 
 
 class Bucket(ObjectStore, Protocol):

@@ -3,16 +3,18 @@
 Stands below the retries, so that every attempt is counted. A missing object is an answer and not an error.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import perf_counter_ns
 from typing import TypeVar
 
 from cairnfs.errors import ObjectError, ObjectMissing
 from cairnfs.metrics import Metrics
-from cairnfs.objects.base import ObjectInfo, ObjectStore
+from cairnfs.objects.base import Delete, Get, ObjectInfo, ObjectStore, Outcome, Put, Request
 from cairnfs.types import Buffer
 
 T = TypeVar("T")
+
+_KINDS = {Get: "get", Put: "put", Delete: "delete"}
 
 
 class CountingObjects:
@@ -47,6 +49,31 @@ class CountingObjects:
         if first is not None:
             yield first
             yield from found
+
+    @property
+    def depth(self) -> int:
+        return self._store.depth
+
+    def many(self, requests: Iterable[Request]) -> Iterator[tuple[int, Outcome]]:
+        """The time of each begins when it is taken, and ends when its answer is."""
+        begun: dict[int, tuple[str, int, int]] = {}
+
+        def noted() -> Iterator[Request]:
+            for i, request in enumerate(requests):
+                n_bytes = sum(map(len, request.parts)) if isinstance(request, Put) else 0
+                begun[i] = _KINDS[type(request)], n_bytes, perf_counter_ns()
+                yield request
+
+        for i, outcome in self._store.many(noted()):
+            kind, n_bytes, began_ns = begun.pop(i)
+            self._seconds[kind].observe_ns(perf_counter_ns() - began_ns)
+            if isinstance(outcome, bytes):
+                self._got_bytes.add(len(outcome))
+            elif outcome is None:
+                self._put_bytes.add(n_bytes)
+            elif not isinstance(outcome, ObjectMissing):
+                self._errors[kind].add()
+            yield i, outcome
 
     def check(self) -> None:
         self._store.check()

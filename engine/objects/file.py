@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from cairnfs.errors import ObjectError, ObjectMissing, VolumeError
-from cairnfs.objects.base import MARKER, NotOurs, ObjectInfo, checked_name
+from cairnfs.objects.base import MARKER, NotOurs, ObjectInfo, OneByOne, checked_name
 from cairnfs.types import Buffer
 
 _MAX_PARTS = 512  # IOV_MAX is 1024 on Linux
@@ -26,7 +26,7 @@ _NO_LINK = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _FILE_MODE = 0o644
 
 
-class FileStore:
+class FileStore(OneByOne):
     """An object store in the folder `root`, which must exist and carry the marker (see `cairnfs.objects.create_bucket`)."""
 
     def __init__(self, root: str) -> None:

@@ -11,13 +11,13 @@ The bytes of a whole object of unknown size are paid for afterwards, by those wh
 
 import fcntl
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from cairnfs.clock import Clock
 from cairnfs.metrics import Cells
-from cairnfs.objects.base import ObjectInfo, ObjectStore
+from cairnfs.objects.base import Get, ObjectInfo, ObjectStore, Outcome, Put, Request
 from cairnfs.types import Buffer
 
 CATCH_UP_S = 0.1  # unused time that counts later: threads wake up late, and the rate must not suffer from it
@@ -103,6 +103,13 @@ class LimitedObjects:
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         return self._store.list(prefix)
 
+    @property
+    def depth(self) -> int:
+        return self._store.depth
+
+    def many(self, requests: Iterable[Request]) -> Iterator[tuple[int, Outcome]]:
+        return self._store.many(map(self._paid, requests))
+
     def check(self) -> None:
         self._store.check()
 
@@ -113,6 +120,13 @@ class LimitedObjects:
     def waited_s(self) -> float:
         """For how long the calling thread has waited for its turns, in all: time that is not the store's fault."""
         return getattr(self._waited, "seconds", 0.0)
+
+    def _paid(self, request: Request) -> Request:
+        if isinstance(request, Put):
+            self._pay(UPLOAD, sum(map(len, request.parts)))
+        elif isinstance(request, Get):
+            self._pay(DOWNLOAD, request.length)
+        return request
 
     def _pay(self, direction: int, n_bytes: int) -> None:
         wait_s = self._take(direction, n_bytes)

@@ -5,7 +5,8 @@ that is needed of librados are thirty functions of its C interface, which has be
 
 Objects are named NAME/… in the pool, in a namespace if there is one. A put is one operation (create exclusively and write),
 so an object is there whole or not at all. RADOS lists a pool in order of hash, with other volumes' objects in between: names
-are sorted here (`ordering`), then looked at many at a time.
+are sorted here (`ordering`), then looked at many at a time. `many` makes requests without waiting for each: librados's threads
+wake the one that has made them.
 
 librados sends what was not answered again to whichever OSD has the object now, so an outage shorter than the timeout of a
 request is only a delay. A request that has timed out may still be done later: Retrying knows that a put finds its own object.
@@ -17,14 +18,15 @@ import logging
 import os
 import shlex
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from math import ceil
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+from cairnfs.const import MIB
 from cairnfs.errors import ObjectError, ObjectMissing, VolumeError
 from cairnfs.ext import rados_io
-from cairnfs.objects.base import MARKER, NotOurs, ObjectInfo, checked_name
+from cairnfs.objects.base import MARKER, Delete, Get, NotOurs, ObjectInfo, Outcome, Put, Request, checked_name
 from cairnfs.objects.ordering import in_order
 from cairnfs.types import Buffer
 
@@ -34,6 +36,8 @@ Batch = list[bytes]
 
 CONNECT_TIMEOUT_S = 10  # librados's own is five minutes
 STALE_MAP_S = 2.0
+DEPTH = 64  # requests of one thread under way: what one OSD works on at a time, several times over
+UNDER_WAY_BYTES = 64 * MIB  # of them together; librados holds what is written until it is acknowledged
 LOOKED_AT = 512  # objects of a listing whose sizes are asked for together
 DEFAULT_USER = "client.admin"
 INSTALL = "install the package librados2 (Debian, Ubuntu) or librados (others)"
@@ -41,6 +45,7 @@ INSTALL = "install the package librados2 (Debian, Ubuntu) or librados (others)"
 _TELLING = {errno.EEXIST: errno.EEXIST, errno.EACCES: errno.EACCES, errno.EPERM: errno.EACCES, errno.EFBIG: errno.EFBIG}
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _BLOCKLISTED = errno.ESHUTDOWN
+_DOING = {Get: "read", Put: "store", Delete: "delete"}
 
 
 class Access(NamedTuple):
@@ -82,13 +87,21 @@ class RadosStore:
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         names = (name.decode("ascii")[len(self._prefix) :] for name in in_order(self._names(prefix)))
         while some := list(islice(names, LOOKED_AT)):
-            oids = [self._prefix + name for name in some]
-            found = self._ask("look at", some[0], lambda pool, _, oids=oids: pool.stat_many(oids))  # type: ignore[misc]
-            for name, answer in zip(some, found, strict=True):
+            found: dict[str, Any] = dict(self._answers(some, lambda under_way, name: under_way.stat(name, self._prefix + name)))
+            for name in some:
+                answer = found[name]
                 if not isinstance(answer, OSError):
                     yield ObjectInfo(name, answer[0], float(answer[1]))
                 elif answer.errno != errno.ENOENT:  # deleted since it was listed
                     raise self._error(answer, "look at", name)
+
+    @property
+    def depth(self) -> int:
+        return DEPTH
+
+    def many(self, requests: Iterable[Request]) -> Iterator[tuple[int, Outcome]]:
+        for (i, request), answer in self._answers(enumerate(requests), self._make, lambda numbered: _data_bytes(numbered[1])):
+            yield i, self._outcome(request, answer)
 
     def check(self) -> None:
         try:
@@ -144,6 +157,58 @@ class RadosStore:
             if e.errno == _BLOCKLISTED:
                 self._renew(pool)
             raise error from e
+
+    def _answers(
+        self,
+        items: Iterable[T],
+        make: Callable[[rados_io.Requests, T], None],
+        n_bytes: Callable[[T], int] = lambda item: 0,
+    ) -> Iterator[tuple[T, Any]]:
+        """Make a request for each item, as many under way as may be; each with its answer, in the order of these, an OSError for
+        what failed. `n_bytes` of data are sent or got for an item.
+        """
+        pool, left_bytes = self._pool, UNDER_WAY_BYTES
+        under_way = None if pool is None else pool.requests(DEPTH)
+        for item in items:
+            if pool is None or under_way is None:
+                yield item, ObjectError(f"{self.where} has been closed")
+                continue
+            left_bytes -= n_bytes(item)
+            while under_way.n_under_way and left_bytes < 0:
+                yield (answered := self._next(under_way, pool))
+                left_bytes += n_bytes(answered[0])
+            try:
+                make(under_way, item)
+            except OSError as e:
+                left_bytes += n_bytes(item)
+                yield item, e
+            while under_way.n_under_way == DEPTH:  # before another is taken
+                yield (answered := self._next(under_way, pool))
+                left_bytes += n_bytes(answered[0])
+        while pool is not None and under_way is not None and under_way.n_under_way:
+            yield self._next(under_way, pool)
+
+    def _next(self, under_way: rados_io.Requests, pool: rados_io.Pool) -> tuple[Any, Any]:
+        item, answer = under_way.next()
+        if isinstance(answer, OSError) and answer.errno == _BLOCKLISTED:
+            self._renew(pool)
+        return item, answer
+
+    def _make(self, under_way: rados_io.Requests, numbered: tuple[int, Request]) -> None:
+        _, request = numbered
+        oid = self._prefix + checked_name(request.name)
+        if isinstance(request, Get):
+            under_way.get(numbered, oid, request.offset, request.length)
+        elif isinstance(request, Put):
+            under_way.put(numbered, oid, request.parts)
+        else:
+            under_way.remove(numbered, oid)
+
+    def _outcome(self, request: Request, answer: bytes | None | OSError) -> Outcome:
+        if not isinstance(answer, OSError):
+            return answer
+        error = answer if isinstance(answer, ObjectError) else self._error(answer, _DOING[type(request)], request.name)
+        return None if isinstance(request, Delete) and isinstance(error, ObjectMissing) else error
 
     def _error(self, e: OSError, doing: str, name: str) -> ObjectError:
         what = f"cannot {doing} object {name} in {self.where}"
@@ -204,6 +269,12 @@ class RadosStore:
             raise VolumeError(f"{e}: {INSTALL}") from e
         except OSError as e:
             raise VolumeError(_why_not(e, access.pool, user, conf)) from e
+
+
+def _data_bytes(request: Request) -> int:
+    if isinstance(request, Put):
+        return sum(map(len, request.parts))
+    return request.length if isinstance(request, Get) else 0
 
 
 def _may_be_ours(name: bytes) -> bool:

@@ -8,14 +8,14 @@ import errno
 import logging
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from cairnfs.clock import Clock
 from cairnfs.errors import ObjectError, ObjectMissing
 from cairnfs.metrics import Metrics
-from cairnfs.objects.base import NotOurs, ObjectInfo, ObjectStore
+from cairnfs.objects.base import NotOurs, ObjectInfo, ObjectStore, Outcome, Put, Request, outcome_of
 from cairnfs.types import Buffer
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,15 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FINAL = frozenset(
     {errno.ENOENT, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL, errno.EFBIG, errno.ENAMETOOLONG}
 )
+
+
+class _Tried(NamedTuple):
+    """A request of many: its number, when it was made first, and how often."""
+
+    no: int
+    request: Request
+    began_s: float
+    attempts: int
 
 
 class Retrying:
@@ -60,8 +69,7 @@ class Retrying:
             try:
                 self._store.put(name, parts)
             except ObjectError as e:
-                # An earlier attempt may have stored the object although it reported a failure.
-                if attempts == 1 or e.errno != errno.EEXIST or self._store.get(name) != b"".join(parts):
+                if not self._was_stored(e, attempts, name, parts):
                     raise
 
         self._run(once, "store", name)
@@ -71,13 +79,14 @@ class Retrying:
         return self._run(lambda: self._store.get(name), "read", name, final=NotOurs)
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        began_s = self._now_s()
         try:
             return self._store.get(name, offset, length)  # no closure on the way that nearly all reads take
         except ObjectMissing:
             raise
-        except ObjectError:
-            self._retries.add()
-            return self._run(lambda: self._store.get(name, offset, length), "read", name)
+        except ObjectError as e:
+            failed = e
+        return self._run(lambda: self._store.get(name, offset, length), "read", name, failed=failed, began_s=began_s)
 
     def head(self, name: str) -> ObjectInfo:
         return self._run(lambda: self._store.head(name), "look at", name)
@@ -100,6 +109,67 @@ class Retrying:
             last = info.name
             yield info
 
+    @property
+    def depth(self) -> int:
+        return self._store.depth
+
+    def many(self, requests: Iterable[Request]) -> Iterator[tuple[int, Outcome]]:
+        """What failed is tried again together, before more is taken from `requests`."""
+        if self.depth == 1:
+            yield from ((i, outcome_of(self, request)) for i, request in enumerate(requests))
+            return
+        source = enumerate(requests)
+        again: Sequence[_Tried] = ()
+        delay_s = FIRST_DELAY_S
+        while True:
+            failed: list[tuple[_Tried, ObjectError]] = []
+            for tried, outcome in self._round(again or self._new(source, failed)):
+                settled = self._settled(tried, outcome)
+                if isinstance(settled, ObjectError) and not self._final(settled, tried):
+                    failed.append((tried, settled))
+                else:
+                    yield tried.no, settled
+            if failed:
+                self._note(failed[0][1], delay_s, "reach", f"{failed[0][0].request.name} (one of {len(failed)})")
+                delay_s = self._pause(delay_s, min(self._left_s(e, self._now_s() - tried.began_s) for tried, e in failed))
+                self._retries.add(len(failed))
+            elif not again:
+                return
+            else:
+                delay_s = FIRST_DELAY_S
+            again = [tried._replace(attempts=tried.attempts + 1) for tried, _ in failed]
+
+    def _new(self, source: Iterator[tuple[int, Request]], failed: Sequence[object]) -> Iterator[_Tried]:
+        """What was not tried yet, until something has `failed`."""
+        while not failed and (numbered := next(source, None)) is not None:
+            yield _Tried(*numbered, self._now_s(), 1)
+
+    def _round(self, attempts: Iterable[_Tried]) -> Iterator[tuple[_Tried, Outcome]]:
+        sent: dict[int, _Tried] = {}
+
+        def requests() -> Iterator[Request]:
+            for n, tried in enumerate(attempts):
+                sent[n] = tried
+                yield tried.request
+
+        for n, outcome in self._store.many(requests()):
+            yield sent.pop(n), outcome
+
+    def _settled(self, tried: _Tried, outcome: Outcome) -> Outcome:
+        if isinstance(outcome, ObjectError) and isinstance(tried.request, Put):
+            try:
+                return None if self._was_stored(outcome, tried.attempts, *tried.request) else outcome
+            except ObjectError as e:
+                return e
+        return outcome
+
+    def _was_stored(self, e: ObjectError, attempts: int, name: str, parts: Sequence[Buffer]) -> bool:
+        """Whether an earlier attempt has stored an object although it reported a failure."""
+        return attempts > 1 and e.errno == errno.EEXIST and self._store.get(name) == b"".join(parts)
+
+    def _final(self, e: ObjectError, tried: _Tried) -> bool:
+        return isinstance(e, ObjectMissing) or self._gives_up(e, self._now_s() - tried.began_s)
+
     def check(self) -> None:
         """Not retried: the caller wants to know the state now."""
         self._store.check()
@@ -112,22 +182,49 @@ class Retrying:
         found = self._store.list(prefix)
         return found, next((info for info in found if info.name > last), None)
 
-    def _run(self, call: Callable[[], T], doing: str, name: str, final: type[ObjectError] = ObjectMissing) -> T:
-        started_s = self._clock.monotonic_s() - self._waited_s()
+    def _run(
+        self,
+        call: Callable[[], T],
+        doing: str,
+        name: str,
+        *,
+        final: type[ObjectError] = ObjectMissing,
+        failed: ObjectError | None = None,
+        began_s: float | None = None,
+    ) -> T:
+        """`failed`: what a first attempt, begun at `began_s`, has come to."""
+        began_s = self._now_s() if began_s is None else began_s
         delay_s = FIRST_DELAY_S
         while True:
             try:
-                return call()
+                if failed is None:
+                    return call()
+                raise failed
             except ObjectError as e:
-                waited_s = self._clock.monotonic_s() - self._waited_s() - started_s
+                failed = None
+                waited_s = self._now_s() - began_s
                 if isinstance(e, final) or self._gives_up(e, waited_s):
                     raise
-                if delay_s == FIRST_DELAY_S and e.errno not in _FULL:
-                    log.warning("cannot %s object %s yet, trying again: %s", doing, name, e)
-                left_s = max(0.0, self._limit_s(e) - waited_s)
-            self._clock.sleep(min(left_s, delay_s * self._rng.uniform(0.5, 1.0)))
-            delay_s = min(LONGEST_DELAY_S, delay_s * 2)
+                self._note(e, delay_s, doing, name)
+                left_s = self._left_s(e, waited_s)
+            delay_s = self._pause(delay_s, left_s)
             self._retries.add()
+
+    def _now_s(self) -> float:
+        """A clock that stands still while the calling thread waits for what is no failure."""
+        return self._clock.monotonic_s() - self._waited_s()
+
+    def _note(self, e: ObjectError, delay_s: float, doing: str, name: str) -> None:
+        if delay_s == FIRST_DELAY_S and e.errno not in _FULL:
+            log.warning("cannot %s object %s yet, trying again: %s", doing, name, e)
+
+    def _pause(self, delay_s: float, left_s: float) -> float:
+        """Wait before another attempt; returns how long to wait before the one after."""
+        self._clock.sleep(min(left_s, delay_s * self._rng.uniform(0.5, 1.0)))
+        return min(LONGEST_DELAY_S, delay_s * 2)
+
+    def _left_s(self, e: ObjectError, waited_s: float) -> float:
+        return max(0.0, self._limit_s(e) - waited_s)
 
     def _gives_up(self, e: ObjectError, waited_s: float) -> bool:
         return e.errno in _FINAL or waited_s >= self._limit_s(e) or self._closing.is_set()

@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from cairnfs.clock import Clock, SystemClock
 from cairnfs.const import MIB
 from cairnfs.data import Data
-from cairnfs.errors import FsError
 from cairnfs.ext.arena import Arena
 from cairnfs.meta import Meta
 from cairnfs.options import EngineOptions
@@ -88,7 +87,8 @@ class Vfs:
 
     def readlink(self, c: Caller, ino: Inode) -> bytes:
         """Target of a symbolic link. EINVAL when it is none; ESTALE."""
-        return self._names.readlink(ino)
+        with self._state.moved.walk(c.pid):
+            return self._names.readlink(ino)
 
     def link(self, c: Caller, ino: Inode, new_parent: Inode, new_name: bytes) -> Attr:
         """Give an inode another name. EEXIST, EPERM (directory), ENOENT (its last name is gone), EMLINK, EROFS."""
@@ -110,11 +110,8 @@ class Vfs:
 
     def getattr(self, c: Caller, ino: Inode, fh: int | None = None) -> Attr:
         """Attributes including size and times of data not committed yet. ESTALE: the inode is gone."""
-        try:
+        with self._state.moved.walk(c.pid):
             return self._attrs.getattr(ino)
-        except FsError as error:
-            self._state.moved.refused(c.pid, error)
-            raise
 
     def setattr(self, c: Caller, ino: Inode, change: SetAttr, fh: int | None = None) -> Attr:
         """Change attributes, size included. EINVAL, EFBIG, ESTALE, ENOSPC, EROFS."""
@@ -122,7 +119,8 @@ class Vfs:
 
     def access(self, c: Caller, ino: Inode, mask: int) -> None:
         """ESTALE, or EROFS for writing to a read-only volume; permissions are the kernel's business."""
-        self._attrs.access(ino, mask)
+        with self._state.moved.walk(c.pid):
+            self._attrs.access(ino, mask)
 
     def statfs(self, c: Caller) -> StatFs:
         """Totals of the volume. Data not committed yet is not in them."""
@@ -137,16 +135,17 @@ class Vfs:
     def open(self, c: Caller, ino: Inode, flags: int, kill_suidgid: bool = False) -> Opened:
         """Open a regular file, with O_TRUNC if given. ESTALE, EISDIR, ELOOP (symbolic link), ENXIO (others), EROFS."""
         self.fence(c, ino)
-        try:
+        with self._state.moved.walk(c.pid):
             return self._io.open(ino, flags, kill_suidgid)
-        except FsError as error:
-            self._state.moved.refused(c.pid, error)
-            raise
 
     def fence(self, c: Caller, ino: Inode) -> None:
-        """Before an inode is opened: return when everything that others committed before the call is known here. EIO, ESTALE."""
-        self._state.fence(UNKNOWN)
-        self._state.moved.check(c.pid, ino)
+        """Before an inode is opened: return when everything that others committed before the call is known here. EIO, ESTALE.
+
+        Once for a request: who was sent back is let pass once.
+        """
+        if not c.fenced:
+            self._state.fence(UNKNOWN)
+            self._state.moved.check(c.pid, ino)
 
     def read(self, c: Caller, fh: int, offset: int, size: int) -> list[memoryview]:
         """Up to `size` bytes as consecutive views, valid as long as they are referenced; short only at the end of file.
@@ -192,7 +191,9 @@ class Vfs:
 
     def opendir(self, c: Caller, ino: Inode) -> Opened:
         """Open a directory. ESTALE, ENOTDIR."""
-        return self._dirs.opendir(ino)
+        self.fence(c, ino)
+        with self._state.moved.walk(c.pid):
+            return self._dirs.opendir(ino)
 
     def readdir(self, c: Caller, fh: int, cookie: int, plus: bool = False) -> Iterator[DirEntry]:
         """Entries after `cookie` (0: from the start), with attributes if `plus`. EBADF; EIO while iterating."""

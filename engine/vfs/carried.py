@@ -18,6 +18,7 @@ from cairnfs.ext.shm import SharedMemory
 from cairnfs.meta.records import TAIL_AT, decode_kept_attr, encode_attr
 from cairnfs.metrics import Cells
 from cairnfs.types import Attr, Inode, serving
+from cairnfs.vfs.sent_back import SENT_BACK_BYTES, SentBackRecords
 
 N_CELLS = 1 << 13  # of metrics
 N_HANDLES = 1 << 16  # open at a time; those beyond are not handed on
@@ -152,12 +153,13 @@ class Carried:
         `received`: the `memories` of another process's, which may have had another number of workers: what those counted stays.
         KeyError when one is missing, ValueError when one is of another size.
         """
-        nothing = {"journal": None, "handles": None, "removed": None, "page": None}
+        nothing = {"journal": None, "handles": None, "removed": None, "sent": None, "page": None}
         given: Mapping[str, SharedMemory | None] = nothing if received is None else received
         self.arena = arena
         self.journal = Journal(journal_bytes, given["journal"])
         self.handles = HandleRecords(given["handles"])
         self.removed = RemovedRecords(given["removed"])
+        self.sent_back = SentBackRecords(_memory("sent", SENT_BACK_BYTES, given["sent"]))
         self._page = _memory("page", PAGE_BYTES, given["page"])
         self._numbers = self._page.view
         n_counts = max(n_workers, len(given) - len(nothing))
@@ -168,7 +170,7 @@ class Carried:
     def memories(self) -> dict[str, SharedMemory]:
         """All memory but the arena, by name."""
         counts = {f"counts{i}": memory for i, memory in enumerate(self._counts)}
-        tables = {"handles": self.handles.memory, "removed": self.removed.memory}
+        tables = {"handles": self.handles.memory, "removed": self.removed.memory, "sent": self.sent_back.memory}
         return {"journal": self.journal.memory, **tables, "page": self._page, **counts}
 
     def forget_counts(self) -> None:
@@ -211,6 +213,15 @@ class Carried:
     @told.setter
     def told(self, value: int) -> None:
         self._set(2, value)
+
+    @property
+    def notes(self) -> int:
+        """How often others had changed names that were noted (`moved`)."""
+        return self._get(5)
+
+    @notes.setter
+    def notes(self, value: int) -> None:
+        self._set(5, value)
 
     @property
     def turns(self) -> tuple[Cells, int]:

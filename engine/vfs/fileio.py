@@ -10,7 +10,7 @@ import os
 import stat
 
 from cairnfs.const import MAX_FILE_BYTES
-from cairnfs.errors import CorruptError, FsError, ObjectError, ObjectMissing
+from cairnfs.errors import CorruptError, FsError, ObjectError, ObjectMissing, StoreError
 from cairnfs.types import Attr, Buffer, Caller, Inode, Opened, PackId, SetAttr, SliceRef, serving
 from cairnfs.vfs.attrs import Attributes
 from cairnfs.vfs.handles import FIRST_COMPILED, Handle
@@ -110,10 +110,19 @@ class FileIo:
     # Reading and writing
 
     def read(self, fh: int, offset: int, size: int) -> list[memoryview]:
-        if fh < 0 or fh >= FIRST_COMPILED:
-            found = self._read_piece(Inode(-fh if fh < 0 else fh >> 64), offset, size)
-            if found is not None:
-                return found
+        compiled = fh < 0 or fh >= FIRST_COMPILED
+        ino = Inode(-fh if fh < 0 else fh >> 64) if compiled else self._state.handle(fh).file.ino
+        unanswered = self._state.unanswered
+        unanswered.check(ino, offset)
+        began_s = unanswered.now_s()
+        try:
+            found = self._read_piece(ino, offset, size) if compiled else None
+            return self._read_opened(fh, offset, size) if found is None else found
+        except (ObjectError, StoreError) as error:
+            unanswered.note(ino, offset, size, began_s, is_metadata=isinstance(error, StoreError))
+            raise
+
+    def _read_opened(self, fh: int, offset: int, size: int) -> list[memoryview]:
         handle = self._state.handle(fh)
         if handle.drops is not None:
             self._used(handle)
@@ -136,7 +145,7 @@ class FileIo:
             raise FsError(errno.EIO) from error
 
     def _read_piece(self, ino: Inode, offset: int, size: int) -> list[memoryview] | None:
-        """Read a small file from what the arena knows of it, without opening it. None when that is not enough, or goes wrong."""
+        """Read a small file from what the arena knows of it, without opening it. None when that is not enough."""
         piece = self._state.arena.piece(ino)
         if piece is None or offset < 0 or size < 0:
             return None
@@ -149,7 +158,7 @@ class FileIo:
             return self._state.data.reader.fetcher.part(ref, ino, off + offset, n_bytes, False)
         except ObjectMissing:
             self._state.arena.forget(ino)
-        except (ObjectError, CorruptError):
+        except CorruptError:
             pass  # the other way tries again and says what is wrong
         return None
 

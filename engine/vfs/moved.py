@@ -4,7 +4,8 @@ The kernel resolves a path from names it keeps, and opens an inode. If another n
 the way, the names are dropped here and, a moment later, in the kernel; but a walk that was over before, or has begun, ends with
 the OPEN of what the path meant. It is answered ESTALE: the kernel then walks the path again with a LOOKUP for every name, and
 opens what it finds. That OPEN, the next one of the same thread, is let pass, since the path may well lead through what has moved.
-Likewise for a LOOKUP of a name that does not exist, in a directory that may not be the one the path means any more.
+Likewise for a LOOKUP of a name that does not exist, in a directory that may not be the one the path means any more. The kernel
+tries twice and no more, so whatever refuses a walk with ESTALE counts (`walk`), and who was sent back is known after a death.
 
 An inode is *noted* when the log tells of a change of names it took part in. It counts until the kernel has dropped the names
 (`settle`), and if the kernel knew it, for GRACE_S more, so that walks that had gone through them have ended. What is below a
@@ -14,28 +15,19 @@ symbolic link cannot be known: when one has changed, everything counts, which th
 import errno
 import stat
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 
 from cairnfs.clock import Clock
 from cairnfs.const import ROOT_INO
 from cairnfs.errors import FsError
 from cairnfs.ext.arena import Arena
 from cairnfs.types import Inode
+from cairnfs.vfs.carried import Carried
+from cairnfs.vfs.sent_back import SentBack, SentBackRecords, place_of
 
 GRACE_S = 5.0  # as the lease: a walk that takes longer from a name to its end is waiting for a store that is away
 SECOND_TRY_S = 10.0  # for a thread that was sent back to come again, on a busy machine
-MAX_SENT_BACK = 65_536  # threads whose second try has not come yet; some 10 MB
-UNKNOWN_PID = 0  # of threads outside of the PID namespace of the mount: one number for many
-
-
-class _SentBack(NamedTuple):
-    """A thread was sent back; with a `place`, it has since looked up a name there, when the newest note was `number`."""
-
-    when_s: float
-    place: tuple[Inode, bytes | None] | None = None
-    number: int = 0
 
 
 def _all(inos: list[Inode]) -> list[Inode]:
@@ -45,18 +37,26 @@ def _all(inos: list[Inode]) -> list[Inode]:
 class Moved:
     """Of one mount. Thread-safe."""
 
-    def __init__(self, parent_of: Callable[[Inode], Inode | None], arena: Arena, clock: Clock) -> None:
-        """`parent_of`: the directory with the only name of an inode, None when it has several names; raises ENOENT."""
+    def __init__(
+        self, parent_of: Callable[[Inode], Inode | None], arena: Arena, clock: Clock, carried: Carried | None = None
+    ) -> None:
+        """`parent_of`: the directory with the only name of an inode, None when it has several names; raises ENOENT.
+
+        What a predecessor of this process had noted is not known: everything counts, as of its last note.
+        """
         self.knows: Callable[[list[Inode]], list[Inode]] = _all  # which of these inodes the kernel knows
         self._parent_of = parent_of
         self._arena = arena
         self._clock = clock
         self._lock = threading.Lock()
-        self._n_notes = 0
+        self._carried = carried
+        self._n_notes = 0 if carried is None else carried.notes
         self._noted: dict[Inode, tuple[int, bool]] = {}  # -> number of the note, whether the kernel knew it
         self._counting: dict[Inode, tuple[int, float]] = {}  # -> number of the note, until when
-        self._sent_back: OrderedDict[int, _SentBack] = OrderedDict()
-        arena.careful(False)
+        self._sent_back = SentBackRecords() if carried is None else carried.sent_back
+        if self._n_notes:
+            self._noted[Inode(ROOT_INO)] = (self._n_notes, True)
+        arena.careful(bool(self._noted))
 
     def look(self, inos: Collection[Inode]) -> dict[Inode, bool]:
         """What to `note` of inodes whose names others have changed, and whether the kernel knows it; before all forget it."""
@@ -70,6 +70,8 @@ class Moved:
         """The names are changed, and the arena has forgotten them. The root stands for everything."""
         with self._lock:
             self._n_notes += 1
+            if self._carried is not None:
+                self._carried.notes = self._n_notes
             for ino, is_known in found.items():
                 before = self._noted.get(ino)
                 self._noted[ino] = (self._n_notes, is_known or (before is not None and before[1]))
@@ -102,28 +104,34 @@ class Moved:
         if not self._noted and not self._counting:
             return
         number = self._newest_above(ino)
+        place = None if name is None else place_of(ino, name)
         now_s = self._clock.monotonic_s()
         with self._lock:
-            sent = self._sent_back.get(pid)
-            if sent is not None and pid != UNKNOWN_PID:
-                del self._sent_back[pid]
+            sent = self._sent_back.take(pid)
             if not number:
                 return
             if sent is not None and now_s - sent.when_s < SECOND_TRY_S:
                 if sent.place is None:
-                    if name is not None:  # which the kernel may look up twice on its second try
-                        self._send_back(pid, _SentBack(now_s, (ino, name), number))
+                    if place is not None:  # which the kernel may look up twice on its second try
+                        self._sent_back.put(pid, SentBack(now_s, place, number))
                     return
-                if sent.place == (ino, name) and number <= sent.number:
+                if sent.place == place and number <= sent.number:
                     return
-            self._send_back(pid, _SentBack(now_s))
+            self._sent_back.put(pid, SentBack(now_s))
         raise FsError(errno.ESTALE)
 
-    def refused(self, pid: int, error: FsError) -> None:
-        """A thread was refused something of an inode that is gone: for ESTALE it will come again likewise."""
-        if error.errno == errno.ESTALE and (self._noted or self._counting):
-            with self._lock:
-                self._send_back(pid, _SentBack(self._clock.monotonic_s()))
+    @contextmanager
+    def walk(self, pid: int) -> Iterator[None]:
+        """Around what the kernel asks for on its way along a path: where that is refused with ESTALE because something is gone,
+        the thread was sent back, too.
+        """
+        try:
+            yield
+        except FsError as error:
+            if error.errno == errno.ESTALE and (self._noted or self._counting):
+                with self._lock:
+                    self._sent_back.put(pid, SentBack(self._clock.monotonic_s()))
+            raise
 
     def _may_be_link(self, ino: Inode) -> bool:
         attr = self._arena.attr(ino)
@@ -154,9 +162,3 @@ class Moved:
                 ino = parent
         except FsError:
             return max(numbers.values())  # something is gone
-
-    def _send_back(self, pid: int, entry: "_SentBack") -> None:
-        self._sent_back[pid] = entry
-        self._sent_back.move_to_end(pid)
-        if len(self._sent_back) > MAX_SENT_BACK:
-            self._sent_back.popitem(last=False)

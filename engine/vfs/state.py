@@ -19,6 +19,7 @@ from cairnfs.vfs.handles import FIRST_COMPILED, Handle, HandleTable
 from cairnfs.vfs.moved import Moved
 from cairnfs.vfs.openfiles import OpenFiles
 from cairnfs.vfs.pages import PageVersions
+from cairnfs.vfs.unanswered import Unanswered
 from cairnfs.vfs.unopened import Unopened
 
 UNKNOWN = Position(0)
@@ -53,9 +54,10 @@ class VfsState:
         self.clock = clock
         journal, records = (None, None) if carried is None else (carried.journal, carried.handles)
         self.fence: Callable[[Position], None] = _alone
-        self.moved = Moved(self._parent_of, arena, clock)
+        self.moved = Moved(self._parent_of, arena, clock, carried)
         self.pages = PageVersions(arena)
         self.capacity = Capacity(meta, clock)
+        self.unanswered = Unanswered(clock, data.n_answers)
         self.files = OpenFiles(meta, data, self.pages, self.capacity, arena, journal)
         self.numbers = itertools.count(1 if carried is None else (carried.generation << GENERATION_SHIFT) + 1)
         self.handles: HandleTable[Handle] = HandleTable(self.numbers, records)

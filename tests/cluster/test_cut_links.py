@@ -3,6 +3,8 @@
 The lease is 5 s (`cairnfs.daemon.lease`).
 """
 
+import errno
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
 AWAY = ["Redis at .* Error", "change log", "no heartbeat", "has not answered", "cannot be told"]
 IO_TIMEOUT_S = 2.0
-N_TIMEOUTS = 4  # that one read() may wait for: a worker that fetches, the one that serves, and the kernel asks twice
+FETCHING_S = 2.0  # that one read() may wait besides: a second for a worker that fetches, and the kernel asks twice
 LATE_S = 2.0  # what a busy machine may add
 
 READ = """
@@ -116,10 +118,10 @@ def test_a_cut_that_outlasts_the_lease(network: Network, volume: Volume, mounts:
     time.sleep(0.5)
     (beta.top / "f").write_bytes(b"second;" * 1000)
     changed_s = time.monotonic()
-    wait_until(cut_s + LEASE_S + N_TIMEOUTS * IO_TIMEOUT_S + 1)
+    wait_until(cut_s + LEASE_S + 2 * IO_TIMEOUT_S + FETCHING_S + 1)
     mended_s = time.monotonic()
     alpha.host.mend()
-    time.sleep(6)
+    time.sleep(8)
     held, opened = readers.stop()
     for seen in (held, opened):
         early = between(seen, cut_s, cut_s + LEASE_S - 1.5)
@@ -130,9 +132,9 @@ def test_a_cut_that_outlasts_the_lease(network: Network, volume: Volume, mounts:
         assert not stale
         failed = [each for each in seen if each.what == "EIO"]
         assert failed, "and then they waited, and failed"
-        for each in failed:
-            assert IO_TIMEOUT_S - 0.1 <= each.ended_s - each.began_s < N_TIMEOUTS * IO_TIMEOUT_S + LATE_S
-        recovered = between(seen, mended_s + 4, mended_s + 6)
+        took_s = [each.ended_s - each.began_s for each in failed]  # those that follow soon are not made to wait again
+        assert took_s[0] >= IO_TIMEOUT_S - 0.1 and max(took_s) < IO_TIMEOUT_S + FETCHING_S + LATE_S
+        recovered = between(seen, mended_s + 6, mended_s + 8)
         assert recovered and {each.what for each in recovered} == {"second"}
         assert {each.what for each in seen} == {"first", "EIO", "second"}
 
@@ -205,6 +207,51 @@ def test_a_bad_line_to_redis(redis_server: RedisServer, mounts: MountFactory, st
     assert proxy.n_broken
     load.check(mount.path / "d")
     mount.stop()
+
+
+def test_a_failover_that_loses_a_file_does_not_give_its_number_to_another(
+    shared_redis: RedisServer, mounts: MountFactory, tmp_path: Path, stack: ExitStack
+) -> None:
+    """Whoever has the lost file open goes on writing to its number, and may be the last to notice."""
+    master = RedisServer(tmp_path / "master")
+    stack.callback(master.kill)
+    replica = RedisServer(tmp_path / "replica", "--replicaof", "127.0.0.1", str(master.port))
+    stack.callback(replica.kill)
+    config = tmp_path / "sentinel.conf"
+    config.write_text(
+        f"sentinel monitor chief 127.0.0.1 {master.port} 1\nsentinel down-after-milliseconds chief 500\n"
+        "sentinel failover-timeout chief 3000\n"
+    )
+    sentinel = RedisServer(tmp_path / "sentinel", config=config)
+    stack.callback(sentinel.kill)
+    volume = mounts.volume(url=f"redis://chief,127.0.0.1:{sentinel.port}/2")
+    one, two = mounts.new(volume), mounts.new(volume)
+    for mount in (one, two):
+        mount.expected_log += AWAY
+    with replica.client() as client, master.client() as above:
+        while client.info("replication").get("slave_repl_offset") != above.info("replication")["master_repl_offset"]:
+            time.sleep(0.05)
+        client.config_set("masterauth", "which the master does not know")  # so it does not get through to it again
+        client.execute_command("CLIENT", "KILL", "TYPE", "master")
+        lost = os.open(one.path / "lost", os.O_CREAT | os.O_WRONLY)
+        os.write(lost, b"lost")
+        os.fsync(lost)
+        number = os.fstat(lost).st_ino
+        master.kill()
+        (two.path / "kept").write_bytes(b"kept")
+        assert client.info("replication")["role"] == "master"
+    assert (two.path / "kept").stat().st_ino != number
+    for call in (lambda: os.write(lost, b"more of it"), lambda: os.close(lost)):
+        try:
+            call()
+        except OSError as error:
+            assert error.errno in (errno.ENOENT, errno.ESTALE, errno.EIO)
+    assert [(mount.path / "kept").read_bytes() for mount in (one, two)] == [b"kept"] * 2
+    assert os.listdir(two.path) == ["kept"]
+    one.stop()
+    two.stop()
+    volume.assert_clean()
+    mounts.volumes.remove(volume)
 
 
 def test_a_replica_takes_over_from_a_master_that_is_killed(

@@ -1,12 +1,8 @@
 """The OSD that holds everything stops, dies and comes back, or is full, under a real mount on Redis and RADOS."""
 
 import errno
-import hashlib
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +13,11 @@ import pytest
 from support.ceph_server import CephCluster
 from support.mounts import Mount, MountFactory
 from support.redis_server import RedisServer
+from support.storing import LIMIT_S, Writing, digest, failure, wait
 
 pytestmark = pytest.mark.fuse
 
-WRITER = Path(__file__).with_name("storing_writer.py")
 TIMEOUT_S = 4
-LIMIT_S = 40  # for what the test waits for; a machine may be busy
 
 
 @pytest.fixture(scope="module")
@@ -53,65 +48,10 @@ def stopped(open_ceph: CephCluster) -> Iterator[Callable[[bool], None]]:
     stop(False)
 
 
-class Writing:
-    """storing_writer.py on a mount. `acknowledged`: digests of what was promised; `failures`: errnos of what was refused."""
-
-    def __init__(self, folder: Path, log: Path) -> None:
-        self.folder = folder
-        self.log = log
-        with log.open("wb") as out:
-            command = [sys.executable, WRITER, str(folder), "7"]
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out)
-
-    @property
-    def outcomes(self) -> list[tuple[str, str, int, float]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
-
-    @property
-    def acknowledged(self) -> dict[Path, str]:
-        return {self.folder / name: digest for name, digest, failed, _ in self.outcomes if not failed}
-
-    @property
-    def failures(self) -> list[int]:
-        return [failed for _, _, failed, _ in self.outcomes if failed]
-
-    @property
-    def longest_s(self) -> float:
-        return max(took_s for _, _, _, took_s in self.outcomes)
-
-    def wait_for_more(self, n: int) -> None:
-        wanted = len(self.acknowledged) + n
-        wait(lambda: len(self.acknowledged) >= wanted, f"nothing is stored any more: {self.failures}")
-
-    def end(self) -> None:
-        self.process.communicate(timeout=LIMIT_S)
-        assert self.process.returncode == 0
-
-
-def wait(ready: Callable[[], bool], what: str) -> None:
-    deadline_s = time.monotonic() + LIMIT_S
-    while not ready():
-        assert time.monotonic() < deadline_s, what
-        time.sleep(0.05)
-
-
 def store(path: Path, data: bytes) -> None:
     with path.open("wb", buffering=0) as file:
         file.write(data)
         os.fsync(file.fileno())
-
-
-def failure(call: Callable[[], object]) -> int | None:
-    """The errno of what a call raises, None when it succeeds."""
-    try:
-        call()
-    except OSError as error:
-        return error.errno
-    return None
-
-
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def check(files: dict[Path, str], mount: Mount) -> None:

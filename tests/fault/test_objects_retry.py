@@ -2,6 +2,7 @@
 
 import errno
 import random
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from cairnfs.errors import ObjectError, ObjectMissing, UsageError, VolumeError
 from cairnfs.meta.volume import VolumeFormat
 from cairnfs.objects import MARKER, create_bucket, destroy_bucket, open_objects
+from cairnfs.objects.base import Delete, Get, Outcome, Put, Request, outcome_of
 from cairnfs.objects.file import FileStore
 from cairnfs.objects.retry import FULL_STORE_S, Retrying
 from support.faulty import FaultyObjects
@@ -29,6 +31,21 @@ class FakeClock:
 
     def sleep(self, seconds: float) -> None:
         self.at_s += max(seconds, 1e-6)
+
+
+class Deep(FaultyObjects):
+    """Takes several requests of a thread at a time, as far as those who use it can tell: three before the first is answered."""
+
+    depth = 3
+
+    def many(self, requests: Iterable[Request]) -> Iterator[tuple[int, Outcome]]:
+        under_way: list[tuple[int, Request]] = []
+        for numbered in enumerate(requests):
+            under_way.append(numbered)
+            if len(under_way) == self.depth:
+                no, request = under_way.pop(0)
+                yield no, outcome_of(self, request)
+        yield from ((no, outcome_of(self, request)) for no, request in under_way)
 
 
 class Setup:
@@ -188,3 +205,77 @@ def test_a_missing_bucket_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_storage_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="tape"):
         open_objects(new_format(tmp_path, storage="tape"), 1.0)
+
+
+# Many requests at a time
+
+
+@pytest.fixture
+def deep(tmp_path: Path) -> Setup:
+    made = Setup(tmp_path / "deep")
+    made.faulty = Deep(made.faulty.store)
+    made.store = Retrying(made.faulty, 60.0, made.clock, random.Random(3))
+    return made
+
+
+def test_of_many_those_that_failed_are_tried_again(deep: Setup, expected_logs: Any) -> None:
+    expected_logs.add("trying again")
+    deep.faulty.fail_once("put", 2)
+    deep.faulty.fail_once("put", 3)
+    outcomes = list(deep.store.many(Put(f"x{i}", [b"%d" % i]) for i in range(10)))
+    assert outcomes == [(i, None) for i in (0, 3, 1, 2, *range(4, 10))]  # new ones waited for those that had failed
+    assert deep.faulty.calls["put"] == 12
+    assert 0 < deep.waited_s() < 5
+    assert dict(deep.store.many(Get(f"x{i}", 0, 9) for i in range(10))) == {i: b"%d" % i for i in range(10)}
+
+
+def test_of_many_one_that_was_stored_but_reported_as_failed_succeeds(deep: Setup, expected_logs: Any) -> None:
+    expected_logs.add("trying again")
+    deep.faulty.store.put("x", [b"data"])
+    deep.faulty.store.put("y", [b"other"])
+    deep.faulty.fail_once("put", 1)
+    deep.faulty.fail_once("put", 2)
+    outcomes = dict(deep.store.many([Put("x", [b"da", b"ta"]), Put("y", [b"data"])]))
+    assert outcomes[0] is None
+    assert isinstance(outcomes[1], ObjectError) and outcomes[1].errno == errno.EEXIST
+
+
+def test_of_many_what_never_passes_is_reported_and_the_rest_goes_on(deep: Setup) -> None:
+    deep.faulty.store.put("taken", [b"old"])
+    outcomes = dict(deep.store.many([Put("taken", [b"new"]), Get("nothing", 0, 1), Put("fresh", [b"x"]), Delete("taken")]))
+    assert [type(outcomes[i]) for i in range(4)] == [ObjectError, ObjectMissing, type(None), type(None)]
+    assert deep.waited_s() == 0
+
+
+def test_of_many_to_a_store_that_is_away_few_are_begun(deep: Setup, expected_logs: Any) -> None:
+    expected_logs.add("trying again")
+    deep.faulty.fail_forever("get")
+    taken = 0
+
+    def requests() -> Iterator[Request]:
+        nonlocal taken
+        for _ in range(100):
+            taken += 1
+            yield Get("x", 0, 1)
+
+    outcomes = deep.store.many(requests())
+    _, first = next(outcomes)
+    assert isinstance(first, ObjectError) and first.errno == errno.EIO
+    assert 60 <= deep.waited_s() < 66
+    assert taken == deep.faulty.depth
+    outcomes.close()  # type: ignore[attr-defined]
+
+
+def test_a_read_that_fails_waits_once_and_not_longer(tmp_path: Path, expected_logs: Any) -> None:
+    """Each attempt takes half of the timeout, as where nobody answers."""
+    expected_logs.add("trying again")
+    setup = Setup(tmp_path / "slow")
+
+    def unanswered(name: str, offset: int = 0, length: int | None = None) -> bytes:
+        setup.clock.sleep(30)
+        raise ObjectError("nobody answers")
+
+    setup.faulty.store.get = unanswered  # type: ignore[method-assign]
+    with pytest.raises(ObjectError):
+        setup.store.get("x")
+    assert 60 <= setup.waited_s() < 61

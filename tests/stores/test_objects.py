@@ -13,7 +13,7 @@ import pytest
 from cairnfs.clock import SystemClock
 from cairnfs.errors import ObjectError, ObjectMissing
 from cairnfs.objects import MARKER
-from cairnfs.objects.base import ObjectStore
+from cairnfs.objects.base import Delete, Get, ObjectStore, Put, Request
 from cairnfs.objects.file import FileStore
 from cairnfs.objects.rados import RadosStore
 from cairnfs.objects.retry import Retrying
@@ -182,6 +182,48 @@ def test_one_of_many_putting_the_same_name_wins_whole(store: ObjectStore) -> Non
 
 def test_check_passes_while_the_store_is_usable(store: ObjectStore) -> None:
     store.check()
+
+
+def test_many_requests_come_to_what_each_would(store: ObjectStore) -> None:
+    data = {f"packs/{i % 5:02x}/{i:04d}": bytes([i]) * (1 + i * 37) for i in range(150)}
+    asked: list[Request] = [Put(name, [memoryview(value)[:1], value[1:]]) for name, value in data.items()]
+    assert sorted(store.many(asked)) == [(i, None) for i in range(150)]
+    first, *others = data
+    asked = [Get(name, 0, 10_000) for name in data]
+    asked += [
+        Get(first, 0, 1),
+        Get("packs/00/nothing", 0, 1),
+        Put(others[0], [b"new"]),
+        Delete(others[1]),
+        Delete("packs/00/nothing"),
+    ]
+    outcomes = dict(store.many(iter(asked)))
+    assert [outcomes.pop(i) for i in range(150)] == [value[:10_000] for value in data.values()]
+    assert outcomes.pop(150) == data[first][:1]
+    assert isinstance(outcomes.pop(151), ObjectMissing)
+    taken = outcomes.pop(152)
+    assert isinstance(taken, ObjectError) and taken.errno == errno.EEXIST
+    assert outcomes == {153: None, 154: None}
+    assert store.get(others[0]) == data[others[0]]
+    assert others[1] not in [info.name for info in store.list("packs/")]
+
+
+def test_many_requests_are_taken_when_they_can_be_made(store: ObjectStore) -> None:
+    taken = 0
+
+    def asked() -> Iterator[Request]:
+        nonlocal taken
+        for i in range(200):
+            taken += 1
+            yield Put(f"packs/00/{i:04d}", [b"x" * 100])
+
+    for answered, _ in enumerate(store.many(asked()), 1):
+        assert taken - answered <= store.depth
+        if answered == 120:
+            break
+    assert taken < 200
+    names = [info.name for info in store.list("packs/")]
+    assert names == [f"packs/00/{i:04d}" for i in range(taken)]  # what was under way has ended
 
 
 # What only a folder can do

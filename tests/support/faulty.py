@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cairnfs.errors import ObjectError
-from cairnfs.objects.base import ObjectInfo, ObjectStore
+from cairnfs.objects.base import ObjectInfo, ObjectStore, OneByOne
 from cairnfs.types import Buffer
 
 
@@ -21,7 +21,7 @@ class Fault:
     error: Exception
 
 
-class FaultyObjects:
+class FaultyObjects(OneByOne):
     """The object store protocol over `store`, with faults by method and number of call.
 
     `calls` counts what was asked, `hold(method)` keeps calls of a method waiting until its event is set, and `corrupt` may

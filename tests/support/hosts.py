@@ -11,11 +11,12 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from support.mounts import Mount, MountFactory, Volume
 from support.redis_server import RedisServer
 
-BRIDGE = re.compile(r"cairn(\d+)")
+BRIDGE = re.compile(r"cairn(\d+)s?")
 START = """
 umount --all --lazy --types fuse.cairnfs
 hostname $0 && mount -t tmpfs tmpfs /run && ip link set lo up && trap '' CHLD && echo ready && exec cat
@@ -27,13 +28,29 @@ def ip(*words: str) -> None:
     assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
 
 
-class Host:
-    """One of them. What is mounted there is below `root`."""
+class Link(NamedTuple):
+    """Of a host to a bridge; `port` is the bridge's end."""
 
-    def __init__(self, name: str, address: str, bridge: str, port: str) -> None:
+    bridge: str
+    port: str
+    device: str
+    address: str
+
+    def cut(self) -> None:
+        """Nothing goes over it any more, and nobody is told."""
+        ip("link", "set", self.port, "down")
+
+    def mend(self) -> None:
+        ip("link", "set", self.port, "up")
+
+
+class Host:
+    """One of them. What is mounted there is below `root`. It has one link, and another if there is a network for storage."""
+
+    def __init__(self, name: str, *links: Link) -> None:
         self.name = name
-        self.address = address
-        self.port = port  # the bridge's end of its link
+        self.links = links
+        self.address = links[0].address
         unshared = ["unshare", "--net", "--uts", "--ipc", "--mount-proc", "--pid", "--fork"]
         command = [*unshared, "sh", "-c", START, name]
         pipe = subprocess.PIPE
@@ -43,17 +60,17 @@ class Host:
         (child,) = Path(f"/proc/{self._first.pid}/task/{self._first.pid}/children").read_text().split()
         self.pid = int(child)
         try:
-            self._connect(bridge)
+            for link in links:
+                self._connect(link)
         except BaseException:
             self.kill()
             raise
 
-    def _connect(self, bridge: str) -> None:
-        port, child = self.port, str(self.pid)
-        ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", child)
-        ip("link", "set", port, "master", bridge, "up")
-        self.run("ip", "address", "add", f"{self.address}/24", "dev", "eth0")
-        self.run("ip", "link", "set", "eth0", "up")
+    def _connect(self, link: Link) -> None:
+        ip("link", "add", link.port, "type", "veth", "peer", "name", link.device, "netns", str(self.pid))
+        ip("link", "set", link.port, "master", link.bridge, "up")
+        self.run("ip", "address", "add", f"{link.address}/24", "dev", link.device)
+        self.run("ip", "link", "set", link.device, "up")
 
     @property
     def prefix(self) -> list[str]:
@@ -74,17 +91,18 @@ class Host:
         return subprocess.Popen([*self.prefix, *map(str, command)], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
     def cut(self) -> None:
-        """Nothing goes over the link any more, and nobody is told."""
-        ip("link", "set", self.port, "down")
+        """Nothing goes over the first link any more, and nobody is told."""
+        self.links[0].cut()
 
     def mend(self) -> None:
-        ip("link", "set", self.port, "up")
+        self.links[0].mend()
 
     def kill(self) -> None:
         """Every process on it, at once, and with them its mounts and its link."""
         if self._first.poll() is None:
             os.kill(self.pid, signal.SIGKILL)
-        subprocess.run(["ip", "link", "delete", self.port], check=False, capture_output=True)  # the kernel takes its time
+        for link in self.links:  # the kernel takes its time
+            subprocess.run(["ip", "link", "delete", link.port], check=False, capture_output=True)
         for stream in (self._first.stdin, self._first.stdout):
             if stream is not None:
                 stream.close()
@@ -109,15 +127,32 @@ class Network:
         self.bridge = f"cairn{pid}"
         self._subnet = f"10.{64 + (pid >> 8) % 128}.{pid % 256}"
         self.address = f"{self._subnet}.1"
+        self._storage: str | None = None
         self.hosts: list[Host] = []
         # An address of its own: else it has that of a port, and when this goes, nobody finds the bridge for half a minute.
-        ip("link", "add", self.bridge, "address", "02:00:00:00:00:01", "type", "bridge")
-        ip("address", "add", f"{self.address}/24", "dev", self.bridge)
-        ip("link", "set", self.bridge, "up")
+        self._make_bridge(self.bridge, "02:00:00:00:00:01", self.address)
+
+    def _make_bridge(self, name: str, ether: str, address: str) -> None:
+        ip("link", "add", name, "address", ether, "type", "bridge")
+        ip("address", "add", f"{address}/24", "dev", name)
+        ip("link", "set", name, "up")
+
+    def storage(self) -> str:
+        """Another network, for the object store; hosts made from now on have a link to it, too. Returns this side's address."""
+        self._storage = f"{self.bridge}s"
+        address = self._storage_address(1)
+        self._make_bridge(self._storage, "02:00:00:00:00:02", address)
+        return address
+
+    def _storage_address(self, number: int) -> str:
+        return f"10.{192 + (os.getpid() >> 8) % 64}.{os.getpid() % 256}.{number}"
 
     def host(self, name: str) -> Host:
         number = len(self.hosts) + 2
-        host = Host(name, f"{self._subnet}.{number}", self.bridge, f"c{os.getpid()}.{number}")
+        links = [Link(self.bridge, f"c{os.getpid()}.{number}", "eth0", f"{self._subnet}.{number}")]
+        if self._storage is not None:
+            links.append(Link(self._storage, f"s{os.getpid()}.{number}", "eth1", self._storage_address(number)))
+        host = Host(name, *links)
         self.hosts.append(host)
         return host
 
@@ -137,7 +172,8 @@ class Network:
     def close(self) -> None:
         for host in self.hosts:
             host.kill()
-        ip("link", "delete", self.bridge)
+        for bridge in filter(None, (self.bridge, self._storage)):
+            ip("link", "delete", bridge)
 
 
 def sweep() -> None:

@@ -34,7 +34,7 @@ from cairnfs.ext.arena import VERSION as ARENA_VERSION
 from cairnfs.ext.fuse_slots import Slots
 from cairnfs.ext.journal import Ring
 from cairnfs.metrics import Metrics
-from cairnfs.vfs import carried
+from cairnfs.vfs import carried, sent_back
 
 
 @pytest.fixture
@@ -82,9 +82,9 @@ def test_a_change_of_what_is_where_in_shared_memory_needs_another_number() -> No
     """If this fails, processes of before and after the change cannot use each other's memory: LAYOUT (or AR_VERSION) + 1."""
     sizes_of = [journal.RECORD_BYTES, carried._SLOT.size, carried._OWNERS.size]
     places = [Ring.region_bytes(0), carried.N_HANDLES, carried.N_CELLS]
-    places += [carried.GENERATION_SHIFT, carried._FIRST_PULSE]
+    places += [carried.GENERATION_SHIFT, carried._FIRST_PULSE, sent_back.SENT_BACK_BYTES]
     slots = Slots(1, 8192).memory.n_bytes
-    assert (LAYOUT, sizes_of, places, slots) == (4, [40, 56, 16], [581632, 65536, 8192, 40, 16], 28672 + 4096 + 8192)
+    assert (LAYOUT, sizes_of, places, slots) == (5, [40, 56, 16], [581632, 65536, 8192, 40, 16, 40 << 15], 28672 + 4096 + 8192)
     assert layout() == [LAYOUT, ARENA_VERSION] and ARENA_VERSION == 2
     assert counts_layout() == counts_layout() and Metrics().n_cells <= carried.N_CELLS
 

@@ -1,5 +1,6 @@
 """Who is sent back after a change of names by others, how often, and for how long."""
 
+import errno
 import stat
 
 import pytest
@@ -10,8 +11,9 @@ from cairnfs.ext.arena import Arena
 from cairnfs.meta.records import encode_attr, inode_key
 from cairnfs.meta.stores.base import Row
 from cairnfs.types import Attr, Inode, Position
-from cairnfs.vfs import moved
-from cairnfs.vfs.moved import GRACE_S, SECOND_TRY_S, UNKNOWN_PID, Moved
+from cairnfs.vfs.carried import Carried
+from cairnfs.vfs.moved import GRACE_S, SECOND_TRY_S, Moved
+from cairnfs.vfs.sent_back import MAX_SENT_BACK, UNKNOWN_PID, SentBack, SentBackRecords, place_of
 from support.namespaces import TickingClock
 
 ROOT, DIR, FILE, OTHER, LINKED, LINK = map(Inode, (ROOT_INO, 2, 3, 4, 5, 6))
@@ -21,12 +23,12 @@ ME, YOU = 100, 200
 class Tree:
     """/2/3, /4, /5 that has several names, and a symbolic link /6."""
 
-    def __init__(self) -> None:
+    def __init__(self, carried: Carried | None = None) -> None:
         self.clock = TickingClock()
         self.arena = Arena(1 << 20)
         self.parents: dict[Inode, Inode | None] = {DIR: ROOT, FILE: DIR, OTHER: ROOT, LINKED: None, LINK: ROOT}
         self.known = set(self.parents)
-        self.moved = Moved(self.parent_of, self.arena, self.clock)
+        self.moved = Moved(self.parent_of, self.arena, self.clock, carried)
         self.moved.knows = lambda inos: [ino for ino in inos if ino in self.known]
         for ino in self.parents:
             mode = stat.S_IFLNK if ino == LINK else stat.S_IFREG
@@ -149,10 +151,17 @@ def test_compiled_code_leaves_opens_to_python_meanwhile(tree: Tree) -> None:
     assert tree.arena.fresh_for_open()
 
 
+def refuse(tree: Tree, pid: int, error: FsError) -> None:
+    with pytest.raises(FsError), tree.moved.walk(pid):
+        raise error
+
+
 def test_who_was_refused_an_inode_that_is_gone_comes_again_as_well(tree: Tree) -> None:
     tree.change(DIR)
-    tree.moved.refused(ME, FsError(116))
+    refuse(tree, ME, FsError(errno.ESTALE))
     assert not tree.is_sent_back(ME, FILE)
+    refuse(tree, ME, FsError(errno.EIO))
+    assert tree.is_sent_back(ME, FILE)
 
 
 def test_threads_without_a_number_are_not_refused_for_each_other(tree: Tree) -> None:
@@ -160,9 +169,57 @@ def test_threads_without_a_number_are_not_refused_for_each_other(tree: Tree) -> 
     assert [tree.is_sent_back(UNKNOWN_PID, FILE) for _ in range(5)] == [True, False, False, False, False]
 
 
-def test_only_so_many_threads_are_remembered(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moved, "MAX_SENT_BACK", 10)
+def test_as_many_threads_as_there_are_slots_are_remembered(tree: Tree) -> None:
     tree.change(DIR)
-    for pid in range(100, 150):
-        assert tree.is_sent_back(pid, FILE)
-    assert len(tree.moved._sent_back) == 10
+    pids = range(100, 100 + 2 * MAX_SENT_BACK)
+    assert all(tree.is_sent_back(pid, FILE) for pid in pids)
+    assert not any(tree.is_sent_back(pid, FILE) for pid in pids[MAX_SENT_BACK:])
+
+
+def carried() -> Carried:
+    return Carried(Arena(1 << 20), 1 << 20)
+
+
+def test_who_was_sent_back_by_a_process_that_has_died_is_let_pass_by_the_next_one() -> None:
+    kept = carried()
+    killed = Tree(kept)
+    killed.change(DIR)
+    assert killed.is_sent_back(ME, FILE)
+    assert [killed.is_sent_back(YOU, DIR, b"absent") for _ in range(2)] == [True, False]
+    successor = Tree(kept)
+    assert not successor.is_sent_back(ME, FILE)
+    assert not successor.is_sent_back(YOU, DIR, b"absent")
+
+
+def test_what_a_process_that_has_died_had_noted_counts_for_a_while() -> None:
+    kept = carried()
+    assert not Tree(kept).is_sent_back(ME, FILE)
+    killed = Tree(kept)
+    killed.change(DIR)
+    killed.moved.settle(killed.moved.n_notes)
+    successor = Tree(kept)
+    assert successor.is_sent_back(ME, FILE)
+    successor.moved.settle(successor.moved.n_notes)
+    successor.clock.sleep(GRACE_S)
+    successor.moved.settle(successor.moved.n_notes)
+    assert not successor.is_sent_back(YOU, FILE)
+
+
+def test_a_change_after_a_death_is_another_one() -> None:
+    kept = carried()
+    killed = Tree(kept)
+    killed.change(DIR)
+    assert [killed.is_sent_back(ME, DIR, b"absent") for _ in range(2)] == [True, False]
+    successor = Tree(kept)
+    successor.change(DIR)
+    assert successor.is_sent_back(ME, DIR, b"absent")
+
+
+def test_a_slot_half_written_is_empty() -> None:
+    records = SentBackRecords()
+    records.put(ME, SentBack(1.0))
+    assert records.take(ME + MAX_SENT_BACK) is None
+    assert records.take(ME) == SentBack(1.0)
+    assert records.take(ME) is None
+    records.put(ME, SentBack(2.0, place_of(DIR, b"a"), 7))
+    assert records.take(ME) == SentBack(2.0, place_of(DIR, b"a"), 7)

@@ -10,7 +10,7 @@ import pytest
 from cairnfs.const import MIB
 from cairnfs.data.pack import pack_name
 from cairnfs.errors import CairnError
-from cairnfs.types import SetAttr
+from cairnfs.types import Caller, SetAttr
 from support.engine import ME, ROOT, Engine, new_volume
 
 
@@ -127,3 +127,27 @@ def test_large_files_cross_over(pair: Pair) -> None:
     with two.files.opened("big") as fh:
         two.vfs.setattr(ME, two.files.ino("big"), SetAttr(size=5 * MIB), fh)
     assert one.files.read("big") == data[: 5 * MIB]
+
+
+@pytest.mark.parametrize("asked", ["readlink", "getattr", "access"])
+def test_who_meets_a_link_that_others_have_replaced_is_not_refused_a_second_time(pair: Pair, asked: str) -> None:
+    """The kernel answers ESTALE by one more try alone, whatever request it was that got it."""
+    one, two = pair
+    one.files.write("f", b"content")
+    link = one.vfs.symlink(ME, ROOT, b"link", b"f").ino
+    walker = Caller(0, 0, 100, 0)
+    assert two.vfs.readlink(walker, link) == b"f"
+    two.vfs.moved.note({ROOT: True})
+    one.vfs.unlink(ME, ROOT, b"link")
+    requests = {
+        "readlink": lambda: two.vfs.readlink(walker, link),
+        "getattr": lambda: two.vfs.getattr(walker, link),
+        "access": lambda: two.vfs.access(walker, link, os.R_OK),
+    }
+    with pytest.raises(CairnError) as error:
+        requests[asked]()
+    assert error.value.errno == errno.ESTALE
+    two.vfs.fence(walker, two.files.ino("f"))
+    with pytest.raises(CairnError) as error:  # another walk
+        two.vfs.fence(walker, two.files.ino("f"))
+    assert error.value.errno == errno.ESTALE
