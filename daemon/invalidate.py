@@ -129,7 +129,8 @@ class Follower(threading.Thread):
         """
         if self._arena is not None and self._arena.fresh_for_open():
             return
-        if position != NEWEST and position <= max(self._position, 0 if self._arena is None else self._arena.applied):
+        known = max(self._position, 0 if self._arena is None else self._arena.applied)
+        if position != NEWEST and max(position, self._strange_until) <= known:
             return
         self._shared_fence()
 

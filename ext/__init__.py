@@ -20,6 +20,7 @@ KERNELS = (
     "listing",
     "page",
     "rados_io",
+    "resp",
     "shm",
     "slicer",
 )

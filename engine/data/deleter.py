@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 PERIOD_S = 5.0
 GATHER_S = 0.2  # after a notice: one sync serves what is freed in this time
 BATCH = 256
+DROPPED_TOGETHER = 64  # one commit's work: well under a millisecond of a metadata server, which serves nobody else meanwhile
 FREE_CHUNKS = 64  # chunks of deleted large files freed between two looks at the packs
 
 
@@ -84,15 +85,20 @@ class Deleter:
         return True
 
     def _delete(self, packs: Sequence[PackId]) -> int:
+        """Delete objects, then the rows of those that are gone: of many in one commit."""
         n_deleted = 0
+        gone: list[PackId] = []
         left = takewhile(lambda _: not self._stop.is_set(), packs)
         for i, error in self._objects.many(Delete(pack_name(pack)) for pack in left):
             if isinstance(error, ObjectError):
                 self._note_failure(f"pack {packs[i]:016x} cannot be deleted now: {error}")
-            else:
-                self._failing = False
-                n_deleted += self._meta.layout.drop_pack(packs[i])
-        return n_deleted
+                continue
+            self._failing = False
+            gone.append(packs[i])
+            if len(gone) == DROPPED_TOGETHER:
+                n_deleted += self._meta.layout.drop_packs(gone)
+                gone = []
+        return n_deleted + (self._meta.layout.drop_packs(gone) if gone else 0)
 
     def _note_failure(self, message: str) -> None:
         if not self._failing:

@@ -4,10 +4,11 @@
                                       a file with further chunks leaves a `z` row
     `z` row                        -> free_deleted: its `c` rows go in bounded commits, then the `z` row
     live bytes of a pack decreased -> a `g` row: garbage() looks at it, and reports the pack if no live bytes are left
-    pack reported                  -> its object is deleted (cairnfs.data), then drop_pack: the pack row and `g` row go
+    pack reported                  -> its object is deleted (cairnfs.data), then drop_packs: their rows and `g` rows go
 A process killed between any two steps leaves rows from which the next one, anywhere, goes on.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 from cairnfs.const import CHUNK_BYTES
@@ -98,17 +99,19 @@ def garbage(store: Store, limit: int, after: PackId | None = None) -> list[PackI
     return found[:limit]
 
 
-def drop_pack(store: Store, pack: PackId) -> bool:
-    """Delete the rows of a pack whose object is gone; False, with nothing changed, when it has live bytes or no row."""
+def drop_packs(store: Store, packs: Sequence[PackId]) -> int:
+    """Delete the rows of packs whose objects are gone, in one commit; how many. Those with live bytes or without a row stay."""
 
-    def build(txn: Txn) -> bool:
-        row = txn.get(pack_key(pack))
-        if row is None or decode_pack(pack, row.value).live_bytes != 0:
-            return False
-        txn.unchanged(pack_key(pack))
-        txn.delete(pack_key(pack))
-        txn.delete(garbage_key(pack))
-        return True
+    def build(txn: Txn) -> int:
+        n_dropped = 0
+        for pack, row in zip(packs, txn.get_many([pack_key(pack) for pack in packs]), strict=True):
+            if row is None or decode_pack(pack, row.value).live_bytes != 0:
+                continue
+            txn.unchanged(pack_key(pack))
+            txn.delete(pack_key(pack))
+            txn.delete(garbage_key(pack))
+            n_dropped += 1
+        return n_dropped
 
     return transact(store, build)
 

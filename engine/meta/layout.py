@@ -126,7 +126,11 @@ class Layout:
 
     def drop_pack(self, pack: PackId) -> bool:
         """Forget a pack whose object has been deleted; False when it is not garbage."""
-        return free.drop_pack(self._core.store, pack)
+        return self.drop_packs([pack]) == 1
+
+    def drop_packs(self, packs: Sequence[PackId]) -> int:
+        """`drop_pack` for several, in one commit; how many were garbage."""
+        return free.drop_packs(self._core.store, packs)
 
     def free_deleted(self, limit: int) -> int:
         """Free up to `limit` chunks of deleted large files; how many were freed (less than `limit`: none is left)."""

@@ -2,7 +2,10 @@
 
 from xdist.scheduler import LoadScopeScheduling
 
-ONE_CEPH = "test_ceph_faults test_ceph_mount test_s3_mount test_objbench test_objects test_rados test_s3"
+ONE_CEPH = (
+    "test_ceph_faults test_ceph_mount test_erasure_coded test_objbench test_objects test_rados test_rados_many test_s3"
+    " test_s3_mount"
+)
 ONE_KERNEL = (  # they would wait for each other, see the fixture `kernel_caches`
     "test_arena_answers test_arena_descriptors test_bench test_bench_sense test_compiled_listings test_compiled_writes"
     " test_redis_mount test_virtual_files test_warm_attributes test_warm_requests"

@@ -345,6 +345,18 @@ def test_packs_with_live_bytes_are_taken_off_the_list(volume: MetaVolume) -> Non
     assert volume.marked() == set() and set(volume.packs()) == {kept.pack}
 
 
+def test_many_packs_are_dropped_by_one_commit(volume: MetaVolume) -> None:
+    ino = volume.file(b"f")
+    kept = volume.write(ino, 0, 100)
+    dead = [volume.write(ino, 1000 * i, 100).pack for i in range(1, 70)]
+    volume.layout.punch(ino, 1000, 70_000)
+    before = volume.store.position()
+    assert volume.layout.drop_packs([kept.pack, *dead, PackId(777)]) == len(dead)
+    assert volume.store.position() == before + 1
+    assert volume.marked() == set() and set(volume.packs()) == {kept.pack}
+    assert volume.layout.drop_packs(dead) == 0 and volume.store.position() == before + 1
+
+
 def test_a_pack_that_dies_while_it_is_looked_at_stays_listed() -> None:
     store = Interrupted()
     volume = MetaVolume(store=store)

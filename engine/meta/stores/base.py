@@ -146,8 +146,8 @@ NO_ROWS = Page(b"")
 
 
 class Via(NamedTuple):
-    """What `read_via` found, at one moment: the newest commit was `position` then, and the partition had `n_rows` rows (0 for
-    either: not known).
+    """What `read_via` found, at one moment: no commit was after `position` then, but for some of the store's own session, and the
+    partition had `n_rows` rows (0 for either: not known).
     """
 
     row: Row | None

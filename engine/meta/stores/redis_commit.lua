@@ -151,6 +151,11 @@ end
 
 for _, counter in ipairs(gave) do redis.call('HSET', givers, counter, me) end
 redis.call('SET', KEYS[1], string.format('%.0f', position))
+-- The run of commits by one origin that ends with this one: origin, position of its first, of its last, 8 bytes each.
+local streak, origin = string.sub(KEYS[1], 1, -#'position' - 1) .. 'streak', string.sub(ARGV[3], 1, 8)
+local run, first = redis.call('GET', streak), version
+if run and string.sub(run, 1, 8) == origin and string.sub(run, 17) == struct.pack('>I8', position - 1) then first = string.sub(run, 9, 16) end
+redis.call('SET', streak, origin .. first .. version)
 local keep = tonumber(ARGV[4])
 if redis.call('RPUSH', KEYS[2], ARGV[3]) > 2 * keep then redis.call('LTRIM', KEYS[2], -keep, -1) end
 local reply = {1, position, totals, rows}

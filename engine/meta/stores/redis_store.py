@@ -51,6 +51,7 @@ from cairnfs.meta.stores.base import (
 )
 from cairnfs.meta.stores.log_keys import decode_keys, encode_keys, encode_request, prefix_end
 from cairnfs.meta.stores.redis_link import Address, Link
+from cairnfs.meta.stores.redis_wire import Argument
 from cairnfs.types import Position, SessionId
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ MAX_ROWS = 0xFFFFFFFF  # of a page: all of them
 DAMAGED = "a row of the volume in Redis is damaged: something else has written to it"
 
 _VERSION = struct.Struct(">Q")
+_ORIGIN = struct.Struct(">Q")
 _RECORD = struct.Struct(">Q8s")  # origin, what tells it from any other record at the same position
 
 
@@ -71,21 +73,19 @@ class Script:
     """A Lua script (of several files, one after the other), sent once and then called by its hash."""
 
     def __init__(self, *names: str) -> None:
-        self._text = "".join([Path(__file__).with_name(f"redis_{name}.lua").read_text() for name in names])
-        self._sha = ""
+        self._text = b"".join([Path(__file__).with_name(f"redis_{name}.lua").read_bytes() for name in names])
+        self._sha = b""
 
-    def run(self, client: Any, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
+    def run(self, link: Link, keys: Sequence[bytes], arguments: Sequence[Argument]) -> Any:
         if self._sha:
             try:
-                return client.evalsha(self._sha, len(keys), *keys, *arguments)
-            except redis.exceptions.NoScriptError:
-                pass  # the server has been restarted
-        found = client.eval(self._text, len(keys), *keys, *arguments)  # which keeps it
-        self._sha = self._hash()
+                return link.ask("EVALSHA", self._sha, len(keys), *keys, *arguments)
+            except StoreError as error:
+                if not isinstance(error.__cause__, redis.exceptions.NoScriptError):
+                    raise  # else the server has been restarted
+        found = link.ask("EVAL", self._text, len(keys), *keys, *arguments)  # which keeps it
+        self._sha = hashlib.sha1(self._text, usedforsecurity=False).hexdigest().encode()
         return found
-
-    def _hash(self) -> str:
-        return hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
 
 class RedisStore:
@@ -99,7 +99,7 @@ class RedisStore:
         tag = b"{cairnfs:%d}" % address.db
         self._rows, self._indexes = tag + b"r", tag + b"x"
         self._position, self._log_key = tag + b"position", tag + b"log"
-        self._bell = tag + b"bell"
+        self._bell, self._streak = tag + b"bell", tag + b"streak"
         self._tag = tag
         self._client_id = os.urandom(8)
         self._done = tag + b"done:" + self._client_id.hex().encode()
@@ -118,17 +118,18 @@ class RedisStore:
             return []
         parts = list(dict.fromkeys(part for part, _ in keys))
         if len(parts) == 1:
-            found = self._link.call(lambda client: client.hmget(self._rows + parts[0], [key for _, key in keys]))
+            found = self._link.ask("HMGET", self._rows + parts[0], *(key for _, key in keys))
         else:
             numbers = {part: i for i, part in enumerate(parts, 1)}
-            arguments = [argument for part, key in keys for argument in (numbers[part], key)]
+            arguments: list[Argument] = [argument for part, key in keys for argument in (numbers[part], key)]
             found = self._run(self._read, [self._rows + part for part in parts], arguments)
         return [_row(raw) for raw in found]
 
     def read_via(self, key: Key, prefix: bytes, subkey: bytes, along: Along = NOTHING) -> Via:
         part, field = key
-        keys = [self._rows + part, self._indexes + part, self._position]
-        arguments = [field, self._rows + prefix, subkey, along.whole, along.limit, _beyond(along.after)]
+        keys = [self._rows + part, self._indexes + part, self._position, self._streak]
+        origin = _ORIGIN.pack(self.origin) if self.origin else b""
+        arguments: list[Argument] = [field, self._rows + prefix, subkey, along.whole, along.limit, _beyond(along.after), origin]
         row, named, position, n_rows, page = self._run(self._via, keys, arguments)
         return Via(_row(row or None), _row(named or None), Position(position), n_rows, _page(page))
 
@@ -136,7 +137,7 @@ class RedisStore:
         self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes, *, with_named: bool = True
     ) -> Scanned:
         keys = [self._rows + partition, self._indexes + partition, self._rows + prefix + partition[1:]]
-        arguments = [_beyond(after), limit, self._rows + prefix, subkey, int(with_named)]
+        arguments: list[Argument] = [_beyond(after), limit, self._rows + prefix, subkey, int(with_named)]
         owner, page = self._run(self._scan_via, keys, arguments)
         return Scanned(_row(owner or None), _page(page, after, limit))
 
@@ -162,7 +163,7 @@ class RedisStore:
         return names[first : first + limit]
 
     def position(self) -> Position:
-        return Position(int(self._link.call(lambda client: client.get(self._position)) or 0))
+        return Position(int(self._link.ask("GET", self._position) or 0))
 
     def log(self, after: Position, limit: int, *, rings: bool = False) -> list[LogRecord]:
         keys = [self._position, self._log_key, self._bell]
@@ -189,7 +190,7 @@ class RedisStore:
         with self._slot() as slot:
             slot[1] += 1
             record = self._record(slot, batch.changed)
-            head = [slot[0], slot[1], record, self._log_records, INDEX_FROM, len(conditions)]
+            head: list[Argument] = [slot[0], slot[1], record, self._log_records, INDEX_FROM, len(conditions)]
             reply = self._run(self._commit, keys, head + batch.arguments)
         if reply[0] == 0:
             _, number, raw = reply
@@ -292,9 +293,9 @@ class RedisStore:
             found.append("Redis may drop metadata when memory is short: set maxmemory-policy noeviction")
         return found
 
-    def _run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
+    def _run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Argument]) -> Any:
         try:
-            return self._link.call(lambda client: script.run(client, keys, arguments))
+            return script.run(self._link, keys, arguments)
         except StoreError as error:
             if str(error.__cause__ or "").startswith("RANGE"):
                 raise StoreError("a counter would become greater than 2**53") from error
@@ -323,7 +324,7 @@ class _Batch:
 
     def __init__(self, conditions: Sequence[Condition], effects: Sequence[Effect]) -> None:
         self.parts: dict[bytes, int] = {}
-        self.arguments: list[Any] = []
+        self.arguments: list[Argument] = []
         self.changed: dict[Key, bytes | None] = {}
         for condition in conditions:
             self._condition(condition)
