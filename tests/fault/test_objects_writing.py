@@ -220,13 +220,20 @@ def test_a_flush_waits_for_what_has_failed_and_is_pushed_again(tmp_path: Path, m
     writer, settled = file.writer, file.writer._settled
     notify_all = settled.notify_all
 
+    claim = writer._claim
+
     def pushed_at_once() -> None:
         """As if memory pressure had the lock before the thread that flushes, and no thread were free for a while."""
         for batch in writer._batches:
             if batch.state is State.FAILED:
                 batch.state, batch.error = State.WAITING, None
-                threading.Timer(0.3, writer._upload_in_background, [1]).start()
+                monkeypatch.setattr(writer, "_claim", lambda among: None)
+                threading.Timer(0.3, free_again).start()
         notify_all()
+
+    def free_again() -> None:
+        monkeypatch.setattr(writer, "_claim", claim)
+        writer._upload_in_background(1)
 
     monkeypatch.setattr(settled, "notify_all", pushed_at_once)
     volume.faulty.fail_once("put")
