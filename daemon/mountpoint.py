@@ -179,7 +179,7 @@ def _is_dead(mountpoint: Path) -> bool:
 
     def ask() -> None:
         try:
-            os.stat(mountpoint)
+            os.statvfs(mountpoint)  # attributes may come from what the kernel keeps
         except OSError as error:
             if error.errno == errno.ENOTCONN:
                 dead.set()

@@ -43,13 +43,16 @@ carry it in the change log, so that whoever takes over from a process that was k
 
 
 class Caller(NamedTuple):
-    """Who makes a request. `interrupted` tells whether the calling process has been signalled since."""
+    """Who makes a request. `interrupted` tells whether the calling process has been signalled since; `fenced`, that it has passed
+    `Vfs.fence`.
+    """
 
     uid: int = 0
     gid: int = 0
     pid: int = 0
     umask: int = 0
     interrupted: Callable[[], bool] = never_interrupted
+    fenced: bool = False
 
 
 @dataclass(slots=True)

@@ -335,6 +335,9 @@ cdef class Channel(Notifier):
                             with gil:
                                 self.not_taken(r, result)
                     fc_done(lane)
+                    if r.leaks:
+                        with gil:
+                            self.renew(r)
         finally:
             fc_lane_close(lane)
 
@@ -355,12 +358,16 @@ cdef class Channel(Notifier):
             log.exception("%s of inode %d failed", name_of(r.opcode), r.header.nodeid)
         if self.debug:
             self.log_request(r, error)
+        r.end()
+        return REPLIED if r.lane.replied else error
+
+    cdef int renew(self, Request r) noexcept:
         try:
-            r.end()
+            r.renew()
         except BaseException:
             log.exception("no memory for the next request")
             fc_chan_stop(self.chan)
-        return REPLIED if r.lane.replied else error
+        return 0
 
     cdef int log_request(self, Request r, int error) except -1:
         result = os.strerror(error) if error else "ok"

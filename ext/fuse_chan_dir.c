@@ -90,14 +90,19 @@ static uint32_t put_entries(struct listing *reply, struct ls_page *page, uint64_
     }
 }
 
+int fc_has_listing(struct fc_chan *chan, const struct ar_attr *dir)
+{
+    struct ls_page page;
+    return ls_open(chan->arena, dir->ino, dir->version, 0, &page);
+}
+
 int fc_open_dir(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
 {
     struct fc_chan *chan = lane->chan;
     struct ar_attr attr;
-    struct ls_page page;
     if (fc_take(cursor, sizeof(struct fw_open_in)) == NULL || !fc_find(chan, header->nodeid, &attr) || !S_ISDIR(attr.mode))
         return 0;
-    if (!ls_open(chan->arena, header->nodeid, attr.version, 0, &page))
+    if (!fc_has_listing(chan, &attr))
         return 0;
     struct fw_open_out out = {.fh = FC_COMPILED_FH | attr.version << 1};
     fc_reply_body(lane, &out, sizeof out);

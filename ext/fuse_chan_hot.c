@@ -240,18 +240,22 @@ static int open_file(struct fc_lane *lane, const struct fw_in_header *header, st
 int fc_wants_fence(struct fc_chan *chan, uint64_t ino)
 {
     struct ar_attr attr;
-    if (chan->arena == NULL || __atomic_load_n(&chan->arena->watch, __ATOMIC_RELAXED) != NULL || !fc_may_answer(chan))
+    if (chan->arena == NULL || !fc_may_answer(chan) || fc_is_marked(chan, ino, FC_MARK_LOCKED) || ar_marks(chan->arena, ino))
         return 0;
-    if (fc_is_marked(chan, ino, FC_MARK_LOCKED) || ar_marks(chan->arena, ino))
+    if (!ar_attr_find(chan->arena, ino, &attr))
         return 0;
-    return ar_attr_find(chan->arena, ino, &attr) && attr.layout != AR_OTHER;
+    if (S_ISDIR(attr.mode)) /* all requests of a listing follow from who has opened it */
+        return fc_has_listing(chan, &attr);
+    return attr.layout != AR_OTHER && __atomic_load_n(&chan->arena->watch, __ATOMIC_RELAXED) == NULL;
 }
 
 int fc_open_fenced(struct fc_lane *lane)
 {
     const struct fw_in_header *header = (const struct fw_in_header *)lane->buf;
     struct fc_cursor cursor = {lane->buf + sizeof *header, lane->n_bytes - sizeof *header};
-    return fc_may_answer(lane->chan) && open_fresh(lane, header, &cursor);
+    if (!fc_may_answer(lane->chan))
+        return 0;
+    return header->opcode == FW_OPENDIR ? fc_open_dir(lane, header, &cursor) : open_fresh(lane, header, &cursor);
 }
 
 static int release(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
@@ -400,7 +404,7 @@ int fc_answer_hot(struct fc_lane *lane, const struct fw_in_header *header, struc
     case FW_OPEN:
         return open_file(lane, header, cursor);
     case FW_OPENDIR:
-        return fc_open_dir(lane, header, cursor);
+        return ar_fresh_for_open(chan->arena) && fc_open_dir(lane, header, cursor);
     case FW_READDIR:
     case FW_READDIRPLUS:
         return fc_read_dir(lane, header, cursor);

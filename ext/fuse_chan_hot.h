@@ -29,7 +29,8 @@ static inline uint8_t *fc_room_behind(struct fc_lane *lane, size_t n_bytes)
     return begin > room || n_bytes > room - begin ? NULL : lane->buf + begin;
 }
 
-/* Directories (fuse_chan_dir.c); 1 = answered. */
+/* Directories (fuse_chan_dir.c): is the present listing kept? The others: 1 = answered. */
+int fc_has_listing(struct fc_chan *chan, const struct ar_attr *dir);
 int fc_open_dir(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor);
 int fc_read_dir(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor);
 int fc_release_dir(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor);

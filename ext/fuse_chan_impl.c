@@ -377,6 +377,14 @@ static int answer_here(struct fc_lane *lane, const struct fw_in_header *header)
     return 1;
 }
 
+/* Python is to serve the request, and may commit something: a successor looks for it in the change log from here on. */
+static void note_beginning(struct fc_lane *lane)
+{
+    struct fc_chan *chan = lane->chan;
+    if (lane->slot != NULL && __atomic_load_n(&lane->slot->began, __ATOMIC_RELAXED) == 0) /* else a process that died had begun */
+        __atomic_store_n(&lane->slot->began, 1 + (chan->arena == NULL ? 0 : atomic_load(&chan->arena->h->newest)), __ATOMIC_SEQ_CST);
+}
+
 int fc_next(struct fc_lane *lane)
 {
     struct fc_chan *chan = lane->chan;
@@ -393,8 +401,7 @@ int fc_next(struct fc_lane *lane)
             fc_retire(lane);
             continue;
         }
-        if (lane->slot != NULL && chan->arena != NULL)
-            lane->slot->began = atomic_load(&chan->arena->h->newest);
+        note_beginning(lane);
         fc_register(lane, header->unique);
         atomic_fetch_add(&chan->n_in_python, 1);
         fu_let_go(lane);
@@ -441,6 +448,7 @@ int fc_resume(struct fc_lane *lane)
     else if (header->opcode != FW_SETLKW && slot->n_tries++ >= FC_MAX_TRIES)
         fc_reply_error(lane, EIO);
     else if (!answer_here(lane, header)) {
+        note_beginning(lane);
         fc_register(lane, header->unique);
         if (atomic_load(&slot->interrupted) == header->unique)
             atomic_store(&lane->interrupted, header->unique);

@@ -110,10 +110,10 @@ int fc_answer_hot(struct fc_lane *lane, const struct fw_in_header *header, struc
 /* Have another worker fetch what the arena lacks for a request, then answer it (fuse_chan_fetch.c). 1 = done. */
 int fc_answer_fetched(struct fc_lane *lane, const struct fw_in_header *header);
 
-/* Is an OPEN for reading worth a fence, after which compiled code may answer it? */
+/* Is an OPEN for reading, or an OPENDIR, worth a fence, after which compiled code may answer it? */
 int fc_wants_fence(struct fc_chan *chan, uint64_t ino);
 
-/* Answer an OPEN after a fence. 1 = done, 0 = Python must serve what is in the lane's buffer now. */
+/* Answer an OPEN or OPENDIR after a fence. 1 = done, 0 = Python must serve what is in the lane's buffer now. */
 int fc_open_fenced(struct fc_lane *lane);
 
 /* An INTERRUPT names a request; the lane has a request that one may name (fuse_chan_interrupt.c). */

@@ -19,17 +19,29 @@ static int mark_interrupted(struct fc_chan *chan, uint64_t unique)
         struct fc_lane *lane = &chan->lanes[i];
         if (atomic_load(&lane->unique) == unique) {
             atomic_store(&lane->interrupted, unique);
-            if (lane->slot != NULL)
-                atomic_store(&lane->slot->interrupted, unique);
             return 1;
         }
     }
     return 0;
 }
 
+/* Who takes over finds the request in its slot, registered or not: early[] goes with this process. */
+static void mark_for_successor(struct fc_chan *chan, uint64_t unique)
+{
+    for (int i = 0; chan->slots != NULL && i < chan->slots->n_slots; i++) {
+        struct fc_slot *slot = fc_slot_at(chan->slots, i);
+        const struct fw_in_header *header = (const struct fw_in_header *)fc_slot_request(slot);
+        if (header->len != 0 && header->unique == unique)
+            atomic_store(&slot->interrupted, unique);
+    }
+}
+
 void fc_interrupt(struct fc_chan *chan, uint64_t unique)
 {
-    if (unique == 0 || mark_interrupted(chan, unique))
+    if (unique == 0)
+        return;
+    mark_for_successor(chan, unique);
+    if (mark_interrupted(chan, unique))
         return;
     uint32_t i = atomic_fetch_add(&chan->n_early, 1) % FC_N_EARLY;
     atomic_store(&chan->early[i], unique);

@@ -75,6 +75,7 @@ cdef int op_open(Request r) except -1:
     cdef const fw.fw_open_in *in_ = <const fw.fw_open_in *>r.take(sizeof(fw.fw_open_in))
     if not in_.flags & (O_ACCMODE | O_TRUNC) and r.lane.chan.wants_fence(r.lane.chan, r.header.nodeid):
         r.h.fence(r.caller, r.header.nodeid)
+        r.caller.fenced = True
         if r.lane.chan.open_fenced(r.lane):
             return 0
         if r.lane.replied:  # nobody took the handle: it is to be released
@@ -250,6 +251,11 @@ cdef int op_opendir(Request r) except -1:
     cdef fw.fw_open_out *out
     cdef uint64_t fh
     r.take(sizeof(fw.fw_open_in))
+    if r.lane.chan.wants_fence(r.lane.chan, r.header.nodeid):
+        r.h.fence(r.caller, r.header.nodeid)
+        r.caller.fenced = True
+        if r.lane.chan.open_fenced(r.lane):
+            return 0
     fh = r.h.opendir(r.caller, r.header.nodeid).fh
     out = <fw.fw_open_out *>r.answer(sizeof(fw.fw_open_out))
     out.fh = fh << 1

@@ -171,6 +171,7 @@ static inline void fc_retire(struct fc_lane *lane)
     if (lane->slot == NULL)
         return;
     lane->slot->n_tries = 0;
+    __atomic_store_n(&lane->slot->began, 0, __ATOMIC_RELAXED); /* the next request to lie here has not begun with this one */
     __atomic_store_n(&((struct fw_in_header *)lane->buf)->len, 0, __ATOMIC_RELEASE);
 }
 

@@ -85,7 +85,6 @@ cdef extern from "fuse_lane.h" nogil:
     int fc_is_interrupted(fc_lane *lane, uint64_t unique)
     void fc_mark(fc_chan *chan, uint64_t nodeid, int mark)
     int fc_is_marked(fc_chan *chan, uint64_t nodeid, int mark)
-    void fc_retire(fc_lane *lane)
     int fc_forget_attr(fc_chan *chan, uint64_t nodeid)
     int fc_known(fc_chan *chan, uint64_t ino, int64_t n)
     uint64_t FC_COMPILED_FH
@@ -96,6 +95,7 @@ cdef class Caller:
     cdef readonly unsigned int gid
     cdef readonly unsigned int pid
     cdef readonly unsigned int umask
+    cdef readonly bint fenced
     cdef fc_lane *lane
     cdef uint64_t unique
 
@@ -180,9 +180,11 @@ cdef class Request:
     cdef unsigned int opcode
     cdef int opened
     cdef uint64_t opened_fh
+    cdef bint leaks  # views of the request may be left
 
     cdef int begin(self) except -1
     cdef void end(self)
+    cdef int renew(self) except -1
     cdef const void *take(self, size_t n) except NULL
     cdef bytes name(self)
     cdef memoryview data(self, size_t n)

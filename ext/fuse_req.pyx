@@ -168,15 +168,20 @@ cdef class Request:
         return 0
 
     cdef void end(self):
-        """The handler has returned: from here on the caller tells nothing, and leaked views get a buffer of their own."""
+        """The handler has returned: from here on the caller tells nothing."""
         if self.caller is not None:
             self.caller.lane = NULL
             self.caller = None
+        self.leaks = self.payload.n_views > 0
+
+    cdef int renew(self) except -1:
+        """The request is over, and views of it are not: they keep the buffer, and the lane gets another one."""
         if self.payload.n_views:
-            fc_retire(self.lane)
             self.lane.slot = NULL
             self.payload = Payload(self.lane.chan.read_bytes)
             self.lane.buf = self.payload.base
+        self.leaks = False
+        return 0
 
     cdef const void *take(self, size_t n) except NULL:
         """The next n bytes of the message."""

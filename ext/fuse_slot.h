@@ -12,8 +12,8 @@
  *   header.len == 0                          nothing
  *   header.len != 0                          the request was read: serve it
  *   header.len != 0, answered == unique      its effects are there, and so is the reply: give it (again)
- * What the owner does, in this order: read the request; serve it; put the reply into the slot; answered = unique; write the reply;
- * header.len = 0. A request whose reply does not fit may be served twice, and is of a kind that may (READ, READDIR, xattrs). */
+ * What the owner does, in this order: read the request; began = where the log is, if Python is to serve it; serve it; put the reply into
+ * the slot; answered = unique; write the reply; began = 0; header.len = 0. A request whose reply does not fit may be served twice, and is of a kind that may (READ, READDIR, xattrs). */
 #ifndef CAIRN_FUSE_SLOT_H
 #define CAIRN_FUSE_SLOT_H
 
@@ -37,7 +37,7 @@ struct fc_slot {
     uint32_t n_reply;
     uint32_t n_tries; /* of processes that died with the request */
     uint32_t spare;
-    uint64_t began; /* a position in the change log: what the request commits comes after it */
+    uint64_t began; /* a position in the change log, plus 1: what the request commits comes after it; 0: it commits nothing (yet) */
     uint8_t reply[FC_SLOT_REPLY];
 };
 

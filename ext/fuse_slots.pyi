@@ -30,7 +30,7 @@ class Slots:
         """(slot, unique, opcode) of the requests that were read and have no reply yet."""
 
     def began(self) -> int | None:
-        """A position in the change log after which everything is that these requests have committed. None without any."""
+        """A position in the change log after which is all that these requests have committed. None when Python has none."""
 
     # Jobs: what is fetched for the process that serves, by workers with numbers from 1 on
 

@@ -68,10 +68,11 @@ cdef class Slots:
         return found
 
     def began(self):
-        """A position in the change log after which everything is that these requests have committed. None without any."""
+        """A position in the change log after which is all that these requests have committed. None when Python has none."""
         # Who waits for a lock commits nothing that must not be committed twice, and may have begun long ago.
         waiting = [slot for slot, _, opcode in self.waiting() if opcode != FW_SETLKW]
-        return min([fc_slot_at(&self.slots, slot).began for slot in waiting], default=None)
+        began = [fc_slot_at(&self.slots, slot).began for slot in waiting]
+        return min([position - 1 for position in began if position], default=None)
 
     # Jobs: what is fetched for the process that serves, by workers with numbers from 1 on
 

@@ -20,7 +20,7 @@ import pytest
 from support import hosts
 from support.ceph_server import CEPH, RADOSGW, CephCluster
 from support.gateway import KEYS, Gateway
-from support.mounts import Mount, MountFactory, cairnfs_mounts
+from support.mounts import N_DATABASES, Mount, MountFactory, cairnfs_mounts, rados_options, stores
 from support.redis_server import REDIS_SERVER, RedisServer
 
 hypothesis.settings.register_profile("ci", max_examples=40, stateful_step_count=30, deadline=None, print_blob=True)
@@ -29,6 +29,7 @@ hypothesis.settings.load_profile(os.environ.get("CAIRN_HYPOTHESIS", "ci"))
 
 lasting: set[int] = set()  # descriptors that a library keeps to the end of the process
 
+VOLUME = os.environ.get("CAIRN_TEST_VOLUME", "sqlite+file")  # what a volume is on whose test does not say it
 IN_CI = os.environ.get("CI") == "true"
 
 
@@ -212,8 +213,28 @@ def front(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session")
+def chosen_stores(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Servers of the run's own for the volumes of mounts, as CAIRN_TEST_VOLUME says."""
+    kinds = VOLUME.split("+")
+    if len(kinds) != 2 or kinds[0] not in ("sqlite", "redis") or kinds[1] not in ("file", "rados"):
+        pytest.fail(f"CAIRN_TEST_VOLUME is {VOLUME!r}: it is sqlite or redis, +, file or rados")
+    server = None
+    if kinds[0] == "redis":
+        if REDIS_SERVER is None:
+            missing("redis-server")
+        server = RedisServer(tmp_path_factory.mktemp("redis-of-volumes"), "--databases", str(N_DATABASES))
+        stores.meta = server.url
+    if kinds[1] == "rados":
+        ceph: CephCluster = request.getfixturevalue("shared_ceph")
+        stores.storage = [*rados_options(ceph.make_pool("volumes")), "--ceph-conf", str(ceph.conf)]
+    yield
+    if server is not None:
+        server.stop()
+
+
 @pytest.fixture
-def mounts(tmp_path: Path, need_fuse: None) -> Iterator[MountFactory]:
+def mounts(tmp_path: Path, need_fuse: None, chosen_stores: None) -> Iterator[MountFactory]:
     """Makes volumes and mounts; at the end unmounts them, and checks logs and, with fsck, the volumes."""
     for folder in (tmp_path, *tmp_path.parents):  # other users of the tests must be able to reach the mounts
         if folder.owner() == tmp_path.owner() and "pytest" in str(folder):

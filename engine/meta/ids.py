@@ -1,7 +1,7 @@
 """Numbers that are never used twice: inodes, packs, sessions.
 
 Each process takes a batch from a counter in the store, by one commit, and hands them out itself. What is left of a batch when
-a process ends is never used.
+a process ends is never used. A store that may have lost that numbers were given out goes on well beyond them.
 """
 
 import threading
@@ -66,5 +66,5 @@ class Ids:
 
 def take_numbers(store: Store, offset: int, n: int) -> int:
     """Reserve `n` consecutive numbers of a counter in the `next` row; returns the first."""
-    committed = store.commit([Exists(records.NEXT_KEY)], [Add(records.NEXT_KEY, offset, n)])
+    committed = store.commit([Exists(records.NEXT_KEY)], [Add(records.NEXT_KEY, offset, n, unused=True)])
     return committed.added[0] - n

@@ -127,10 +127,10 @@ class Txn:
         """Effect: the row is gone, whether it existed or not."""
         self._effect(Delete(key))
 
-    def add(self, key: Key, offset: int, n: int) -> int:
-        """Effect: `n` is added to a field. Returns the index of its new value in `Committed.added`."""
+    def add(self, key: Key, offset: int, n: int, *, unused: bool = False) -> int:
+        """Effect: `n` is added to a field (see `Add`). Returns the index of its new value in `Committed.added`."""
         index = sum(type(effect) is Add for effect in self.effects)
-        self._effect(Add(key, offset, n))
+        self._effect(Add(key, offset, n, unused))
         return index
 
     def max(self, key: Key, offset: int, value: bytes) -> None:

@@ -139,9 +139,13 @@ class Vfs:
             return self._io.open(ino, flags, kill_suidgid)
 
     def fence(self, c: Caller, ino: Inode) -> None:
-        """Before an inode is opened: return when everything that others committed before the call is known here. EIO, ESTALE."""
-        self._state.fence(UNKNOWN)
-        self._state.moved.check(c.pid, ino)
+        """Before an inode is opened: return when everything that others committed before the call is known here. EIO, ESTALE.
+
+        Once for a request: who was sent back is let pass once.
+        """
+        if not c.fenced:
+            self._state.fence(UNKNOWN)
+            self._state.moved.check(c.pid, ino)
 
     def read(self, c: Caller, fh: int, offset: int, size: int) -> list[memoryview]:
         """Up to `size` bytes as consecutive views, valid as long as they are referenced; short only at the end of file.
@@ -187,7 +191,9 @@ class Vfs:
 
     def opendir(self, c: Caller, ino: Inode) -> Opened:
         """Open a directory. ESTALE, ENOTDIR."""
-        return self._dirs.opendir(ino)
+        self.fence(c, ino)
+        with self._state.moved.walk(c.pid):
+            return self._dirs.opendir(ino)
 
     def readdir(self, c: Caller, fh: int, cookie: int, plus: bool = False) -> Iterator[DirEntry]:
         """Entries after `cookie` (0: from the start), with attributes if `plus`. EBADF; EIO while iterating."""

@@ -3,6 +3,8 @@
 The lease is 5 s (`cairnfs.daemon.lease`).
 """
 
+import errno
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -205,6 +207,51 @@ def test_a_bad_line_to_redis(redis_server: RedisServer, mounts: MountFactory, st
     assert proxy.n_broken
     load.check(mount.path / "d")
     mount.stop()
+
+
+def test_a_failover_that_loses_a_file_does_not_give_its_number_to_another(
+    shared_redis: RedisServer, mounts: MountFactory, tmp_path: Path, stack: ExitStack
+) -> None:
+    """Whoever has the lost file open goes on writing to its number, and may be the last to notice."""
+    master = RedisServer(tmp_path / "master")
+    stack.callback(master.kill)
+    replica = RedisServer(tmp_path / "replica", "--replicaof", "127.0.0.1", str(master.port))
+    stack.callback(replica.kill)
+    config = tmp_path / "sentinel.conf"
+    config.write_text(
+        f"sentinel monitor chief 127.0.0.1 {master.port} 1\nsentinel down-after-milliseconds chief 500\n"
+        "sentinel failover-timeout chief 3000\n"
+    )
+    sentinel = RedisServer(tmp_path / "sentinel", config=config)
+    stack.callback(sentinel.kill)
+    volume = mounts.volume(url=f"redis://chief,127.0.0.1:{sentinel.port}/2")
+    one, two = mounts.new(volume), mounts.new(volume)
+    for mount in (one, two):
+        mount.expected_log += AWAY
+    with replica.client() as client, master.client() as above:
+        while client.info("replication").get("slave_repl_offset") != above.info("replication")["master_repl_offset"]:
+            time.sleep(0.05)
+        client.config_set("masterauth", "which the master does not know")  # so it does not get through to it again
+        client.execute_command("CLIENT", "KILL", "TYPE", "master")
+        lost = os.open(one.path / "lost", os.O_CREAT | os.O_WRONLY)
+        os.write(lost, b"lost")
+        os.fsync(lost)
+        number = os.fstat(lost).st_ino
+        master.kill()
+        (two.path / "kept").write_bytes(b"kept")
+        assert client.info("replication")["role"] == "master"
+    assert (two.path / "kept").stat().st_ino != number
+    for call in (lambda: os.write(lost, b"more of it"), lambda: os.close(lost)):
+        try:
+            call()
+        except OSError as error:
+            assert error.errno in (errno.ENOENT, errno.ESTALE, errno.EIO)
+    assert [(mount.path / "kept").read_bytes() for mount in (one, two)] == [b"kept"] * 2
+    assert os.listdir(two.path) == ["kept"]
+    one.stop()
+    two.stop()
+    volume.assert_clean()
+    mounts.volumes.remove(volume)
 
 
 def test_a_replica_takes_over_from_a_master_that_is_killed(

@@ -26,9 +26,14 @@ QUIET = ("--heartbeat", "30")
 CONTENT = bytes(range(256)) * (SIZE // 256) + bytes(SIZE % 256)
 
 
+def quiet_mount(mounts: MountFactory) -> Mount:
+    volume = mounts.volume()
+    return mounts.new(volume, *QUIET, *volume.compiled_opens)
+
+
 @pytest.fixture
 def quiet(mounts: MountFactory) -> Mount:
-    return mounts.new(None, *QUIET)
+    return quiet_mount(mounts)
 
 
 @pytest.fixture
@@ -69,7 +74,7 @@ def nothing_is_kept(mount: Mount, inodes_before: int) -> None:
 @pytest.mark.parametrize("n_descriptors", [1, 3])
 @pytest.mark.parametrize("how", ["unlink", "rename"])
 def test_a_file_without_a_name_is_readable_to_the_last_close(mounts: MountFactory, how: str, n_descriptors: int) -> None:
-    mount = mounts.new(None, *QUIET)
+    mount = quiet_mount(mounts)
     path = mount.path / "f"
     (mount.path / "g").write_bytes(b"other")
     n_before = used_inodes(mount)
@@ -122,7 +127,7 @@ def test_compiled_code_opens_the_file_again_when_removing_it_has_failed(quiet: M
 
 def test_unlinking_opening_and_closing_by_many_processes_leaves_nothing(mounts: MountFactory) -> None:
     """Each file's content is its own number, so whoever reads something else has read a stranger."""
-    mount = mounts.new(None, *QUIET)
+    mount = quiet_mount(mounts)
     (mount.path / "d").mkdir()
     n_before = used_inodes(mount)
     script = """
@@ -238,7 +243,7 @@ def test_modes_change_and_privileges_go(quiet: Mount, path: Path, fd: int) -> No
 
 def test_what_another_mount_does_is_seen_through_a_descriptor(mounts: MountFactory) -> None:
     one = mounts.new(None, *QUIET)
-    two = mounts.new(one.volume, *QUIET)
+    two = mounts.new(one.volume, *QUIET, *one.volume.compiled_opens)
     (one.path / "f").write_bytes(CONTENT)
     until((two.path / "f").exists)
     (two.path / "f").read_bytes()
@@ -405,7 +410,7 @@ def test_an_open_descriptor_keeps_the_mount(quiet: Mount, path: Path, fd: int) -
 
 @pytest.mark.parametrize("removed", [False, True])
 def test_a_mount_that_is_told_to_end_frees_what_descriptors_kept(mounts: MountFactory, removed: bool) -> None:
-    mount = mounts.new(None, *QUIET)
+    mount = quiet_mount(mounts)
     path = mount.path / "f"
     path.write_bytes(CONTENT)
     path.read_bytes()

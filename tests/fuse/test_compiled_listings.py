@@ -317,7 +317,8 @@ def test_two_mounts_see_each_others_changes_at_once(mounts: MountFactory) -> Non
     time.sleep(0.5)
     os.listdir(two.path / "d")
     asked, answered = sent(two, lambda: os.listdir(two.path / "d"))
-    assert asked == answered
+    assert asked == answered | {"OPENDIR": 1}, "which Python looks at while others have changed names lately"
+    assert "READDIR" in answered
 
 
 def test_a_read_only_mount_lists_without_python(mounts: MountFactory) -> None:

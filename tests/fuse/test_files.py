@@ -271,4 +271,4 @@ def test_compressed_volume_gives_back_what_it_got(mounts: MountFactory) -> None:
         for at in (0, 65_535, 1_000_000, 3 * MIB - 10):
             file.seek(at)
             assert file.read(10) == noise[at : at + 10]
-    assert sum(p.stat().st_size for p in volume.packs) < len(noise) + len(text) // 10
+    assert sum(pack.size for pack in volume.stored()) < len(noise) + len(text) // 10

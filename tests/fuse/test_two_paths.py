@@ -40,6 +40,7 @@ def exchange(one: Path, other: Path) -> None:
 def made(folder: Path, content: str) -> Path:
     (folder / "sub").mkdir(parents=True)
     (folder / "sub" / "f").write_text(content)
+    (folder / "sub" / content).touch()
     return folder
 
 
@@ -108,6 +109,27 @@ def see(change: Callable[[Path, int], None], writer: Path, reader: Path) -> None
         change(writer, n)
         time.sleep(pause_s)
         assert (reader / "d" / "sub" / "f").read_text() == str(n), change.__name__
+
+
+def add_name(root: Path, n: int) -> None:
+    (root / "d" / "sub" / str(n)).touch()
+
+
+def test_a_listing_sees_what_was_put_on_the_way(two: Two) -> None:
+    for change in [replace_directory, exchange_directories, add_name, *LINKS]:
+        writer, reader = (root / change.__name__ for root in two)
+        made(writer / "first", "first")
+        if change in LINKS:
+            (writer / "d").symlink_to("first")
+        else:
+            (writer / "first").rename(writer / "d")
+        time.sleep(0.3)  # the other mount has heard of what was made
+        for n, pause_s in enumerate(pauses()[: ROUNDS // 2]):
+            for _ in range(2):  # the kernel has the whole path, and compiled code the listing
+                os.listdir(reader / "d" / "sub")
+            change(writer, n)
+            time.sleep(pause_s)
+            assert str(n) in os.listdir(reader / "d" / "sub"), change.__name__
 
 
 def test_an_open_sees_files_that_were_not_there(two: Two) -> None:

@@ -202,7 +202,8 @@ def test_a_read_of_the_access_log_ends_when_nothing_happens(mount: Mount) -> Non
 
 @pytest.fixture
 def killable(mounts: MountFactory) -> Mount:
-    mount = mounts.new(None, "--workers", "1")
+    volume = mounts.volume()
+    mount = mounts.new(volume, "--workers", "1", *volume.compiled_opens)
     mount.expected_log.append("the process that served was killed: another one takes over")
     return mount
 

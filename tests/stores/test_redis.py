@@ -17,6 +17,7 @@ import pytest
 from conftest import ExpectedLogs
 
 from cairnfs.errors import StoreError, UsageError
+from cairnfs.meta.ids import INODE_BATCH, PACK_BATCH, Ids
 from cairnfs.meta.stores import open_store, redis_store
 from cairnfs.meta.stores.base import Add, Delete, Effect, Exists, LogTrimmed, Put
 from cairnfs.meta.stores.redis_link import Address, parse_url
@@ -391,6 +392,73 @@ def test_a_node_forgets_what_its_server_has_lost(redis_server: RedisServer, tmp_
     node.engine.close()
 
 
+def synced(replica: RedisServer, db: int) -> None:
+    with replica.client() as client:
+        client.select(db)
+        while client.info("replication")["master_link_status"] != "up" or not client.dbsize():
+            time.sleep(0.01)
+
+
+def promote(replica: RedisServer) -> None:
+    with replica.client() as client:
+        client.replicaof("no", "one")
+
+
+def follow(server: RedisServer, master: RedisServer) -> None:
+    with server.client() as client:
+        client.replicaof("127.0.0.1", str(master.port))
+        while client.info("replication")["master_link_status"] != "up":
+            time.sleep(0.01)
+
+
+class Taken:
+    """Numbers that a node has taken: whole batches of inodes and packs, and sessions."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.numbers: set[tuple[str, int]] = set()
+
+    def take(self, ids: Ids, n_batches: int) -> None:
+        self.n += n_batches * (INODE_BATCH + PACK_BATCH + 1)
+        self.numbers |= {("inode", ids.inode()) for _ in range(n_batches * INODE_BATCH)}
+        self.numbers |= {("pack", ids.pack()) for _ in range(n_batches * PACK_BATCH)}
+        self.numbers |= {("session", ids.session()) for _ in range(n_batches)}
+        assert len(self.numbers) == self.n, "numbers have been given out twice"
+
+
+def test_numbers_of_commits_that_a_failover_lost_are_not_given_out_again(
+    own_server: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    first, second = own_server(), own_server()
+    follow(second, first)
+    format_volume(f"{first.url}/1", new_format("failing-over", bucket=str(tmp_path / "bucket")))
+    synced(second, 1)
+    taken = Taken()
+    with opened(f"{first.url}/1") as before, opened(f"{second.url}/1") as after:
+        old, new = Ids(before), Ids(after)
+        promote(second)  # while the first one is cut off, and goes on
+        taken.take(old, 3)
+        taken.take(new, 1)
+        taken.take(new, 3)
+        follow(first, second)  # it comes back, without what it alone knew
+        synced(first, 1)
+        promote(first)  # and is master again, without having been started anew
+        taken.take(new, 2)  # of the other, which is cut off by now
+        taken.take(Ids(before), 2)
+        first.kill()
+        first.start()
+        taken.take(Ids(before), 2)
+        taken.take(old, 1)
+
+
+def test_numbers_follow_each_other_on_one_server(redis_server: RedisServer, tmp_path: Path) -> None:
+    format_volume(f"{redis_server.url}/1", new_format("numbers", bucket=str(tmp_path / "bucket")))
+    with opened(f"{redis_server.url}/1") as store, opened(f"{redis_server.url}/1") as other:
+        assert [Ids(each).inode() for each in (store, other, store)] == [2, 2 + INODE_BATCH, 2 + 2 * INODE_BATCH]
+        assert [Ids(each).session() for each in (store, other)] == [1, 2]
+        assert [Ids(each).pack() for each in (store, other)] == [1, 1 + PACK_BATCH]
+
+
 def test_sentinel_leads_to_whoever_is_master(own_server: Callable[..., RedisServer], tmp_path: Path) -> None:
     master = own_server()
     replica = own_server("--replicaof", "127.0.0.1", str(master.port))
@@ -402,10 +470,7 @@ def test_sentinel_leads_to_whoever_is_master(own_server: Callable[..., RedisServ
     sentinel = own_server(config=config)
     with opened(f"redis://chief,127.0.0.1:{sentinel.port}/2", 60) as store, ThreadPoolExecutor(2) as pool:
         assert store.commit([], [Add(COUNT, 0, 1)]).added == [1]
-        with replica.client() as client:
-            client.select(2)
-            while client.info("replication")["master_link_status"] != "up" or not client.dbsize():
-                time.sleep(0.01)
+        synced(replica, 2)
         master.kill()
         done = [pool.submit(store.commit, [], [Add(COUNT, 0, 1)]) for _ in range(20)]
         assert sorted(each.result().added[0] for each in done) == list(range(2, 22))

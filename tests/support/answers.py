@@ -81,6 +81,7 @@ def open_compiled(mount: Mount, path: Path) -> int:
 
 
 def until(holds: Callable[[], object], what: str = "it never came true", seconds: float = 10) -> None:
+    """With 0 seconds, it must hold at once."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, what

@@ -10,19 +10,49 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
+from cairnfs.objects.base import ObjectInfo
+from cairnfs.volume import open_volume
 from support.uring import switched
 
 CAIRNFS = [sys.executable, "-m", "cairnfs.daemon.cli"]
-META = os.environ.get("CAIRN_TEST_META", "")  # a Redis server, redis://HOST:PORT, whose databases are overwritten; empty: SQLite
-STORAGE = os.environ.get(
-    "CAIRN_TEST_STORAGE", ""
-)  # rados:POOL of the cluster that CEPH_CONF names; empty: a folder for each volume
 WORKERS = os.environ.get("CAIRN_TEST_WORKERS", "")  # that every mount of the channel gets
 URING = os.environ.get("CAIRN_TEST_URING", "") == "1"  # every mount of the channel gets its requests through io_uring
+N_DATABASES = 1000  # of a Redis server for many volumes
 _namespaces = itertools.count()
 BAD_LOG = re.compile(r"traceback|\berror\b|\bwarning\b|\bcritical\b", re.IGNORECASE)
+
+
+@dataclass
+class Stores:
+    """Where volumes are whose tests do not say it themselves: `meta` is a Redis server, redis://HOST:PORT, whose databases are
+    overwritten; empty: SQLite. `storage` is options of `cairnfs format`; empty: a folder for each volume.
+    """
+
+    meta: str
+    storage: list[str]
+
+    def format_options(self, said: Sequence[str]) -> list[str]:
+        """What to add to the options that a test has given."""
+        if not self.storage or "--storage" in said:
+            return []
+        namespace = ["--namespace", f"v{os.getpid()}-{next(_namespaces)}"] if "rados" in self.storage else []
+        return [*self.storage, *namespace]
+
+
+def rados_options(pool: str) -> list[str]:
+    """Of `cairnfs format`, for a pool of the cluster that CEPH_CONF names."""
+    return ["--storage", "rados", "--bucket", pool]
+
+
+def named_stores(meta: str, storage: str) -> Stores:
+    """By CAIRN_TEST_META and CAIRN_TEST_STORAGE, which may be empty, or rados:POOL."""
+    return Stores(meta, rados_options(storage.removeprefix("rados:")) if storage else [])
+
+
+stores = named_stores(os.environ.get("CAIRN_TEST_META", ""), os.environ.get("CAIRN_TEST_STORAGE", ""))
 
 
 def cairnfs_mounts() -> list[str]:
@@ -58,18 +88,32 @@ class Volume:
         root.mkdir(parents=True, exist_ok=True)
         self.bucket = root / "bucket"
         self.db = root / "meta.db"
-        self.url = url or (f"{META}/{Volume.n_made % 1000}" if META else f"sqlite3://{self.db}")
-        if META and url is None:
+        self.url = url or (f"{stores.meta}/{Volume.n_made % N_DATABASES}" if stores.meta else f"sqlite3://{self.db}")
+        if stores.meta and url is None:
             Volume.n_made += 1
             format_options += ("--force",)
-        if STORAGE and "--storage" not in format_options:
-            storage, _, pool = STORAGE.partition(":")
-            format_options += ("--storage", storage, "--bucket", pool, "--namespace", f"v{os.getpid()}-{next(_namespaces)}")
-        cairnfs("format", self.url, name, "--bucket", self.bucket, *format_options)
+        self.format_options = ["--bucket", str(self.bucket), *format_options, *stores.format_options(format_options)]
+        cairnfs("format", self.url, name, *self.format_options)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other machines may commit to it: opens ask for the end of the log, and changes of others take a moment."""
+        return not self.url.startswith("sqlite3:")
+
+    @property
+    def compiled_opens(self) -> list[str]:
+        """Options of a mount whose opens compiled code answers, without asking."""
+        return ["--consistency", "push"] if self.is_shared else []
 
     @property
     def packs(self) -> list[Path]:
+        """Where the objects are a folder."""
         return sorted(p for p in (self.bucket / self.name / "packs").rglob("*") if p.is_file())
+
+    def stored(self) -> list[ObjectInfo]:
+        """Every pack, as the object store lists it."""
+        with open_volume(self.url, data=False) as volume:
+            return list(volume.objects.list("packs/"))
 
     def fsck(self, *options: str) -> dict[str, object]:
         done = cairnfs("fsck", self.url, "--json", *options, check=False)

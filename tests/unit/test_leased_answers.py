@@ -1,14 +1,19 @@
 """A store that cannot be watched: compiled code answers under a lease, and opens ask for the end of the log first."""
 
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cairnfs.const import MIB
 from cairnfs.daemon.invalidate import Follower
+from cairnfs.ext.arena import DIRTY
+from cairnfs.types import Inode, Position
 from support.compiled import COMPILED_FH, Asking, Kernel, Node
-from support.engine import Engine, new_volume
+from support.engine import ROOT, Engine, new_volume
+from support.fuse_peer import OPEN_OUT
 
 
 class Pair:
@@ -60,6 +65,24 @@ def test_names_attributes_and_bytes_are_answered_while_the_lease_lasts(pair: Pai
         pair.node.arena.lease(0, False)
         assert asking.lookup(b"file") == ino
         assert asking.answered == {"LOOKUP": 1, "GETATTR": 1}
+
+
+def test_an_open_that_compiled_code_cannot_answer_after_its_fence_is_fenced_and_sent_back_once(pair: Pair) -> None:
+    ino = warm(pair, "file", b"old")
+    with pair.node.asks() as peer:
+        peer.init()
+        asking = Asking(peer)
+        assert asking.lookup(b"file") == ino
+        pair.node.vfs.moved.note({Inode(ROOT): True})
+        assert asking.open(ino) == 0
+        pair.other.files.write("file", bytes(5 * MIB))  # of more slices than compiled code can serve
+        before = pair.n_log_reads
+        fh = asking.open(ino)
+        assert fh and not fh & COMPILED_FH, "the kernel does not try a third time"
+        assert pair.n_log_reads == before + 1
+        assert asking.read(ino, fh, 100) == bytes(100)
+        asking.release(ino, fh)
+        assert asking.open(ino) == 0, "another walk"
 
 
 def test_an_open_sees_what_was_closed_elsewhere_and_costs_one_read_of_the_log(pair: Pair) -> None:
@@ -115,3 +138,50 @@ def test_opens_for_writing_are_pythons(pair: Pair) -> None:
         assert asking.read(ino, again) == b"newer"
         asking.release(ino, again)
         asking.release(ino, fh)
+
+
+@pytest.mark.parametrize("opcode", ["OPEN", "OPENDIR"])
+def test_an_open_that_compiled_code_cannot_answer_after_its_fence_is_fenced_once(pair: Pair, opcode: str) -> None:
+    """Somebody marks the inode meanwhile. A thread that was sent back is let pass once, so it must not be looked at twice."""
+    file = warm(pair, "file", b"data")
+    node = pair.node
+    ino = file if opcode == "OPEN" else ROOT
+    assert node.files.names() >= {"file"}
+    looked = []
+    fence, check = node.follower.fence, node.vfs.moved.check
+
+    def fences(*position: Position) -> None:
+        fence(*position)
+        node.arena.mark(ino, DIRTY)
+
+    def checks(pid: int, ino: Inode, name: bytes | None = None) -> None:
+        looked.append(ino)
+        check(pid, ino, name)
+
+    node.vfs.follow(fences, lambda inos: None)
+    vars(node.vfs.moved)["check"] = checks
+    with node.asks() as peer:
+        peer.init()
+        reply = peer.call(opcode, struct.pack("=II", 0, 0), ino)
+        assert reply.error == 0
+        fh = OPEN_OUT.unpack(reply.body)[0]
+        assert not fh & COMPILED_FH, "compiled code has opened it"
+        assert looked == [ino]
+        node.arena.unmark(ino, DIRTY)
+        assert peer.call("RELEASE" if opcode == "OPEN" else "RELEASEDIR", struct.pack("=QIIQ", fh, 0, 0, 0), ino).error == 0
+
+
+def test_a_directory_that_is_opened_costs_one_read_of_the_log_and_shows_what_others_have_made(pair: Pair) -> None:
+    warm(pair, "file", b"data")
+    node = pair.node
+    with node.asks() as peer:
+        peer.init()
+        for n in range(3):
+            pair.other.files.write(f"other{n}", b"")
+            before = pair.n_log_reads
+            reply = peer.call("OPENDIR", bytes(8), ROOT)
+            assert (reply.error, pair.n_log_reads) == (0, before + 1)
+            fh = OPEN_OUT.unpack(reply.body)[0]
+            found = peer.call("READDIR", struct.pack("=QQIIQII", fh, 0, 4096, 0, 0, 0, 0), ROOT)
+            assert f"other{n}".encode() in found.body
+            assert peer.call("RELEASEDIR", struct.pack("=QIIQ", fh, 0, 0, 0), ROOT).error == 0

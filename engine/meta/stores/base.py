@@ -71,11 +71,14 @@ class Add(NamedTuple):
     """Add `n` to the signed 64-bit big-endian field at `offset`.
 
     A missing row is created, zero-filled, `offset + 8` bytes long. The result must stay within 2**53 in magnitude (StoreError).
+    `unused`: `n` numbers are given out, up to the new value. It is further on where the store may have lost that others were, so
+    that none is given out twice.
     """
 
     key: Key
     offset: int
     n: int
+    unused: bool = False
 
 
 class Max(NamedTuple):

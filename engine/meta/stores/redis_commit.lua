@@ -5,6 +5,7 @@
 --        6 number of conditions, then each condition, then each effect:
 --        e P F   a P F   u P F VERSION   m P F OFFSET N LIMIT      exists, absent, unchanged, at most
 --        p P F VALUE   d P F   + P F OFFSET N   > P F OFFSET BYTES  put, delete, add, max
+--        n P F OFFSET N                                            add, giving out numbers
 --        P is the number of a partition among KEYS, F the field
 -- A field of a partition is the version (8 bytes, big-endian), then the value. The index of a partition is a sorted set
 -- of its fields, under the same name but for "x" in the place of "r" after the hash tag.
@@ -54,6 +55,22 @@ local function is_less(a, b)
   return #a < #b
 end
 
+-- Numbers are given out by one server after another. One that was not the last (it took over, or has been restarted) may lack that more of
+-- them are in use than it says here: it goes on beyond all that can be, each server by a way of its own, since one before it may have
+-- done so and be lost. Asked for no numbers, it only says who it is.
+local STEP = 2^26 -- more than is taken within what can be lost
+local givers, me, gave = string.sub(KEYS[1], 1, -#'position' - 1) .. 'givers', nil, {}
+
+local function skipped(counter, n)
+  if not me then
+    local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
+    me = run .. (string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)') or '') -- which changes with each promotion
+  end
+  if redis.call('HGET', givers, counter) == me then return 0 end
+  gave[#gave + 1] = counter
+  return n > 0 and STEP * (1 + tonumber(string.sub(redis.sha1hex(me), 1, 3), 16)) or 0 -- 2^37 on average, of 2^53
+end
+
 local n_conditions = tonumber(ARGV[6])
 for i = 1, n_conditions do
   local op, part, field = take(3)
@@ -82,11 +99,12 @@ while at <= #ARGV do
   if value == nil then value = raw and string.sub(raw, 9) end
   if op == 'p' then value = take(1)
   elseif op == 'd' then value = false
-  elseif op == '+' then
+  elseif op == '+' or op == 'n' then
     local offset, n = take(2)
     offset = tonumber(offset)
     local present = number_at(value or '', offset)
     n = tonumber(n)
+    if op == 'n' then n = n + skipped(KEYS[tonumber(part)] .. ' ' .. field .. ' ' .. offset, n) end
     if n > 2^53 - present or n < -2^53 - present then return redis.error_reply('RANGE') end
     local total = present + n
     totals[#totals + 1] = total
@@ -131,6 +149,7 @@ for _, changed in ipairs(order) do
   end
 end
 
+for _, counter in ipairs(gave) do redis.call('HSET', givers, counter, me) end
 redis.call('SET', KEYS[1], string.format('%.0f', position))
 local keep = tonumber(ARGV[4])
 if redis.call('RPUSH', KEYS[2], ARGV[3]) > 2 * keep then redis.call('LTRIM', KEYS[2], -keep, -1) end

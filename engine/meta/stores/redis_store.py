@@ -351,7 +351,7 @@ class _Batch:
                 self.arguments += (b"d", self._part(part), key)
                 self.changed[effect.key] = None
             case Add():
-                self.arguments += (b"+", self._part(part), key, effect.offset, effect.n)
+                self.arguments += (b"n" if effect.unused else b"+", self._part(part), key, effect.offset, effect.n)
                 self.changed.setdefault(effect.key, None)
             case Max():
                 self.arguments += (b">", self._part(part), key, effect.offset, effect.value)
