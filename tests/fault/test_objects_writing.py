@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cairnfs.data.uploader import State
 from cairnfs.errors import CairnError, FsError, ObjectError, StoreError
 from support.datavolume import BLOCK, DataVolume, OpenedFile
 
@@ -211,3 +212,37 @@ def test_a_failing_background_commit_is_left_alone_for_a_while(
     file.writer.commit_if_due(now_s + 200)
     assert not file.writer.dirty
     file.writer.close()
+
+
+def test_a_flush_waits_for_what_has_failed_and_is_pushed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = DataVolume(tmp_path)
+    file = volume.file()
+    writer, settled = file.writer, file.writer._settled
+    notify_all = settled.notify_all
+
+    claim = writer._claim
+
+    def pushed_at_once() -> None:
+        """As if memory pressure had the lock before the thread that flushes, and no thread were free for a while."""
+        for batch in writer._batches:
+            if batch.state is State.FAILED:
+                batch.state, batch.error = State.WAITING, None
+                monkeypatch.setattr(writer, "_claim", lambda among: None)
+                threading.Timer(0.3, free_again).start()
+        notify_all()
+
+    def free_again() -> None:
+        monkeypatch.setattr(writer, "_claim", claim)
+        writer._upload_in_background(1)
+
+    monkeypatch.setattr(settled, "notify_all", pushed_at_once)
+    volume.faulty.fail_once("put")
+    gate = volume.faulty.hold("put")
+    writer.write(0, b"x" * BLOCK)  # full: goes out in the background
+    volume.faulty.wait_for("put", 1)
+    threading.Timer(0.3, gate.set).start()
+    writer.flush()
+    assert file.read(0, BLOCK) == b"x" * BLOCK
+    assert volume.faulty.calls["put"] == 2
+    writer.close()
+    volume.close()
