@@ -27,7 +27,8 @@ LINK_ARGS = {"asan": ["-fsanitize=address,undefined"]}
 ALSO = {
     "arena": ["shm_impl.c", "slicer_impl.c"],
     "fuse_chan": ["arena_*.c", "listing_impl.c", "shm_impl.c", "slicer_impl.c", "ino_map_impl.c", "journal_impl.c"],
-    "listing": ["arena_*.c", "shm_impl.c", "slicer_impl.c"],
+    "listing": ["arena_*.c", "page_impl.c", "shm_impl.c", "slicer_impl.c"],
+    "page": ["arena_*.c", "shm_impl.c", "slicer_impl.c"],
 }
 
 

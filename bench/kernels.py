@@ -11,7 +11,7 @@ from random import Random
 from typing import NamedTuple
 
 from cairnfs.const import MIB, PAGE_BYTES
-from cairnfs.ext import arena, checksum, ino_map, journal, listing, shm, slicer
+from cairnfs.ext import arena, checksum, ino_map, journal, listing, page, shm, slicer
 from cairnfs.meta.records import dentry_key, dentry_value, encode_attr, inode_key
 from cairnfs.meta.stores.base import Key, Row
 from cairnfs.types import Attr, Inode, Position
@@ -77,7 +77,7 @@ def _run(act: Callable[[], object], n_calls: int) -> int:
 
 def cases() -> Iterator[Case]:
     """Every line of every kernel."""
-    for of_kernel in (_checksum, _slicer, _ino_map, _arena, _listing, _journal, _shm):
+    for of_kernel in (_checksum, _slicer, _ino_map, _arena, _listing, _page, _journal, _shm):
         yield from of_kernel()
 
 
@@ -173,6 +173,27 @@ def _listing() -> Iterator[Case]:
     kept.keep()
     yield Case("listing", ONE, "read a page, each entry", *_first_page(memory))
     yield Case("listing", ONE, "keep, each entry", keep, N_ENTRIES)
+
+
+def _page() -> Iterator[Case]:
+    memory = arena.Arena(64 * MIB)
+    record = encode_attr(Attr(Inode(1), FILE, 0, 0, 1, 0, data_version=1))
+    rows = [(b"file-%06d" % n, 1, dentry_value(10 + n, FILE), 1, record) for n in range(N_ENTRIES)]
+    raw = b"".join(
+        len(key).to_bytes(2, "big")
+        + b"".join((8 + len(value)).to_bytes(4, "big") for value in (row, named))
+        + key
+        + version.to_bytes(8, "big")
+        + row
+        + named_version.to_bytes(8, "big")
+        + named
+        for key, version, row, named_version, named in rows
+    )
+    made = page.Page(raw)
+    yield Case("page", ONE, "check and order, each row", partial(page.Page, raw), N_ENTRIES)
+    yield Case("page", ONE, "put together, each row", partial(page.Page.of, rows), N_ENTRIES)
+    yield Case("page", ONE, "keep in the arena, each row", lambda: made.note(memory, FOLDER, memory.token()), N_ENTRIES)
+    yield Case("page", ONE, "take apart into objects, each row", made.rows, N_ENTRIES)
 
 
 def _first_page(memory: arena.Arena) -> tuple[Callable[[], object], int]:

@@ -18,6 +18,7 @@ KERNELS = (
     "ino_map",
     "journal",
     "listing",
+    "page",
     "rados_io",
     "resp",
     "shm",

@@ -124,6 +124,9 @@ class Arena:
     def fresh(self) -> bool:
         """Is everything known that anybody has committed (watched store), or was until lately (leased)?"""
 
+    def answers(self) -> bool:
+        """May compiled code answer what it finds here: is it `fresh`, and not hushed?"""
+
     def fresh_for_open(self) -> bool:
         """Is it fresh enough to open files without asking the store?"""
 

@@ -239,6 +239,10 @@ cdef class Arena:
         """Is everything known that anybody has committed (watched store), or was until lately (leased)?"""
         return ar_fresh(&self.arena) != 0
 
+    def answers(self):
+        """May compiled code answer what it finds here: is it `fresh`, and not hushed?"""
+        return load32(&self.arena.h.hush) == 0 and ar_fresh(&self.arena) != 0
+
     def fresh_for_open(self):
         """Is it fresh enough to open files without asking the store?"""
         return ar_fresh_for_open(&self.arena) != 0
@@ -408,7 +412,9 @@ cdef class Arena:
 cdef extern from *:
     """
     static void add32(void *at, int n) { __atomic_fetch_add((uint32_t *)at, (uint32_t)n, __ATOMIC_SEQ_CST); }
+    static uint32_t load32(void *at) { return __atomic_load_n((uint32_t *)at, __ATOMIC_SEQ_CST); }
     """
+    uint32_t load32(void *at) noexcept nogil
     void add32(void *at, int n) noexcept nogil
 
 

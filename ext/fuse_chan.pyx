@@ -337,7 +337,7 @@ cdef class Channel(Notifier):
                     fc_done(lane)
                     if r.leaks:
                         with gil:
-                            self.renew(r)
+                            r.renew()  # MemoryError: the lane ends, and another one begins
         finally:
             fc_lane_close(lane)
 
@@ -360,14 +360,6 @@ cdef class Channel(Notifier):
             self.log_request(r, error)
         r.end()
         return REPLIED if r.lane.replied else error
-
-    cdef int renew(self, Request r) noexcept:
-        try:
-            r.renew()
-        except BaseException:
-            log.exception("no memory for the next request")
-            fc_chan_stop(self.chan)
-        return 0
 
     cdef int log_request(self, Request r, int error) except -1:
         result = os.strerror(error) if error else "ok"

@@ -7,6 +7,7 @@
  */
 #include "fuse_chan_hot.h"
 #include "listing_impl.h"
+#include "page_impl.h"
 
 #include <string.h>
 #include <sys/stat.h>
@@ -59,10 +60,10 @@ static void take_back(struct listing *reply)
 }
 
 /* "." and "..": not counted as looked up, so without attributes. */
-static int put_dots(struct listing *reply, const struct ls_page *page, uint64_t cookie)
+static int put_dots(struct listing *reply, uint64_t dir, uint64_t parent, uint64_t cookie)
 {
-    struct ls_entry dot = {.ino = page->head.dir, .name = (const uint8_t *)"..", .cookie = 1, .n_name = 1, .type = DIRECTORY};
-    struct ls_entry dotdot = {.ino = page->head.parent, .name = dot.name, .cookie = 2, .n_name = 2, .type = DIRECTORY};
+    struct ls_entry dot = {.ino = dir, .name = (const uint8_t *)"..", .cookie = 1, .n_name = 1, .type = DIRECTORY};
+    struct ls_entry dotdot = {.ino = parent, .name = dot.name, .cookie = 2, .n_name = 2, .type = DIRECTORY};
     if (cookie < dot.cookie && !put(reply, &dot, NULL))
         return 0;
     return cookie >= dotdot.cookie || put(reply, &dotdot, NULL);
@@ -94,6 +95,46 @@ int fc_has_listing(struct fc_chan *chan, const struct ar_attr *dir)
 {
     struct ls_page page;
     return ls_open(chan->arena, dir->ino, dir->version, 0, &page);
+}
+
+/* Does the name of a row still stand for its inode? 0 = not known, or for another one; -1 = it is gone. */
+static int still_stands(const struct fc_chan *chan, const struct fc_batch *batch, const struct pg_row *row, uint64_t ino)
+{
+    uint64_t now = ino;
+    if (batch->is_old && !ar_name_find(chan->arena, batch->dir, row->key, row->n_key, &now))
+        return 0;
+    return now == ino ? 1 : -(now == 0);
+}
+
+size_t fc_put_page(struct fc_chan *chan, struct fc_batch *batch, uint8_t *out, size_t room)
+{
+    struct listing reply = {.chan = chan, .out = out, .room = room, .plus = batch->plus};
+    struct ls_entry entry;
+    struct pg_row row;
+    struct ar_attr attr;
+    if (chan->arena == NULL || (batch->plus && !fc_may_answer(chan)) || !put_dots(&reply, batch->dir, batch->parent, batch->offset))
+        return 0;
+    for (; batch->n_passed < batch->n_rows; batch->n_passed++) {
+        pg_row_at(batch->bytes + batch->places[batch->n_passed], &row);
+        if (row.n_key == 0 || row.n_key > LS_MAX_NAME || pg_dentry(&row, &entry.ino, &entry.type) != 0)
+            break;
+        int stands = still_stands(chan, batch, &row, entry.ino);
+        if (stands < 0) {
+            if (batch->n_given > 0)
+                break;
+            continue;
+        }
+        int with_attr = batch->plus && stands;
+        if (with_attr && !fc_find(chan, entry.ino, &attr))
+            break;
+        entry.name = row.key;
+        entry.n_name = (uint8_t)row.n_key;
+        entry.cookie = batch->cookie + batch->n_given;
+        if (!put(&reply, &entry, with_attr ? &attr : NULL))
+            break;
+        batch->n_given++;
+    }
+    return reply.n_bytes;
 }
 
 int fc_open_dir(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
@@ -134,7 +175,7 @@ int fc_read_dir(struct fc_lane *lane, const struct fw_in_header *header, struct 
     reply.plus = header->opcode == FW_READDIRPLUS;
     reply.with_attrs = reply.plus && known && attr.version == version;
     int at_end = 0;
-    if (!put_dots(&reply, &page, in->offset))
+    if (!put_dots(&reply, page.head.dir, page.head.parent, in->offset))
         return 0;
     if (put_entries(&reply, &page, version == own ? 0 : LS_MOVED, &at_end) == 0 && !at_end)
         return 0;

@@ -38,6 +38,7 @@ int fc_chan_init(struct fc_chan *chan, int dev_fd)
     chan->known.limit = SIZE_MAX;
     chan->count_known = fc_count_known;
     chan->put_known = fc_put_known;
+    chan->put_page = fc_put_page;
     chan->is_known = fc_is_known;
     chan->wants_fence = fc_wants_fence;
     chan->open_fenced = fc_open_fenced;

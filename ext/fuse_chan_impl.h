@@ -125,6 +125,10 @@ int fc_count_known(struct fc_chan *chan, uint64_t ino, int64_t n);
 /* An entry of READDIRPLUS from the arena, counted as known to the kernel; `out` is zeroed. 1, or 0: Python must lay it out. */
 int fc_put_known(struct fc_chan *chan, uint64_t ino, struct fw_entry_out *out);
 
+/* fuse_chan_dir.c: lay out as many entries as fit, up to one whose attributes are wanted and not known, or one whose name is gone.
+ * How many bytes they take. */
+size_t fc_put_page(struct fc_chan *chan, struct fc_batch *batch, uint8_t *out, size_t room);
+
 /* Inodes that the kernel may know: how many, and their numbers (room for so many; returns how many there were). */
 /* 1 when the kernel may know the inode. */
 int fc_is_known(struct fc_chan *chan, uint64_t ino);

@@ -6,14 +6,26 @@ A read-only handle of a file that has never had an fcntl lock gets FOPEN_NOFLUSH
 nobody waits for. README.md says what that means for locks taken later.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.errno cimport EINVAL
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from cairnfs.ext cimport fuse_wire as fw
-from cairnfs.ext.fuse_req cimport FC_COMPILED_FH, FC_MARK_LOCKED, FC_MARK_SUID, Request, fc_forget_attr, fc_is_marked, fc_mark, fill_entry
+from cairnfs.ext.fuse_req cimport (
+    FC_COMPILED_FH,
+    FC_MARK_LOCKED,
+    FC_MARK_SUID,
+    Request,
+    fc_batch,
+    fc_forget_attr,
+    fc_is_marked,
+    fc_mark,
+    fill_entry,
+)
+from cairnfs.ext.page cimport Page
 
 cdef enum:
     O_ACCMODE = 3
@@ -25,6 +37,7 @@ cdef enum:
     MAX_NAME = 255
     OPENED_FILE = 1
     OPENED_DIR = 2
+    DOTDOT_COOKIE = 2
 
 
 cdef Operation file_operation(unsigned int opcode) noexcept:
@@ -264,6 +277,61 @@ cdef int op_opendir(Request r) except -1:
     return 0
 
 
+@cython.final
+cdef class DirReply:
+    """The reply to a READDIR in the making, for whoever has pages of rows."""
+
+    cdef Request r
+    cdef size_t room
+    cdef uint64_t offset
+    cdef size_t n_bytes
+
+    def put(self, Page page not None, size_t begin, uint64_t ino, uint64_t parent, uint64_t cookie, bint is_old):
+        """Lay out rows of the directory `ino` from `begin` on: see fc_put_page(). The first one's cookie is `cookie`.
+
+        Returns how many rows are done with, how many of them (the last ones) were given, and bytes of the reply so far.
+        """
+        cdef fc_batch batch
+        cdef Request r = self.r
+        if r is None:
+            raise ValueError("the request is over")
+        if begin > page.n_rows:
+            raise ValueError(f"row {begin} of {page.n_rows}")
+        memset(&batch, 0, sizeof(batch))
+        batch.bytes = page.base
+        batch.places = page.first + begin
+        batch.n_rows = page.n_rows - begin
+        batch.dir = ino
+        batch.parent = parent
+        batch.offset = DOTDOT_COOKIE if self.n_bytes else self.offset
+        batch.cookie = cookie
+        batch.plus = r.opcode == fw.FW_READDIRPLUS
+        batch.is_old = is_old
+        self.n_bytes += r.lane.chan.put_page(r.lane.chan, &batch, r.out + self.n_bytes, self.room - self.n_bytes)
+        r.out_bytes = self.n_bytes
+        return batch.n_passed, batch.n_given, self.n_bytes
+
+
+cdef bint read_pages(Request r, object fh, const fw.fw_read_in *in_, size_t room) except -1:
+    """Have the handler give pages of rows, which take no object for each entry. False: it does not, nothing is laid out."""
+    cdef DirReply reply
+    if r.h.read_pages is None or r.lane.chan.arena == NULL or not r.lane.chan.follows or room == 0:
+        return False
+    reply = DirReply.__new__(DirReply)
+    reply.r = r
+    reply.room = room
+    reply.offset = in_.offset
+    r.answer(room)
+    r.out_bytes = 0
+    try:
+        if r.h.read_pages(r.caller, fh, in_.offset, r.opcode == fw.FW_READDIRPLUS, reply.put):
+            return True
+    finally:
+        reply.r = None
+    r.out_bytes = 0
+    return False
+
+
 cdef int op_readdir(Request r) except -1:
     """As many entries as fit; none at all means the end."""
     cdef const fw.fw_read_in *in_ = <const fw.fw_read_in *>r.take(sizeof(fw.fw_read_in))
@@ -272,6 +340,8 @@ cdef int op_readdir(Request r) except -1:
     cdef uint8_t *out = NULL
     cdef size_t n_bytes = 0
     cdef size_t added
+    if read_pages(r, handle_of(r, in_.fh), in_, room):
+        return 0
     for entry in r.h.readdir(r.caller, handle_of(r, in_.fh), in_.offset, plus):
         if out == NULL:
             out = <uint8_t *>r.answer(room)

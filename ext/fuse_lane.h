@@ -72,6 +72,20 @@ struct fc_lane {
     _Atomic uint64_t interrupted; /* the last request of this lane that an INTERRUPT named */
 };
 
+/* Entries of a directory that Python has read (page_impl.h), for its reply to READDIR or READDIRPLUS. */
+struct fc_batch {
+    const uint8_t *bytes;
+    const uint32_t *places; /* of the rows that come next */
+    size_t n_rows;
+    uint64_t dir, parent; /* the latter is what ".." stands for */
+    uint64_t offset;      /* of the request */
+    uint64_t cookie;      /* of the first row; the others' follow */
+    int plus;
+    int is_old;      /* the page was read for an earlier request: names may be gone, or stand for something else */
+    size_t n_passed; /* rows done with: those that are laid out, and before them those whose names are gone */
+    size_t n_given;  /* rows laid out */
+};
+
 struct fc_chan {
     int dev_fd;           /* the mount's own descriptor; notifications go here */
     int stop_fd;          /* eventfd; readable: every lane ends */
@@ -118,6 +132,7 @@ struct fc_chan {
     int (*wants_fence)(struct fc_chan *chan, uint64_t ino); /* fc_wants_fence(), and fc_open_fenced() */
     int (*open_fenced)(struct fc_lane *lane);
     int (*put_known)(struct fc_chan *chan, uint64_t ino, struct fw_entry_out *out); /* fc_put_known() */
+    size_t (*put_page)(struct fc_chan *chan, struct fc_batch *batch, uint8_t *out, size_t room); /* fc_put_page() */
     struct fc_lane lanes[FC_MAX_LANES];
 };
 

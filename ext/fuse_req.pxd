@@ -35,6 +35,19 @@ cdef extern from "fuse_lane.h" nogil:
         uint64_t s
         uint32_t ns
 
+    struct fc_batch:
+        const uint8_t *bytes
+        const uint32_t *places
+        size_t n_rows
+        uint64_t dir
+        uint64_t parent
+        uint64_t offset
+        uint64_t cookie
+        int plus
+        int is_old
+        size_t n_passed
+        size_t n_given
+
     struct fc_chan:
         int dev_fd
         int is_device
@@ -66,6 +79,7 @@ cdef extern from "fuse_lane.h" nogil:
         int (*wants_fence)(fc_chan *chan, uint64_t ino) noexcept
         int (*open_fenced)(fc_lane *lane) noexcept
         int (*put_known)(fc_chan *chan, uint64_t ino, fw_entry_out *out) noexcept
+        size_t (*put_page)(fc_chan *chan, fc_batch *batch, uint8_t *out, size_t room) noexcept
         fc_lane *lanes
 
     struct fc_lane:
@@ -150,6 +164,7 @@ cdef class Handler:
     cdef object fsync
     cdef object opendir
     cdef object readdir
+    cdef object read_pages
     cdef object releasedir
     cdef object fsyncdir
     cdef object statfs

@@ -119,6 +119,7 @@ cdef class Handler:
         self.fsync = getattr(handler, "fsync", None)
         self.opendir = getattr(handler, "opendir", None)
         self.readdir = getattr(handler, "readdir", None)
+        self.read_pages = getattr(handler, "read_pages", None)
         self.releasedir = getattr(handler, "releasedir", None)
         self.fsyncdir = getattr(handler, "fsyncdir", None)
         self.statfs = getattr(handler, "statfs", None)

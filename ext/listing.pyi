@@ -3,6 +3,7 @@
 from typing import final
 
 from cairnfs.ext.arena import Arena
+from cairnfs.ext.page import Page
 
 MOVED: int
 """In a cookie: it is of another listing than that of its handle's version."""
@@ -22,6 +23,9 @@ class Listing:
         """The entry number `index`; nothing happens when it is there already. One left out, or more than may be kept: give up.
         `kind` is the S_IFMT bits.
         """
+
+    def add_page(self, page: Page, begin: int) -> None:
+        """Rows of the directory from `begin` on, which come next."""
 
     def keep(self) -> bool:
         """All entries are there, and the directory's row has still the version: keep the listing. Whether it is kept."""

@@ -11,6 +11,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 from cairnfs.ext.arena cimport Arena, ar_arena
+from cairnfs.ext.page cimport Page, pg_dentry, pg_row
 
 cdef extern from "listing_impl.h" nogil:
     enum:
@@ -83,12 +84,32 @@ cdef class Listing:
 
     def add(self, uint32_t index, bytes name not None, uint64_t ino, uint32_t kind):
         """The entry number `index`; nothing happens when it is there already. One left out, or more than may be kept: give up."""
-        cdef size_t n_name = PyBytes_GET_SIZE(name)
+        if index > self.n_entries:
+            self.give_up()
+        elif index == self.n_entries:
+            self.append(<const uint8_t *>PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name), ino, <uint8_t>(kind >> 12))
+
+    def add_page(self, Page page not None, size_t begin):
+        """Rows of the directory from `begin` on, which come next."""
+        cdef pg_row row
+        cdef uint64_t ino
+        cdef uint8_t type
+        cdef size_t i
+        for i in range(begin, page.n_rows):
+            if self.broken:
+                return
+            page.row(i, &row)
+            if pg_dentry(&row, &ino, &type) == 0:
+                self.append(row.key, row.n_key, ino, type)
+            else:
+                self.give_up()
+
+    cdef void append(self, const uint8_t *name, size_t n_name, uint64_t ino, uint8_t type) noexcept:
         cdef size_t n = LS_ENTRY_BYTES + n_name
         cdef uint8_t *at
-        if self.broken or index < self.n_entries:
+        if self.broken:
             return
-        if index > self.n_entries or not 0 < n_name <= LS_MAX_NAME or self.n_bytes + n > ls_max_bytes(&self.arena.arena):
+        if not 0 < n_name <= LS_MAX_NAME or self.n_bytes + n > ls_max_bytes(&self.arena.arena):
             self.give_up()
             return
         if self.n_bytes + n > self.room:
@@ -100,9 +121,9 @@ cdef class Listing:
             self.entries = at
         at = self.entries + self.n_bytes
         memcpy(at, &ino, 8)
-        at[8] = <uint8_t>(kind >> 12)
+        at[8] = type
         at[9] = <uint8_t>n_name
-        memcpy(at + LS_ENTRY_BYTES, PyBytes_AS_STRING(name), n_name)
+        memcpy(at + LS_ENTRY_BYTES, name, n_name)
         self.n_bytes += n
         self.n_entries += 1
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from cairnfs.const import MAX_SYMLINK_BYTES, ROOT_INO
 from cairnfs.errors import FsError
+from cairnfs.ext.page import Page
 from cairnfs.meta import acl
 from cairnfs.meta.core import MetaCore
 from cairnfs.meta.dirs import Vanished, change_directory, directory, look_again
@@ -35,7 +36,8 @@ from cairnfs.meta.records import (
     xattr_key,
 )
 from cairnfs.meta.rename import Renamed, rename
-from cairnfs.meta.stores.base import Neighbour, Row
+from cairnfs.meta.stores.base import NO_ROWS, Row
+from cairnfs.meta.stores.named import neighbours
 from cairnfs.meta.txn import Txn
 from cairnfs.types import Attr, Caller, Inode, Position
 
@@ -49,6 +51,13 @@ class Listed(NamedTuple):
     ino: Inode
     type: int
     attr: Attr | None
+
+
+class PageOfNames(NamedTuple):
+    """Rows of a directory's names, and the directory as it was at that moment; None when it was gone."""
+
+    directory: Attr | None
+    page: Page
 
 
 class NoSuchName(FsError):
@@ -122,12 +131,14 @@ class Names:
         if not with_attrs:
             rows = self._store.scan(dentry_part(parent), after, limit)
             return [_listed(parent, name, row) for name, row in rows]
-        found = [(_listed(parent, name, row), inode) for name, row, inode in self._page(parent, after, limit)]
+        found = [(_listed(parent, name, row), inode) for name, row, inode in neighbours(self.page(parent, after, limit).page)]
         return [listed if inode is None else listed._replace(attr=decode_attr(listed.ino, inode)) for listed, inode in found]
 
-    def list_along(self, parent: Inode, after: bytes | None, limit: int) -> Sequence[Listed]:
-        """`list` without attributes, which are read all the same: for those who keep what passes."""
-        return [_listed(parent, name, row) for name, row, _ in self._page(parent, after, limit)]
+    def page(self, parent: Inode, after: bytes | None, limit: int, with_inodes: bool = True) -> PageOfNames:
+        """`list` as rows, with the directory's own; inode records go along for those who keep what passes."""
+        part = dentry_part(parent)
+        found = self._core.recall.scan_via(part, after, limit, INODE_PREFIX, ATTR_SUBKEY, with_named=with_inodes)
+        return PageOfNames(None if found.owner is None else decode_attr(parent, found.owner), found.page)
 
     def fetch(self, inos: Sequence[Inode]) -> Sequence[Callable[[], Attr] | None]:
         """Read inodes from one snapshot, to be decoded by those who want to see them; None for one that does not exist."""
@@ -166,11 +177,7 @@ class Names:
     def _bring_neighbours(self, parent: Inode) -> None:
         with self._core.neighbours.beside(parent, None) as page:
             along = page.along
-            found = self._page(parent, along.after, along.limit) if along.limit else []
-            page.got_page([name for name, _, _ in found])
-
-    def _page(self, parent: Inode, after: bytes | None, limit: int) -> Sequence[Neighbour]:
-        return self._core.recall.scan_via(dentry_part(parent), after, limit, INODE_PREFIX, ATTR_SUBKEY)
+            page.got_page(self.page(parent, along.after, along.limit).page if along.limit else NO_ROWS)
 
     def _create(self, txn: Txn, attr: Attr, name: bytes, umask: int) -> Attr:
         parent = Inode(attr.parent)
@@ -207,8 +214,12 @@ class Names:
 
 
 def _listed(parent: Inode, name: bytes, row: Row) -> Listed:
-    dentry = decode_dentry(parent, name, row.value)
-    return Listed(name, dentry.ino, dentry.type, None)
+    return Listed(name, *decode_dentry(parent, name, row.value), None)
+
+
+def listed(parent: Inode, page: Page, begin: int, end: int) -> list[Listed]:
+    """Entries that rows of a page stand for. CorruptError (EIO)."""
+    return [Listed(name, *decode_dentry(parent, name, row[0]), None) for name, row, _ in page.rows(begin, end)]
 
 
 def _new_attr(core: MetaCore, caller: Caller, parent: Inode, mode: int, rdev: int, target: bytes) -> Attr:

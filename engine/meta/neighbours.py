@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cairnfs.ext.page import Page as PageOfRows
 from cairnfs.meta.stores.base import NOTHING, Along, Via
 from cairnfs.types import Inode
 
@@ -66,7 +67,7 @@ class Walk:
             self.page = 0
         self.after = name
 
-    def brought(self, along: Along, keys: list[bytes], n_rows: int) -> None:
+    def brought(self, along: Along, found: PageOfRows, n_rows: int) -> None:
         """This came of `along`; `n_rows` is 0 when it is not known."""
         self.n_rows = n_rows or self.n_rows
         if not along.limit:
@@ -76,9 +77,9 @@ class Walk:
             self.whole = False
             self.begin()
         self.page = along.limit
-        self.n_brought += len(keys)
-        self.after = max(keys, default=self.after)
-        if len(keys) < along.limit or 0 < self.n_rows <= len(keys) or self.n_brought > MODEST >= self.n_rows:
+        self.n_brought += len(found)
+        self.after = found.last or self.after
+        if len(found) < along.limit or 0 < self.n_rows <= len(found) or self.n_brought > MODEST >= self.n_rows:
             self.begin()
             self.whole = True
 
@@ -125,17 +126,17 @@ class Page:
         self._walk = walk
         self._name = name
         self._exists = False
-        self._keys: list[bytes] | None = None
+        self._found: PageOfRows | None = None
         self._n_rows = 0
 
     def got(self, via: Via) -> None:
         self._exists = via.row is not None
-        self._keys, self._n_rows = [key for key, _, _ in via.page], via.n_rows
+        self._found, self._n_rows = via.page, via.n_rows
 
-    def got_page(self, keys: list[bytes]) -> None:
+    def got_page(self, found: PageOfRows) -> None:
         """Of an inode that exists: what comes after `along.after`."""
         self._exists = True
-        self._keys = keys
+        self._found = found
 
     def end(self) -> None:
         walk = self._walk
@@ -145,5 +146,5 @@ class Page:
             walk.missed(self._name)
         if self.along.whole:
             walk.busy = False
-            if self._keys is not None:
-                walk.brought(self.along, self._keys, self._n_rows)
+            if self._found is not None:
+                walk.brought(self.along, self._found, self._n_rows)

@@ -4,19 +4,39 @@ For stores on another machine, where every read is a round trip. A recalled row 
 a condition of its commit, or at most as old as the change log is behind (a directory's mode and group, for what is made in it).
 When the guess was wrong, the operation runs again on rows that are read. Chunk rows and extended attributes are never recalled:
 they have no conditions of their own.
+
+Pages are taken apart only when a transaction begins: whoever does nothing but read never needs their rows.
 """
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
+from cairnfs.ext.page import Page
 from cairnfs.meta.records import ATTR_SUBKEY, DENTRY_PREFIX, INODE_PREFIX, PACK_PREFIX
-from cairnfs.meta.stores.base import NOTHING, Along, Key, Neighbour, Row, Store, Via
-from cairnfs.meta.stores.named import rows_of, rows_via
+from cairnfs.meta.stores.base import NOTHING, Along, Key, Row, Scanned, Store, Via
+from cairnfs.meta.stores.named import neighbours, rows_of, rows_via
 from cairnfs.types import Position
 
 MAX_ROWS = 20_000  # some 10 MiB
 MAX_VALUE_BYTES = 4096
+
+
+class _Late(NamedTuple):
+    """A page that was read, with what is needed to know the keys of its rows."""
+
+    partition: bytes
+    page: Page
+    prefix: bytes
+    subkey: bytes
+
+    @property
+    def n_rows(self) -> int:
+        return 2 * len(self.page)
+
+    def rows(self) -> dict[Key, Row | None]:
+        return rows_of(self.partition, neighbours(self.page), self.prefix, self.subkey)
 
 
 class Recall:
@@ -26,6 +46,8 @@ class Recall:
         self._store = store
         self._max_rows = max_rows
         self._rows: OrderedDict[Key, Row | None] = OrderedDict()
+        self._late: deque[_Late | tuple[Key, ...]] = deque()  # pages, and keys of rows that have changed since those before
+        self._n_late = 0  # rows and keys in it
         self._lock = threading.Lock()
         self._n_changes = 0
         self.started = False
@@ -49,14 +71,19 @@ class Recall:
         """`Store.read_via`; all rows are remembered likewise."""
         n_changes = self._n_changes
         found = self._store.read_via(key, prefix, subkey, along)
+        self._learn_page(_Late(key[0], found.page, prefix, subkey), n_changes)
         self.learn(rows_via(key, found, prefix, subkey), n_changes)
         return found
 
-    def scan_via(self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes) -> list[Neighbour]:
+    def scan_via(
+        self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes, *, with_named: bool = True
+    ) -> Scanned:
         """`Store.scan_via`; all rows are remembered likewise."""
         n_changes = self._n_changes
-        found = self._store.scan_via(partition, after, limit, prefix, subkey)
-        self.learn(rows_of(partition, found, prefix, subkey), n_changes)
+        found = self._store.scan_via(partition, after, limit, prefix, subkey, with_named=with_named)
+        if with_named:
+            self._learn_page(_Late(partition, found.page, prefix, subkey), n_changes)
+        self.learn({(prefix + partition[1:], subkey): found.owner}, n_changes)
         return found
 
     @property
@@ -78,6 +105,7 @@ class Recall:
         if not self.started:
             return {}
         with self._lock:
+            self._settle()
             return {key: self._rows[key] for key in keys if key in self._rows}
 
     def committed(self, rows: Mapping[Key, bytes | None], position: Position) -> None:
@@ -86,6 +114,7 @@ class Recall:
             return
         with self._lock:
             self._n_changes += 1
+            self._supersede(rows)
             for key, value in rows.items():
                 before = self._rows.get(key)
                 if before is None or before.version < position:
@@ -95,6 +124,8 @@ class Recall:
         """Others have changed these rows."""
         with self._lock:
             self._n_changes += 1
+            keys = tuple(keys)
+            self._supersede(keys)
             for key in keys:
                 self._rows.pop(key, None)
 
@@ -103,6 +134,47 @@ class Recall:
         with self._lock:
             self._n_changes += 1
             self._rows.clear()
+            self._forget_late()
+
+    def _learn_page(self, late: _Late, moment: int) -> None:
+        if not self.started or not late.n_rows:
+            return
+        with self._lock:
+            if moment != self._n_changes:
+                return
+            self._late.append(late)
+            self._n_late += late.n_rows
+            while self._n_late > self._max_rows:
+                first = self._late.popleft()
+                self._n_late -= first.n_rows if isinstance(first, _Late) else len(first)
+
+    def _supersede(self, keys: Iterable[Key]) -> None:
+        """Rows of pages that were read until now count no more."""
+        if not self._late:
+            return
+        self._late.append(tuple(keys))
+        self._n_late += len(self._late[-1])
+        if self._n_late > 2 * self._max_rows:
+            self._forget_late()
+
+    def _settle(self) -> None:
+        """Remember the rows of pages. A row that was read or changed by itself is at least as new."""
+        changed: set[Key] = set()
+        found: list[dict[Key, Row | None]] = []
+        while self._late:
+            late = self._late.pop()
+            if isinstance(late, _Late):
+                found.append({key: row for key, row in late.rows().items() if key not in changed and key not in self._rows})
+            else:
+                changed.update(late)
+        self._n_late = 0
+        for rows in reversed(found):
+            for key, row in rows.items():
+                self._put(key, row)
+
+    def _forget_late(self) -> None:
+        self._late.clear()
+        self._n_late = 0
 
     def _put(self, key: Key, row: Row | None) -> None:
         if not _is_recalled(key) or (row is not None and len(row.value) > MAX_VALUE_BYTES):

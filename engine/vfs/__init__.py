@@ -23,7 +23,7 @@ from cairnfs.vfs.locks import Locking
 from cairnfs.vfs.moved import Moved
 from cairnfs.vfs.namespace import Namespace, RemovedDirs
 from cairnfs.vfs.ranges import Ranges
-from cairnfs.vfs.readdir import Directories
+from cairnfs.vfs.readdir import Directories, Put
 from cairnfs.vfs.resume import resume
 from cairnfs.vfs.state import UNKNOWN, VfsState
 from cairnfs.vfs.xattr import Xattrs
@@ -198,6 +198,10 @@ class Vfs:
     def readdir(self, c: Caller, fh: int, cookie: int, plus: bool = False) -> Iterator[DirEntry]:
         """Entries after `cookie` (0: from the start), with attributes if `plus`. EBADF; EIO while iterating."""
         return self._dirs.readdir(fh, cookie, plus)
+
+    def read_pages(self, c: Caller, fh: int, cookie: int, plus: bool, put: Put) -> bool:
+        """`readdir` for fronts that lay out whole pages of entries by `put`. False when nothing was: `readdir` has to serve."""
+        return self._dirs.read_pages(fh, cookie, plus, put)
 
     def releasedir(self, c: Caller, fh: int) -> None:
         """Close a directory. EBADF."""

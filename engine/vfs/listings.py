@@ -14,6 +14,7 @@ from itertools import repeat
 from cairnfs.const import ROOT_INO
 from cairnfs.errors import FsError
 from cairnfs.ext.listing import MOVED, Listing, cookie_of, hash_of, next_of, read_on
+from cairnfs.meta.names import PageOfNames
 from cairnfs.types import Attr, DirEntry, Inode
 from cairnfs.vfs.state import VfsState
 
@@ -136,6 +137,37 @@ class CompiledHandles:
             (entry.name, entry.ino, entry.type, cookie_of(first + i, name))
             for i, (entry, name) in enumerate(zip(found, following, strict=False))
         ]
+
+
+class Gathered:
+    """The listing of a directory that somebody reads page by page: left to compiled code once all pages are there, if all are of
+    one version of the directory's row. Each page has the row as it was at its moment. The caller locks.
+    """
+
+    def __init__(self) -> None:
+        self.parent: Inode | None = None  # what ".." stood for when the first page was read, None: the directory was gone
+        self._listing: Listing | None = None
+        self._last: bytes | None = None
+
+    def add(self, state: VfsState, ino: Inode, after: bytes | None, found: PageOfNames, is_last: bool) -> None:
+        """A page of names after `after`; those that are there already may come again."""
+        owner = found.directory
+        if after is None:
+            self.parent = None if owner is None else parent_of(owner)
+            self._last = None
+            self._listing = Listing(state.arena, ino, owner.version, parent_of(owner)) if owner and state.is_shared else None
+        listing = self._listing
+        if listing is None:
+            return
+        is_gap = after is not None and (self._last is None or after > self._last)
+        if owner is None or owner.version != listing.version or is_gap:
+            self._listing = None
+            return
+        listing.add_page(found.page, 0 if self._last is None else found.page.n_up_to(self._last))
+        self._last = max(self._last or b"", found.page.last or b"")
+        if is_last:
+            listing.keep()
+            self._listing = None
 
 
 def parent_of(attr: Attr) -> Inode:

@@ -23,6 +23,7 @@ def observed(find: Callable[[str], Operation], metrics: Metrics, log: AccessLog)
     plain["write_mapped"] = _weighed(plain["write_mapped"], metrics.written_bytes, int)
     found = {op: _measured(op, call, metrics, log) for op, call in plain.items()}
     found["readdir"] = _measured_listing(plain["readdir"], metrics, log)
+    found["read_pages"] = _measured_pages(find("read_pages"), metrics)
     return found
 
 
@@ -63,6 +64,27 @@ def _measured(op: str, call: Operation, metrics: Metrics, log: AccessLog) -> Ope
         if log.readers:
             log.note(op, args, result, took_ns)
         return result
+
+    return measured
+
+
+def _measured_pages(call: Operation, metrics: Metrics) -> Operation:
+    """Is a listing when it has served it. While the access log is read it never does."""
+    observe_ns = metrics.operation_s["readdir"].observe_ns
+    failed = metrics.operation_errors["readdir"].add
+
+    @wraps(call)
+    def measured(*args: Any) -> Any:
+        started_ns = perf_counter_ns()
+        try:
+            served = call(*args)
+        except Exception:
+            observe_ns(perf_counter_ns() - started_ns)
+            failed()
+            raise
+        if served:
+            observe_ns(perf_counter_ns() - started_ns)
+        return served
 
     return measured
 

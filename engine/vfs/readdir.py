@@ -10,25 +10,29 @@ Whoever lists a directory from beginning to end leaves its listing to compiled c
 """
 
 import errno
+import stat
 import threading
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 
 from cairnfs.errors import FsError
-from cairnfs.ext.listing import Listing
-from cairnfs.meta.names import Listed
-from cairnfs.types import Attr, DirEntry, Inode, Opened
-from cairnfs.vfs.ahead import Ahead
+from cairnfs.ext.page import Page
+from cairnfs.meta.names import listed
+from cairnfs.types import DirEntry, Inode, Opened
+from cairnfs.vfs.ahead import MODEST_ENTRIES, Ahead
 from cairnfs.vfs.carried import DIRECTORY
 from cairnfs.vfs.handles import FIRST_COMPILED, HandleTable
-from cairnfs.vfs.listings import DOTDOT_COOKIE, FIRST_COOKIE, CompiledHandles, Shown, keep_if_unchanged, parent_of
+from cairnfs.vfs.listings import DOTDOT_COOKIE, FIRST_COOKIE, CompiledHandles, Gathered, Shown
 from cairnfs.vfs.namespace import RemovedDirs
 from cairnfs.vfs.openfile import stale
 from cairnfs.vfs.state import VfsState
 
+Put = Callable[[Page, int, int, int, int, bool], tuple[int, int, int]]  # `DirReply.put` of ext/fuse_files.pyx
+
 SEGMENT_ENTRIES = 1024
+MAX_LOOSE = 16  # segments that are not compressed: most listings end before it would be worth its time
 MAX_SEGMENTS = 1024  # a million names, compressed to about 5 MB; beyond, only the first name of each old segment is kept
 
 FIRST_PAGE_ENTRIES = 128  # what a kernel's readdirplus buffer of 16-32 KiB holds
@@ -37,7 +41,7 @@ STEP_ENTRIES = 512  # whose attributes are looked for at a time, where entries a
 
 
 class Segment:
-    """Up to SEGMENT_ENTRIES names in order. Compressed when full and no longer the newest; then thinned to the first."""
+    """Up to SEGMENT_ENTRIES names in order. Compressed when full and no longer among the newest; then thinned to the first."""
 
     __slots__ = ("_names", "_packed", "first", "n_names")
 
@@ -47,11 +51,11 @@ class Segment:
         self._names: list[bytes] | None = [first]
         self._packed = b""
 
-    def append(self, name: bytes) -> None:
+    def extend(self, names: Sequence[bytes]) -> None:
         if self._names is None:
             raise ValueError("a compressed segment does not grow")
-        self._names.append(name)
-        self.n_names += 1
+        self._names += names
+        self.n_names += len(names)
 
     def compress(self) -> None:
         if self._names is not None:
@@ -87,18 +91,32 @@ class Trail:
     def append(self, name: bytes) -> int:
         """Remember the next entry; returns its number."""
         number = self._n_names
-        self._n_names += 1
-        self.last = name
-        if number % SEGMENT_ENTRIES:
-            self._segments[-1].append(name)
-            return number
-        if self._segments:
-            self._segments[-1].compress()
-        self._segments.append(Segment(name))
+        self.extend([name])
+        return number
+
+    def extend(self, names: Sequence[bytes]) -> None:
+        """Remember the next entries."""
+        begin = 0
+        while begin < len(names):
+            room = -self._n_names % SEGMENT_ENTRIES
+            if room:
+                self._segments[-1].extend(names[begin : begin + room])
+            else:
+                room = 1
+                self._begin_segment(names[begin])
+            n = min(room, len(names) - begin)
+            self._n_names += n
+            begin += n
+        if names:
+            self.last = names[-1]
+
+    def _begin_segment(self, first: bytes) -> None:
+        self._segments.append(Segment(first))
+        if len(self._segments) > MAX_LOOSE:
+            self._segments[-MAX_LOOSE - 1].compress()
         if len(self._segments) - self._n_thinned > MAX_SEGMENTS:
             self._segments[self._n_thinned].thin()
             self._n_thinned += 1
-        return number
 
     def name(self, number: int) -> bytes:
         """The name of an entry; that of an earlier one where the trail has been thinned, so that nothing is skipped."""
@@ -123,16 +141,21 @@ def _first(segment: Segment) -> bytes:
 
 
 class DirHandle:
-    """One open directory. `lock` guards the trail, and the listing that is gathered for compiled code."""
+    """One open directory. `lock` guards the trail, what was read ahead, and the listing that is gathered for compiled code."""
 
-    def __init__(self, ino: Inode, *, resumed: bool = False) -> None:
+    def __init__(self, ino: Inode, n_expected: int = MODEST_ENTRIES + 1, *, resumed: bool = False) -> None:
+        """`n_expected`: entries it had when it was opened, if that is known."""
         self.ino = ino
+        self.n_expected = n_expected
         self.resumed = resumed  # given out by a process that died; what it listed through it is not known
         self.lock = threading.Lock()
-        self.trail = Trail()
-        self.listing: Listing | None = None
         self.page_entries = FIRST_PAGE_ENTRIES
-        self.ahead = Ahead()
+        self.gathered = Gathered()
+        self.rewind()
+
+    def rewind(self) -> None:
+        self.trail = Trail()
+        self.ahead = Ahead(self.n_expected)
 
     def noted(self) -> tuple[Inode, int]:
         return self.ino, DIRECTORY
@@ -152,6 +175,9 @@ class Directories:
         )
 
     def opendir(self, ino: Inode) -> Opened:
+        known = self._state.arena.attr(ino) if self._state.is_shared and self._state.arena.answers() else None
+        if known is not None and stat.S_ISDIR(known[1]):  # as compiled code does, which then looks for a listing
+            return Opened(self.handles.add(DirHandle(ino, known[2])), False)
         try:
             attr = self._names.get(ino)
         except FsError as error:
@@ -162,7 +188,7 @@ class Directories:
             attr = gone
         if not attr.is_dir:
             raise FsError(errno.ENOTDIR)
-        return Opened(self.handles.add(DirHandle(attr.ino)), False)
+        return Opened(self.handles.add(DirHandle(attr.ino, attr.size)), False)
 
     def inodes(self) -> list[Inode]:
         """Directories that are open."""
@@ -188,78 +214,95 @@ class Directories:
             return self._compiled.entries(fh, cookie, plus)
         return self._entries(self.handles.get(fh), cookie, plus)
 
+    def read_pages(self, fh: int, cookie: int, plus: bool, put: Put) -> bool:
+        """Lay out entries after `cookie` in compiled code, which knows their attributes. False: `readdir` has to give them."""
+        if cookie < 0 or fh >= FIRST_COMPILED or not self._state.is_shared or not self._state.arena.answers():
+            return False
+        handle = self.handles.get(fh)
+        with handle.lock:
+            if cookie == 0:
+                handle.rewind()
+            elif cookie != DOTDOT_COOKIE + len(handle.trail):  # not where the reader has come to
+                return False
+            return self._lay_out(handle, cookie, plus, put)
+
+    def _lay_out(self, handle: DirHandle, cookie: int, plus: bool, put: Put) -> bool:
+        trail = handle.trail
+        n_given = 0
+        while True:
+            page, begin, is_last = self._next(handle, trail.last, plus)
+            parent = handle.gathered.parent
+            if cookie == 0 and parent is None:  # removed while open
+                return False
+            n_passed, n, n_bytes = put(page, begin, handle.ino, parent or 0, FIRST_COOKIE + len(trail), self._reads_ahead)
+            end = begin + n_passed
+            trail.extend(page.names(end - n, end))
+            n_given += n
+            self._adapt(handle, n_given)
+            if end < len(page) or is_last:
+                return n_bytes > 0 or (cookie > 0 and end == len(page))
+            if n < n_passed:  # names that are gone: `_next` would find them again
+                return n_bytes > 0
+
+    @property
+    def _reads_ahead(self) -> bool:
+        return self._state.is_shared and self._state.meta.core.neighbours.started
+
+    def _next(self, handle: DirHandle, after: bytes | None, plus: bool) -> tuple[Page, int, bool]:
+        """Entries after a name: a page, its first row of them, whether there are no others. The handle's lock is held."""
+        with_inodes = plus and self._state.is_shared
+        ahead = handle.ahead if self._reads_ahead else None
+        found = None if ahead is None else ahead.following(after)
+        if found is not None:
+            return found
+        limit = handle.page_entries if ahead is None else ahead.n_wanted
+        scanned = None if ahead is None else ahead.expected(after, with_inodes)
+        if scanned is None:
+            scanned = self._names.page(handle.ino, after, limit, with_inodes)
+        if ahead is not None:
+            ahead.put(after, scanned.page)
+            ahead.expect(with_inodes, lambda after, limit: self._names.page(handle.ino, after, limit, with_inodes))
+        is_last = len(scanned.page) < limit
+        handle.gathered.add(self._state, handle.ino, after, scanned, is_last)
+        return scanned.page, 0, is_last
+
+    def _adapt(self, handle: DirHandle, n_given: int) -> None:
+        """Of what is read for one request only, about as much as the last one had room for."""
+        handle.page_entries = min(max(n_given + 1, FIRST_PAGE_ENTRIES), MAX_PAGE_ENTRIES)
+
     def _entries(self, handle: DirHandle, cookie: int, plus: bool) -> Iterator[DirEntry]:
         attr = self._shown.present(handle.ino) if cookie < DOTDOT_COOKIE else None
         with handle.lock:
             if cookie == 0:
-                handle.trail = Trail()
-                handle.ahead = Ahead()
-                handle.listing = self._begin_listing(attr)
+                handle.rewind()
             if handle.resumed and cookie >= FIRST_COOKIE and not len(handle.trail):
                 self._walk_again(handle, cookie)
-            after = self._name_before(handle.trail, cookie)
-            limit = handle.page_entries
+            trail = handle.trail
+            after = self._name_before(trail, cookie)
         if attr is not None:  # removed while open there is nothing in it, not even these
             yield from self._shown.dots(attr, cookie, plus)
-        if self._state.is_shared and self._state.meta.core.neighbours.started:
-            yield from self._following(handle, after, plus)
-        else:
-            yield from self._following_now(handle, after, limit, plus)
+        yield from self._following(handle, trail, after, plus)
 
-    def _following(self, handle: DirHandle, after: bytes | None, plus: bool) -> Iterator[DirEntry]:
-        """Entries after a name, read ahead for requests to come."""
+    def _following(self, handle: DirHandle, trail: Trail, after: bytes | None, plus: bool) -> Iterator[DirEntry]:
+        """Entries after a name. The handle may be rewound meanwhile, by a request that is served again after a death."""
         arena = self._state.arena
-        while True:
-            with handle.lock:
-                found, is_last = handle.ahead.following(after) or self._read_ahead(handle, after, plus)
-            for begin in range(0, len(found), STEP_ENTRIES):
-                step = found[begin : begin + STEP_ENTRIES]
-                attrs = self._shown.later([listed.ino for listed in step]) if plus else repeat(None)
-                for (name, ino, kind, _), later in zip(step, attrs, strict=False):
-                    known = arena.name(handle.ino, name)
-                    number = None if known == 0 else _number(handle, name, ino, kind)
-                    if number is not None:
-                        yield DirEntry(name, ino, kind, FIRST_COOKIE + number, later if known == ino else None)
-            if is_last:
-                self._end_listing(handle)
-                return
-            after = found[-1].name
-
-    def _read_ahead(self, handle: DirHandle, after: bytes | None, plus: bool) -> tuple[Sequence[Listed], bool]:
-        n = handle.ahead.n_wanted
-        found = self._names.list_along(handle.ino, after, n) if plus else self._names.list(handle.ino, after, n, False)
-        handle.ahead.put(after, found)
-        return found, len(found) < n
-
-    def _following_now(self, handle: DirHandle, after: bytes | None, limit: int, plus: bool) -> Iterator[DirEntry]:
-        """Entries after a name, read for this request."""
         n_given = 0
         while True:
-            found = self._names.list(handle.ino, after, limit, False)
-            attrs = self._shown.later([listed.ino for listed in found]) if plus else repeat(None)
-            for (name, ino, kind, _), later in zip(found, attrs, strict=False):
-                number = _number(handle, name, ino, kind)
-                if number is None:
-                    continue
-                n_given += 1
-                handle.page_entries = min(max(n_given + 1, FIRST_PAGE_ENTRIES), MAX_PAGE_ENTRIES)
-                yield DirEntry(name, ino, kind, FIRST_COOKIE + number, later)
-            if len(found) < limit:
-                self._end_listing(handle)
+            with handle.lock:
+                page, first, is_last = self._next(handle, after, plus)
+            for begin in range(first, len(page), STEP_ENTRIES):
+                step = listed(handle.ino, page, begin, begin + STEP_ENTRIES)
+                attrs = self._shown.later([entry.ino for entry in step]) if plus else repeat(None)
+                for (name, ino, kind, _), later in zip(step, attrs, strict=False):
+                    known = arena.name(handle.ino, name) if self._reads_ahead else ino
+                    number = None if known == 0 else _number(handle, trail, name)
+                    if number is not None:
+                        n_given += 1
+                        self._adapt(handle, n_given)
+                        yield DirEntry(name, ino, kind, FIRST_COOKIE + number, later if known == ino else None)
+            if is_last:
                 return
-            after = found[-1].name
-
-    def _begin_listing(self, attr: Attr | None) -> Listing | None:
-        if attr is None or not self._state.is_shared:
-            return None
-        return Listing(self._state.arena, attr.ino, attr.version, parent_of(attr))
-
-    def _end_listing(self, handle: DirHandle) -> None:
-        with handle.lock:
-            listing, handle.listing = handle.listing, None
-            is_whole = listing is not None and listing.n_entries == len(handle.trail)
-        if listing is not None and is_whole:
-            keep_if_unchanged(listing, self._shown.present(handle.ino))
+            after = page.last
 
     def _walk_again(self, handle: DirHandle, cookie: int) -> None:
         """The entries up to a cookie were given out by a process that died: the same ones, unless the directory has changed."""
@@ -278,13 +321,7 @@ class Directories:
         return trail.name(min(cookie - FIRST_COOKIE, len(trail) - 1))
 
 
-def _number(handle: DirHandle, name: bytes, ino: int, kind: int) -> int | None:
+def _number(handle: DirHandle, trail: Trail, name: bytes) -> int | None:
     """The entry's number: a new one beyond all ground covered, else the one it has, None when it appeared since."""
     with handle.lock:
-        trail = handle.trail
-        if trail.last is not None and name <= trail.last:
-            return trail.number(name)
-        number = trail.append(name)
-        if handle.listing is not None:
-            handle.listing.add(number, name, ino, kind)
-        return number
+        return trail.number(name) if trail.last is not None and name <= trail.last else trail.append(name)

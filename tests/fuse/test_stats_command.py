@@ -51,7 +51,8 @@ def scraped(mount: Mount) -> dict[str, float]:
 
 
 def test_metrics_are_served_to_prometheus(mounts: MountFactory, front: str) -> None:
-    mount = mounts.new(None, "--metrics", "127.0.0.1:0", front=front)
+    volume = mounts.volume()
+    mount = mounts.new(volume, "--metrics", "127.0.0.1:0", *volume.compiled_opens, front=front)
     (mount.path / "f").write_bytes(b"12345")
     for _ in range(3):
         (mount.path / "f").read_bytes()

@@ -15,12 +15,12 @@ from cairnfs.meta.stores.base import (
     Exists,
     Key,
     Max,
-    Neighbour,
     Put,
     Row,
     Store,
     Unchanged,
 )
+from cairnfs.meta.stores.named import Neighbour, neighbours
 from cairnfs.types import Position
 from support.rows import A, B, C, i64, put, value
 
@@ -216,7 +216,7 @@ def test_a_row_comes_with_the_one_it_names(store: Store) -> None:
     found = store.read_via(A, b"q", b"key")
     assert found[:2] == (Row(bytes(range(8)) + b"and more", first), Row(b"", second))
     assert found.position in (0, second)
-    assert found.page == []
+    assert len(found.page) == 0
 
 
 def names(n: int) -> list[Neighbour]:
@@ -234,13 +234,29 @@ def put_names(store: Store, n: int) -> list[Neighbour]:
     return rows
 
 
+def scanned(store: Store, part: bytes, after: bytes | None, limit: int) -> list[Neighbour]:
+    return neighbours(store.scan_via(part, after, limit, b"q", b"key").page)
+
+
 @pytest.mark.parametrize("n_rows", [1, 100, 128, 129, 3000])
 def test_a_page_comes_with_the_rows_that_it_names(store: Store, n_rows: int) -> None:
     rows = put_names(store, n_rows)
-    assert store.scan_via(b"p", None, 5000, b"q", b"key") == rows
-    assert store.scan_via(b"p", rows[0][0], 50, b"q", b"key") == rows[1:51]
-    assert store.scan_via(b"p", rows[-1][0], 50, b"q", b"key") == []
-    assert store.scan_via(b"nothing", None, 50, b"q", b"key") == []
+    assert scanned(store, b"p", None, 5000) == rows
+    assert scanned(store, b"p", rows[0][0], 50) == rows[1:51]
+    assert scanned(store, b"p", rows[-1][0], 50) == []
+    assert scanned(store, b"nothing", None, 50) == []
+    alone = store.scan_via(b"p", rows[0][0], 50, b"q", b"key", with_named=False)
+    assert list(alone.page) == [(key, row, None) for key, row, _ in rows[1:51]]
+
+
+def test_a_page_comes_with_the_row_that_it_belongs_to(store: Store) -> None:
+    store.commit([], [Put((b"p7", b"name"), i64(1)), Put((b"p", b""), i64(2))])
+    assert store.scan_via(b"p7", None, 5, b"q", b"key").owner is None
+    owner = put(store, (b"q7", b"key"), b"owner")
+    for with_named in (False, True):
+        found = store.scan_via(b"p7", None, 5, b"q", b"key", with_named=with_named)
+        assert (found.owner, found.page.names()) == (Row(b"owner", owner), [b"name"])
+    assert store.scan_via(b"p", None, 5, b"q", b"key").page.names() == [b""]
 
 
 @pytest.mark.parametrize("n_rows", [1, 32, 33, 128, 129, 3000])

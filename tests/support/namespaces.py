@@ -9,7 +9,7 @@ from cairnfs.meta.core import MetaCore
 from cairnfs.meta.locks import Locks
 from cairnfs.meta.names import Names
 from cairnfs.meta.records import Usage
-from cairnfs.meta.stores.base import NOTHING, Along, Committed, Condition, Effect, Key, Neighbour, Row, Store, Via
+from cairnfs.meta.stores.base import NOTHING, Along, Committed, Condition, Effect, Key, Row, Scanned, Store, Via
 from cairnfs.meta.stores.memory import MemoryStore
 from cairnfs.meta.volume import VolumeFormat, create_volume
 from cairnfs.meta.xattrs import Xattrs
@@ -58,9 +58,11 @@ class WatchedStore:
         self.trips.append("read")
         return self._store.read_via(key, prefix, subkey, along)
 
-    def scan_via(self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes) -> list[Neighbour]:
+    def scan_via(
+        self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes, *, with_named: bool = True
+    ) -> Scanned:
         self.trips.append("scan")
-        return self._store.scan_via(partition, after, limit, prefix, subkey)
+        return self._store.scan_via(partition, after, limit, prefix, subkey, with_named=with_named)
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
         self.trips.append("scan")

@@ -7,8 +7,8 @@ import pytest
 
 from cairnfs.errors import FsError
 from cairnfs.meta.recall import Recall
-from cairnfs.meta.records import chunk_key, dentry_key, inode_key
-from cairnfs.meta.stores.base import Put
+from cairnfs.meta.records import ATTR_SUBKEY, INODE_PREFIX, chunk_key, dentry_key, dentry_value, inode_key
+from cairnfs.meta.stores.base import Key, Put
 from cairnfs.meta.stores.memory import MemoryStore
 from cairnfs.types import SetAttr
 from support.namespaces import ROOT, USER, Node, Volume
@@ -141,3 +141,69 @@ def test_only_rows_that_are_conditions_are_remembered_and_not_too_many() -> None
     assert list(recall.known(many)) == many[-10:]
     recall.clear()
     assert recall.known(many) == {}
+
+
+def put_files(store: MemoryStore, n: int) -> list[Key]:
+    """Names of files, and their inode rows: keys of all."""
+    names = [dentry_key(1, b"%05d" % i) for i in range(n)]
+    inodes = [inode_key(100 + i) for i in range(n)]
+    effects = [Put(key, dentry_value(100 + i, 0o100644)) for i, key in enumerate(names)]
+    store.commit([], [*effects, *(Put(key, b"first") for key in inodes)])
+    return [key for pair in zip(names, inodes, strict=True) for key in pair]
+
+
+def page(recall: Recall, after: bytes | None = None, limit: int = 100) -> None:
+    recall.scan_via(dentry_key(1, b"")[0], after, limit, INODE_PREFIX, ATTR_SUBKEY)
+
+
+def test_rows_of_pages_are_remembered_and_not_too_many() -> None:
+    store = MemoryStore()
+    recall = Recall(store, max_rows=20)
+    keys = put_files(store, 30)
+    page(recall)
+    assert recall.known(keys) == {}, "nobody tells of changes"
+    recall.start()
+    for i in range(30):
+        page(recall, b"%05d" % (i - 1), 1)
+    assert sorted(recall.known(keys)) == sorted(keys[-20:])
+    assert [recall.known(keys)[key] for key in keys[-20:]] == store.read(keys[-20:])
+    page(recall)
+    recall.clear()
+    assert recall.known(keys) == {}
+
+
+@pytest.mark.parametrize("is_taken_apart", [False, True])
+def test_a_row_of_a_page_does_not_outlive_its_change(is_taken_apart: bool) -> None:
+    store = MemoryStore()
+    recall = Recall(store)
+    recall.start()
+    keys = put_files(store, 6)
+    page(recall)
+    if is_taken_apart:
+        recall.known(keys)
+    recall.changed([keys[0], keys[3]])
+    mine = store.commit([], [Put(keys[5], b"second")])
+    recall.committed({keys[5]: b"second"}, mine.position)
+    store.commit([], [Put(keys[7], b"third")])
+    recall.changed([keys[7]])
+    recall.read([keys[7]])
+    known = recall.known(keys)
+    assert sorted(set(keys) - set(known)) == sorted([keys[0], keys[3]])
+    assert known == {key: row for key, row in zip(keys, store.read(keys), strict=True) if key in known}
+
+
+def test_a_page_read_while_others_were_changing_is_not_remembered() -> None:
+    store = MemoryStore()
+    recall = Recall(store)
+    recall.start()
+    keys = put_files(store, 3)
+    scan_via = store.scan_via
+
+    def overtaken(*args: object, **kwargs: object) -> object:
+        found = scan_via(*args, **kwargs)  # type: ignore[arg-type]
+        recall.changed([keys[0]])
+        return found
+
+    store.scan_via = overtaken  # type: ignore[method-assign, assignment]
+    page(recall)
+    assert recall.known(keys) == {}

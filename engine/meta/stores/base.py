@@ -16,6 +16,7 @@ from threading import Event
 from typing import NamedTuple, Protocol
 
 from cairnfs.ext.arena import Watch
+from cairnfs.ext.page import Page
 from cairnfs.types import Position, SessionId
 
 Key = tuple[bytes, bytes]  # (partition, key)
@@ -141,7 +142,7 @@ class Along(NamedTuple):
 
 NOTHING = Along(0)
 
-Neighbour = tuple[bytes, Row, Row | None]  # key, row, the row that it names
+NO_ROWS = Page(b"")
 
 
 class Via(NamedTuple):
@@ -153,7 +154,14 @@ class Via(NamedTuple):
     named: Row | None
     position: Position
     n_rows: int
-    page: list[Neighbour] = []
+    page: Page = NO_ROWS
+
+
+class Scanned(NamedTuple):
+    """What `scan_via` found, at one moment. `owner` is the row that has what is common to the partition."""
+
+    owner: Row | None
+    page: Page
 
 
 class LogTrimmed(Exception):
@@ -174,12 +182,16 @@ class Store(Protocol):
 
     def read_via(self, key: Key, prefix: bytes, subkey: bytes, along: Along = NOTHING) -> Via:
         """A row, and the one it names: of the partition that `prefix` and the first 8 bytes of its value are, with key `subkey`;
-        and others of its partition, in no order, each with the one it names. In one round trip where round trips cost anything.
+        and others of its partition, each with the one it names. In one round trip where round trips cost anything.
         """
         ...
 
-    def scan_via(self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes) -> list[Neighbour]:
-        """A page as `scan` gives it, and the rows that its rows name as for `read_via`. In one round trip likewise."""
+    def scan_via(
+        self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes, *, with_named: bool = True
+    ) -> Scanned:
+        """A page as `scan` gives it, with the rows that its rows name as for `read_via` unless `with_named` says otherwise; and
+        the row that the rest of the partition's own name, after its first byte, leads to. In one round trip likewise.
+        """
         ...
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:

@@ -18,8 +18,8 @@ from cairnfs.meta.stores.base import (
     Key,
     LogRecord,
     Max,
-    Neighbour,
     Row,
+    Scanned,
     Store,
     Unchanged,
     Via,
@@ -76,10 +76,12 @@ class CountingStore:
         finally:
             self._reads.observe_ns(perf_counter_ns() - started_ns)
 
-    def scan_via(self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes) -> list[Neighbour]:
+    def scan_via(
+        self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes, *, with_named: bool = True
+    ) -> Scanned:
         started_ns = perf_counter_ns()
         try:
-            return self._store.scan_via(partition, after, limit, prefix, subkey)
+            return self._store.scan_via(partition, after, limit, prefix, subkey, with_named=with_named)
         finally:
             self._scans.observe_ns(perf_counter_ns() - started_ns)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from threading import Event
 
 from cairnfs.ext.arena import Arena, Watch
+from cairnfs.ext.page import Page
 from cairnfs.meta.stores.base import (
     DENTRY_PREFIX,
     MARK_AT,
@@ -18,12 +19,12 @@ from cairnfs.meta.stores.base import (
     Effect,
     Key,
     LogRecord,
-    Neighbour,
     Row,
+    Scanned,
     Store,
     Via,
 )
-from cairnfs.meta.stores.named import rows_of, rows_via
+from cairnfs.meta.stores.named import rows_via
 from cairnfs.types import Position, SessionId
 
 
@@ -54,14 +55,21 @@ class KeptStore:
         found = self._store.read_via(key, prefix, subkey, along)
         rows = rows_via(key, found, prefix, subkey)
         self._arena.note(list(rows), list(rows.values()), token)
+        self._note_page(key[0], found.page, token)
         return found
 
-    def scan_via(self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes) -> list[Neighbour]:
+    def scan_via(
+        self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes, *, with_named: bool = True
+    ) -> Scanned:
         token = self._arena.token()
-        found = self._store.scan_via(partition, after, limit, prefix, subkey)
-        rows = rows_of(partition, found, prefix, subkey)
-        self._arena.note(list(rows), list(rows.values()), token)
+        found = self._store.scan_via(partition, after, limit, prefix, subkey, with_named=with_named)
+        self._arena.note([(prefix + partition[1:], subkey)], [found.owner], token)
+        self._note_page(partition, found.page, token)
         return found
+
+    def _note_page(self, partition: bytes, page: Page, token: int) -> None:
+        if partition[:1] == DENTRY_PREFIX:
+            page.note(self._arena, int.from_bytes(partition[1:], "big"), token)
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
         token = self._arena.token()

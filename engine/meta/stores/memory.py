@@ -26,9 +26,9 @@ from cairnfs.meta.stores.base import (
     LogRecord,
     LogTrimmed,
     Max,
-    Neighbour,
     Put,
     Row,
+    Scanned,
     Unchanged,
     Via,
 )
@@ -68,6 +68,15 @@ class _Volume:
     def row(self, key: Key) -> Row | None:
         partition = self.partitions.get(key[0])
         return None if partition is None else partition.rows.get(key[1])
+
+    def scan(self, partition: bytes, after: bytes | None, limit: int, prefix: bytes) -> list[tuple[bytes, Row]]:
+        held = self.partitions.get(partition)
+        if held is None:
+            return []
+        start = bisect_left(held.keys, prefix)
+        if after is not None:
+            start = max(start, bisect_right(held.keys, after))
+        return [(key, held.rows[key]) for key in held.keys[start : start + limit] if key.startswith(prefix)]
 
     def append(self, origin: SessionId, keys: list[Key]) -> Position:
         self.position += 1
@@ -109,19 +118,17 @@ class MemoryStore:
     def read_via(self, key: Key, prefix: bytes, subkey: bytes, along: Along = NOTHING) -> Via:
         return named.read_via(self, key, prefix, subkey, along)
 
-    def scan_via(self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes) -> list[Neighbour]:
-        return named.scan_via(self, partition, after, limit, prefix, subkey)
+    def scan_via(
+        self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes, *, with_named: bool = True
+    ) -> Scanned:
+        with self._volume.lock:
+            found = self._volume.scan(partition, after, limit, b"")
+            others = [self._volume.row((prefix + row.value[:8], subkey)) for _, row in found] if with_named else None
+            return Scanned(self._volume.row((prefix + partition[1:], subkey)), named.page_of(found, others))
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
         with self._volume.lock:
-            held = self._volume.partitions.get(partition)
-            if held is None:
-                return []
-            start = bisect_left(held.keys, prefix)
-            if after is not None:
-                start = max(start, bisect_right(held.keys, after))
-            page = held.keys[start : start + limit]
-            return [(key, held.rows[key]) for key in page if key.startswith(prefix)]
+            return self._volume.scan(partition, after, limit, prefix)
 
     def partitions(self, prefix: bytes, after: bytes | None, limit: int) -> list[bytes]:
         with self._volume.lock:

@@ -19,7 +19,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ import redis
 
 from cairnfs.errors import StoreError
 from cairnfs.ext.arena import Watch
+from cairnfs.ext.page import Page
 from cairnfs.meta.stores.base import (
     NOTHING,
     Absent,
@@ -43,9 +43,9 @@ from cairnfs.meta.stores.base import (
     LogRecord,
     LogTrimmed,
     Max,
-    Neighbour,
     Put,
     Row,
+    Scanned,
     Unchanged,
     Via,
 )
@@ -61,9 +61,10 @@ INDEX_FROM = 128
 SCAN_COUNT = 5000
 LISTEN_S = 0.5  # how long the end of listening may take
 MAX_REMEMBERED = 64  # records whose place in the log is known
+MAX_ROWS = 0xFFFFFFFF  # of a page: all of them
+DAMAGED = "a row of the volume in Redis is damaged: something else has written to it"
 
 _VERSION = struct.Struct(">Q")
-_LENGTHS = struct.Struct(">HII")  # of a key, a row, the row it names: see redis_page.lua
 _ORIGIN = struct.Struct(">Q")
 _RECORD = struct.Struct(">Q8s")  # origin, what tells it from any other record at the same position
 
@@ -130,12 +131,15 @@ class RedisStore:
         origin = _ORIGIN.pack(self.origin) if self.origin else b""
         arguments: list[Argument] = [field, self._rows + prefix, subkey, along.whole, along.limit, _beyond(along.after), origin]
         row, named, position, n_rows, page = self._run(self._via, keys, arguments)
-        return Via(_row(row or None), _row(named or None), Position(position), n_rows, list(_page(page)))
+        return Via(_row(row or None), _row(named or None), Position(position), n_rows, _page(page))
 
-    def scan_via(self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes) -> list[Neighbour]:
-        keys = [self._rows + partition, self._indexes + partition]
-        found = _page(self._run(self._scan_via, keys, [_beyond(after), limit, self._rows + prefix, subkey]))
-        return sorted([entry for entry in found if after is None or entry[0] > after], key=itemgetter(0))[:limit]
+    def scan_via(
+        self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes, *, with_named: bool = True
+    ) -> Scanned:
+        keys = [self._rows + partition, self._indexes + partition, self._rows + prefix + partition[1:]]
+        arguments: list[Argument] = [_beyond(after), limit, self._rows + prefix, subkey, int(with_named)]
+        owner, page = self._run(self._scan_via, keys, arguments)
+        return Scanned(_row(owner or None), _page(page, after, limit))
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
         first = b"(" + after if after is not None and after >= prefix else b"[" + prefix
@@ -363,7 +367,7 @@ def _row(raw: bytes | None) -> Row | None:
     if raw is None:
         return None
     if len(raw) < _VERSION.size:
-        raise StoreError("a row of the volume in Redis is damaged: something else has written to it")
+        raise StoreError(DAMAGED)
     return Row(raw[_VERSION.size :], Position(_VERSION.unpack_from(raw)[0]))
 
 
@@ -371,18 +375,12 @@ def _beyond(after: bytes | None) -> bytes:
     return b"-" if after is None else b"(" + after
 
 
-def _page(packed: bytes) -> Iterator[Neighbour]:
+def _page(packed: bytes, after: bytes | None = None, limit: int = MAX_ROWS) -> Page:
     """What redis_page.lua has put together."""
-    at = 0
-    while at < len(packed):
-        n_key, n_row, n_named = _LENGTHS.unpack_from(packed, at)
-        key_at = at + _LENGTHS.size
-        row_at = key_at + n_key
-        named_at = row_at + n_row
-        at = named_at + n_named
-        row = _row(packed[row_at:named_at])
-        if row is not None:
-            yield packed[key_at:row_at], row, _row(packed[named_at:at] or None)
+    try:
+        return Page(packed, after, limit)
+    except ValueError as error:
+        raise StoreError(DAMAGED) from error
 
 
 def _log_record(position: int, raw: bytes) -> LogRecord:

@@ -22,6 +22,7 @@ from typing import NoReturn
 
 from cairnfs.errors import StoreError
 from cairnfs.ext.arena import Watch
+from cairnfs.ext.page import Page
 from cairnfs.meta.stores import named, sqlite_file
 from cairnfs.meta.stores.base import (
     NOTHING,
@@ -38,9 +39,9 @@ from cairnfs.meta.stores.base import (
     LogRecord,
     LogTrimmed,
     Max,
-    Neighbour,
     Put,
     Row,
+    Scanned,
     Unchanged,
     Via,
 )
@@ -68,6 +69,12 @@ _PUT = (
     "INSERT INTO rows VALUES(?, ?, ?, ?) ON CONFLICT(part, key) DO UPDATE SET value = excluded.value, version = excluded.version"
 )
 _DELETE = "DELETE FROM rows WHERE part = ? AND key = ?"
+_SCAN_ALONE = "SELECT found.key, found.version, found.value, 0, NULL FROM rows AS found WHERE found.part = ?"
+_SCAN_NAMED = (
+    "SELECT found.key, found.version, found.value, coalesce(named.version, 0), named.value FROM rows AS found "
+    "LEFT JOIN rows AS named ON named.part = CAST(? || substr(found.value, 1, 8) AS BLOB) AND named.key = ? "
+    "WHERE found.part = ?"
+)
 _LOG = "INSERT INTO log(origin, keys) VALUES(?, ?)"  # takes the position after the newest
 
 
@@ -111,8 +118,18 @@ class SqliteStore:
     def read_via(self, key: Key, prefix: bytes, subkey: bytes, along: Along = NOTHING) -> Via:
         return named.read_via(self, key, prefix, subkey, along)
 
-    def scan_via(self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes) -> list[Neighbour]:
-        return named.scan_via(self, partition, after, limit, prefix, subkey)
+    def scan_via(
+        self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes, *, with_named: bool = True
+    ) -> Scanned:
+        statement, arguments = (_SCAN_NAMED, (prefix, subkey)) if with_named else (_SCAN_ALONE, ())
+        beyond = " AND found.key > ?" if after is not None else ""
+        page = (partition, limit) if after is None else (partition, after, limit)
+        with self._reading() as connection:
+            connection.execute("BEGIN")
+            owner = _fetch(connection, [(prefix + partition[1:], subkey)])[0]
+            rows = connection.execute(f"{statement}{beyond} ORDER BY found.key LIMIT ?", (*arguments, *page)).fetchall()
+            connection.execute("COMMIT")
+        return Scanned(owner, Page.of(rows))
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
         statement = "SELECT key, value, version FROM rows WHERE part = ?"
