@@ -24,12 +24,13 @@ demo: setup
 # all the same (those of the channel serve mounts of their own), run once, and those of Ceph and S3 would wait for another cluster.
 SAID = ceph_mount s3_mount deployment takeover uring redis_mount two_mounts two_paths watch_command bandwidth mount_command ordinary_user bench
 SAID += channel_front channel_mount channel_mountpoint
-# Much of what tests do is waiting, so three processes keep two cores busy. Hosts have time limits: nothing runs beside those.
+# Much of what tests do is waiting, so three processes keep two cores busy. Some have time limits: nothing runs beside those.
 PROCESSES = -n 3
+ALONE = tests/cluster tests/fault/test_ceph_faults.py
 test: setup-tests
-	@CAIRN_TEST_WORKERS=$${CAIRN_TEST_WORKERS-4} $(PY) -m pytest $(or $(ARGS),$(PROCESSES) --ignore=tests/cluster)
+	@CAIRN_TEST_WORKERS=$${CAIRN_TEST_WORKERS-4} $(PY) -m pytest $(or $(ARGS),$(PROCESSES) $(ALONE:%=--ignore=%))
 ifeq ($(ARGS),)
-	@CAIRN_TEST_WORKERS=$${CAIRN_TEST_WORKERS-4} $(PY) -m pytest tests/cluster
+	@CAIRN_TEST_WORKERS=$${CAIRN_TEST_WORKERS-4} $(PY) -m pytest $(ALONE)
 	@CAIRN_TEST_WORKERS=0 $(PY) -m pytest $(PROCESSES) tests/fuse -k "not pyfuse3" $(SAID:%=--ignore=tests/fuse/test_%.py)
 endif
 
