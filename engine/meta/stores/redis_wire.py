@@ -43,7 +43,7 @@ class Wire:
     def close(self) -> None:
         """Close all connections that no call uses."""
         while (connection := self._take()) is not None:
-            connection.disconnect()
+            self._give_up(connection)
 
     def _take(self) -> Any | None:
         with self._lock:
@@ -52,8 +52,7 @@ class Wire:
             return self._idle.pop() if self._idle else None
 
     def _connected(self) -> Any:
-        connection = self._pool.make_connection()
-        connection.connect()
+        connection = self._pool.get_connection()
         sock = connection._sock
         sock.settimeout(None)
         limit = _TIMEVAL.pack(int(self._timeout_s), int(self._timeout_s % 1 * 1e6))
@@ -67,12 +66,12 @@ class Wire:
         except ReplyError as error:
             refusal = connection._parser.parse_error(str(error))
             if isinstance(refusal, (redis.exceptions.ConnectionError, redis.exceptions.ReadOnlyError)):
-                connection.disconnect()  # it has become a replica, or takes no more commands: whoever connects is led elsewhere
+                self._give_up(connection)  # it has become a replica, or takes no more commands: whoever connects is led elsewhere
             else:
                 self._give_back(connection)
             raise refusal from None
         except BaseException as error:
-            connection.disconnect()
+            self._give_up(connection)
             if isinstance(error, TimeoutError):
                 raise redis.exceptions.TimeoutError(str(error)) from error
             if isinstance(error, (OSError, ValueError)):
@@ -84,3 +83,7 @@ class Wire:
     def _give_back(self, connection: Any) -> None:
         with self._lock:
             self._idle.append(connection)
+
+    def _give_up(self, connection: Any) -> None:
+        connection.disconnect()
+        self._pool.release(connection)  # which counts how many there are
