@@ -113,7 +113,7 @@ class Moved:
             if not number:
                 return
             if sent is not None and now_s - sent.when_s < SECOND_TRY_S:
-                if sent.place is None and (not sent.number or number <= sent.number):
+                if sent.place is None:
                     if place is not None:  # which the kernel may look up twice on its second try
                         self._sent_back.put(pid, SentBack(now_s, place, number))
                     return
@@ -125,15 +125,14 @@ class Moved:
     @contextmanager
     def walk(self, pid: int) -> Iterator[None]:
         """Around what the kernel asks for on its way along a path: where that is refused with ESTALE because something is gone,
-        the thread was sent back, too. Unlike after an OPEN, what comes next may be another walk: it is not let pass through
-        what changes from now on.
+        the thread was sent back, too.
         """
         try:
             yield
         except FsError as error:
             if error.errno == errno.ESTALE and (self._noted or self._counting):
                 with self._lock:
-                    self._sent_back.put(pid, SentBack(self._clock.monotonic_s(), None, self._n_notes))
+                    self._sent_back.put(pid, SentBack(self._clock.monotonic_s()))
             raise
 
     def _may_be_link(self, ino: Inode) -> bool:

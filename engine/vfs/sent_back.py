@@ -34,9 +34,7 @@ def place_of(ino: Inode, name: bytes) -> Place:
 
 
 class SentBack(NamedTuple):
-    """A thread was sent back; with a `place`, it has since looked up that name. It is not let pass through what was noted after
-    `number` (0: whatever it is).
-    """
+    """A thread was sent back; with a `place`, it has since looked up that name, when the newest note was `number`."""
 
     when_s: float
     place: Place | None = None

@@ -61,6 +61,12 @@ def serving(mount: Mount) -> int:
     return pid
 
 
+def kill_if_alive(pid: int) -> None:
+    """At a moment when it may have ended by itself."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 def supervisor(mount: Mount) -> int:
     return next(pid for pid in mount.pids if pid not in workers(mount))
 
@@ -172,7 +178,7 @@ def test_a_worker_that_is_killed_while_it_ends_is_followed_by_one_that_stores_th
         os.kill(pid, signal.SIGTERM)
     if how == "umount":
         subprocess.run(["umount", "-l", mount.path], check=True)
-    threading.Timer(0.02, os.kill, (serving, signal.SIGKILL)).start()
+    threading.Timer(0.02, kill_if_alive, (serving,)).start()
     with contextlib.suppress(OSError):
         file.close()
     deadline = time.monotonic() + 60

@@ -164,14 +164,6 @@ def test_who_was_refused_an_inode_that_is_gone_comes_again_as_well(tree: Tree) -
     assert tree.is_sent_back(ME, FILE)
 
 
-def test_who_was_refused_on_the_way_is_not_let_pass_through_what_changes_later(tree: Tree) -> None:
-    """It may have asked for attributes, and opens something else now."""
-    tree.change(DIR)
-    refuse(tree, ME, FsError(errno.ESTALE))
-    tree.change(DIR)
-    assert tree.is_sent_back(ME, FILE)
-
-
 def test_an_open_when_nothing_counts_any_more_ends_the_second_try(tree: Tree) -> None:
     tree.change(DIR)
     assert tree.is_sent_back(ME, FILE)
