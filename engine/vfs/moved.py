@@ -27,6 +27,7 @@ from cairnfs.vfs.carried import Carried
 from cairnfs.vfs.sent_back import SentBack, SentBackRecords, place_of
 
 GRACE_S = 5.0  # as the lease: a walk that takes longer from a name to its end is waiting for a store that is away
+NAME_GRACE_S = 0.25  # where a name is absent: mkdir, mknod, symlink and link have no second try, so this must be short
 SECOND_TRY_S = 10.0  # for a thread that was sent back to come again, on a busy machine
 
 
@@ -99,15 +100,15 @@ class Moved:
 
     def check(self, pid: int, ino: Inode, name: bytes | None = None) -> None:
         """ESTALE if a thread may have come to the inode by a name that has changed, and was not sent back just now. `name`: it
-        has come to a directory that does not have that name.
+        has come to a directory that does not have that name; the root is where every way begins.
         """
-        if not self._noted and not self._counting:
+        if not (self._noted or self._counting) or (name is not None and ino == ROOT_INO):
             with self._lock:
                 self._sent_back.take(pid)
             return
-        number = self._newest_above(ino)
-        place = None if name is None else place_of(ino, name)
         now_s = self._clock.monotonic_s()
+        number = self._newest_above(ino, now_s if name is None else now_s + GRACE_S - NAME_GRACE_S)
+        place = None if name is None else place_of(ino, name)
         with self._lock:
             sent = self._sent_back.take(pid)
             if not number:
@@ -130,7 +131,7 @@ class Moved:
         try:
             yield
         except FsError as error:
-            if error.errno == errno.ESTALE and (self._noted or self._counting):
+            if error.errno == errno.ESTALE:  # perhaps before the change is noted that the second try will meet
                 with self._lock:
                     self._sent_back.put(pid, SentBack(self._clock.monotonic_s()))
             raise
@@ -139,13 +140,13 @@ class Moved:
         attr = self._arena.attr(ino)
         return attr is None or stat.S_ISLNK(attr[1])
 
-    def _newest_above(self, ino: Inode) -> int:
-        """The number of the newest note that counts of the inode and the directories above it; 0: none does. Where one of them
-        has moved since, it is itself among these.
+    def _newest_above(self, ino: Inode, until_s: float) -> int:
+        """The number of the newest note that counts, until that time at least, of the inode and the directories above it; 0: none
+        does. Where one of them has moved since, it is itself among these.
         """
         with self._lock:
             noted = [entry for entry in self._noted.items() if not entry[1][1]]
-            numbers = {ino: number for ino, (number, _) in self._counting.items()}
+            numbers = {ino: number for ino, (number, counts_until_s) in self._counting.items() if counts_until_s > until_s}
             numbers |= {ino: number for ino, (number, is_known) in self._noted.items() if is_known}
         if noted:  # the kernel may know them by now, from replies that were overtaken by the change
             known = set(self.knows([ino for ino, _ in noted]))

@@ -12,7 +12,7 @@ from cairnfs.meta.records import encode_attr, inode_key
 from cairnfs.meta.stores.base import Row
 from cairnfs.types import Attr, Inode, Position
 from cairnfs.vfs.carried import Carried
-from cairnfs.vfs.moved import GRACE_S, SECOND_TRY_S, Moved
+from cairnfs.vfs.moved import GRACE_S, NAME_GRACE_S, SECOND_TRY_S, Moved
 from cairnfs.vfs.sent_back import MAX_SENT_BACK, UNKNOWN_PID, SentBack, SentBackRecords, place_of
 from support.namespaces import TickingClock
 
@@ -157,11 +157,24 @@ def refuse(tree: Tree, pid: int, error: FsError) -> None:
 
 
 def test_who_was_refused_an_inode_that_is_gone_comes_again_as_well(tree: Tree) -> None:
+    refuse(tree, ME, FsError(errno.ESTALE))  # an inode may be known to be gone before the change is noted
     tree.change(DIR)
-    refuse(tree, ME, FsError(errno.ESTALE))
     assert not tree.is_sent_back(ME, FILE)
     refuse(tree, ME, FsError(errno.EIO))
     assert tree.is_sent_back(ME, FILE)
+
+
+def test_an_absent_name_counts_for_a_moment_only_and_never_in_the_root(tree: Tree) -> None:
+    """Who makes a directory, a link or a node has no second try."""
+    tree.known.add(ROOT)
+    tree.change(ROOT)
+    assert not tree.is_sent_back(ME, ROOT, b"absent")
+    assert tree.is_sent_back(ME, DIR, b"absent")
+    tree.moved.settle(tree.moved.n_notes)
+    assert tree.is_sent_back(YOU, DIR, b"absent")
+    tree.clock.sleep(2 * NAME_GRACE_S)
+    assert not tree.is_sent_back(YOU + 1, DIR, b"absent")
+    assert tree.is_sent_back(YOU + 1, DIR)
 
 
 def test_an_open_when_nothing_counts_any_more_ends_the_second_try(tree: Tree) -> None:
