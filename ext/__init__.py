@@ -20,7 +20,6 @@ KERNELS = (
     "listing",
     "page",
     "rados_io",
-    "resp",
     "shm",
     "slicer",
 )

@@ -1,4 +1,4 @@
-"""Connections that compiled code uses: kept, given up when the server has closed them, and made anew."""
+"""Connections that are kept, given up when the server has closed them, and made anew."""
 
 from contextlib import closing
 

@@ -158,8 +158,8 @@ class Link:
             elif address.db:
                 self.client.close()
                 self.client = self._connect(address.db)
-            if not self.is_cluster and not address.tls:
-                self._wire = Wire(self.client, self._common["socket_timeout"])
+            if not self.is_cluster:
+                self._wire = Wire(self.client)
         except BaseException:
             self.close()
             raise
@@ -191,12 +191,11 @@ class Link:
         return {key: value for key, value in self._common.items() if key not in names}
 
     def ask(self, command: str, *arguments: Argument) -> Any:
-        """The reply to a command, as `call`; by compiled code where there is one server and no TLS."""
+        """The reply to a command, as `call`."""
         wire = self._wire
         if wire is None:
             return self.call(lambda client: client.execute_command(command, *arguments))
-        request: list[Argument] = [command.encode(), *arguments]
-        return self.call(lambda _: wire.ask(request))
+        return self.call(lambda _: wire.ask(command, *arguments))
 
     def call(self, ask: Callable[[Any], T]) -> T:
         """What `ask` returns, given the client; it is called again while the server is away, so it must bear that.
