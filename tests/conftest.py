@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,17 @@ def shared_ceph(need_ceph: None, tmp_path_factory: pytest.TempPathFactory) -> It
 def open_ceph(need_ceph: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CephCluster]:
     """The same without authentication."""
     yield from ceph_cluster(tmp_path_factory.mktemp("ceph-open"), cephx=False)
+
+
+@pytest.fixture
+def osd_stopped(open_ceph: CephCluster) -> Iterator[Callable[[bool], None]]:
+    """Stops the OSD's process, or has it go on; it goes on at the end."""
+
+    def stop(on: bool) -> None:
+        os.kill(open_ceph.pid("osd"), signal.SIGSTOP if on else signal.SIGCONT)
+
+    yield stop
+    stop(False)
 
 
 def ceph_cluster(folder: Path, *, cephx: bool) -> Iterator[CephCluster]:

@@ -9,7 +9,8 @@ tries twice and no more, so whatever refuses a walk with ESTALE counts (`walk`),
 
 An inode is *noted* when the log tells of a change of names it took part in. It counts until the kernel has dropped the names
 (`settle`), and if the kernel knew it, for GRACE_S more, so that walks that had gone through them have ended. What is below a
-symbolic link cannot be known: when one has changed, everything counts, which the root stands for.
+symbolic link cannot be known: when one has changed, everything counts, which the root stands for. Where a name is absent, it
+counts for NAME_GRACE_S only, since mkdir, mknod, symlink and link have no second try; and never in the root: walks begin there.
 """
 
 import errno

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,17 +36,6 @@ def make(mounts: MountFactory, redis_server: RedisServer, open_ceph: CephCluster
     return made
 
 
-@pytest.fixture
-def stopped(open_ceph: CephCluster) -> Iterator[Callable[[bool], None]]:
-    """Stops the OSD's process, or has it go on; it goes on at the end."""
-
-    def stop(on: bool) -> None:
-        os.kill(open_ceph.pid("osd"), signal.SIGSTOP if on else signal.SIGCONT)
-
-    yield stop
-    stop(False)
-
-
 def store(path: Path, data: bytes) -> None:
     with path.open("wb", buffering=0) as file:
         file.write(data)
@@ -68,7 +56,7 @@ def drop_caches() -> None:
 
 
 @pytest.mark.usefixtures("kernel_caches")
-def test_while_the_osd_stands_still(make: Callable[..., Mount], stopped: Callable[[bool], None]) -> None:
+def test_while_the_osd_stands_still(make: Callable[..., Mount], osd_stopped: Callable[[bool], None]) -> None:
     mount = make("--io-timeout", f"{TIMEOUT_S}s")
     cached = {mount.path / f"c{i}": os.urandom(30_000) for i in range(20)}
     for path, data in cached.items():
@@ -76,7 +64,7 @@ def test_while_the_osd_stands_still(make: Callable[..., Mount], stopped: Callabl
     mount.restart()
     for path in list(cached)[:10]:
         path.read_bytes()
-    stopped(True)
+    osd_stopped(True)
     drop_caches()
     started_s = time.monotonic()
     assert all(path.read_bytes() == cached[path] for path in list(cached)[:10])
@@ -90,7 +78,7 @@ def test_while_the_osd_stands_still(make: Callable[..., Mount], stopped: Callabl
         calls = (list(cached)[15].read_bytes, lambda: os.fsync(file.fileno()), other.close)
         assert list(pool.map(failure, calls)) == [errno.EIO] * 3
         assert TIMEOUT_S / 2 <= time.monotonic() - started_s < LIMIT_S
-        stopped(False)
+        osd_stopped(False)
         os.fsync(file.fileno())  # what could not be stored was kept
     assert list(cached)[15].read_bytes() == cached[list(cached)[15]]
     store(closed, b"again")

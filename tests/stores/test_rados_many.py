@@ -2,7 +2,6 @@
 
 import errno
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +14,6 @@ from cairnfs.ext import rados_io
 from cairnfs.objects import MARKER
 from cairnfs.objects.base import Delete, Get, Outcome, Put, Request
 from cairnfs.objects.rados import DEPTH, UNDER_WAY_BYTES, Access, RadosStore
-from support.ceph_server import CephCluster
 
 _names = count()
 TIMEOUT_S = 4.0
@@ -27,17 +25,6 @@ def store(open_pool: Access, request: pytest.FixtureRequest) -> Iterator[RadosSt
     made.put(MARKER, [b"uuid"])
     yield made
     made.close()
-
-
-@pytest.fixture
-def stopped(open_ceph: CephCluster) -> Iterator[Callable[[bool], None]]:
-    """Stops the OSD's process, or has it go on; it goes on at the end."""
-
-    def stop(on: bool) -> None:
-        os.kill(open_ceph.pid("osd"), signal.SIGSTOP if on else signal.SIGCONT)
-
-    yield stop
-    stop(False)
 
 
 class Asking:
@@ -74,23 +61,23 @@ class Asking:
 
 @pytest.mark.parametrize(("n_bytes", "n_taken"), [(1000, DEPTH), (8 << 20, UNDER_WAY_BYTES // (8 << 20) + 1)])
 def test_one_thread_has_many_requests_under_way(
-    store: RadosStore, stopped: Callable[[bool], None], n_bytes: int, n_taken: int
+    store: RadosStore, osd_stopped: Callable[[bool], None], n_bytes: int, n_taken: int
 ) -> None:
     n = n_taken + 3
     data = os.urandom(n_bytes)
-    stopped(True)
+    osd_stopped(True)
     puts = Asking(store, (Put(f"packs/00/{i:04d}", [data[:7], data[7:]]) for i in range(n)))
     puts.settle()
     assert puts.n_taken == n_taken  # one of the large ones waits for room
     assert puts.outcomes == {}
-    stopped(False)
+    osd_stopped(False)
     assert puts.end() == dict.fromkeys(range(n))
     assert all(outcome == data for _, outcome in store.many(Get(f"packs/00/{i:04d}", 0, n_bytes) for i in range(n)))
 
 
 @pytest.mark.parametrize("store", [TIMEOUT_S], indirect=True)
-def test_what_is_not_answered_fails_together_within_the_timeout(store: RadosStore, stopped: Callable[[bool], None]) -> None:
-    stopped(True)
+def test_what_is_not_answered_fails_together_within_the_timeout(store: RadosStore, osd_stopped: Callable[[bool], None]) -> None:
+    osd_stopped(True)
     started_s = time.monotonic()
     asked = [Delete("packs/00/x"), Put("packs/00/y", [b"y"]), *(Get("packs/00/z", 0, 10) for _ in range(50))]
     outcomes = [outcome for _, outcome in store.many(asked)]
