@@ -35,7 +35,7 @@ def plain(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suite", ["quick", "large", "train"])
+@pytest.mark.parametrize("suite", ["quick", "small-files", "metadata", "large", "train"])
 def test_every_line_is_measured_in_every_directory(suite: str, channel_mount: Mount, plain: Path, tmp_path: Path) -> None:
     paths = {what: tmp_path / f"report.{what}" for what in ("json", "html", "markdown")}
     outputs = [word for what, path in paths.items() for word in (f"--{what}", str(path))]
