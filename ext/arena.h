@@ -7,11 +7,12 @@
  *   shown       inode -> content that the kernel's pages show                              8 ways in 2 buckets, 16 bytes
  *   opens       inode -> handles that compiled code has given out, and marks (enum ar_mark) 16 ways, 16 bytes
  *   index, log  (pack, offset) -> plain bytes of a small slice, or a page of a listing     8 ways, 32 bytes; segments
+ *   filter      names of whole directories                                                 bits; arena_whole.c
  *
  * Everything is a hint but `opens`: whatever is not found is asked for elsewhere.
  *
  * Offset table of the header (struct ar_header): 0 u64 magic, 8 u32 version, 12 u32 reserved, 16 u64 total bytes, 24 .. tables as
- * (u64 offset, u64 buckets) pairs, in the order above; then the log's numbers. Processes get it by fork, or by its descriptor
+ * (u64 offset, u64 buckets) pairs, in the order above; then the log's numbers and the filter's. Processes get it by fork, or by its descriptor
  * (shm_impl.h). Buckets of a table lie behind one another: a 16-byte head (u32 seq, u32 hand, u64 stamp), then its entries.
  *
  * Positions decide what may be kept. `newest` is the greatest position of a commit that was told of. Whoever fetches rows takes
@@ -27,10 +28,11 @@
  *   (5) no two entries of `opens` that have handles or marks are of one inode
  *   (6) fill of a segment <= its size; segments beyond n_reserved are empty; slice_bytes is the sum of all
  *   (7) an index entry of the present generation of its segment lies within the fill of that segment
+ *   (8) whole are directories only, not the root, by a generation up to the filter's; the filter has at most 4 bits for each name counted
  *
  * Concurrency. Readers take no lock: they copy an entry and look whether the bucket's sequence number is even and unchanged.
  * Writers hold one of AR_N_LOCKS robust, process-shared mutexes, chosen by the bucket's number; the log has one of its own. No two are
- * ever held together, but for the log's, which may be taken last. What the death of a holder leaves: buckets with an odd sequence number; the
+ * ever held together, but for the log's, which may be taken last. The filter is read and added to without a lock; who empties it has one. What the death of a holder leaves: buckets with an odd sequence number; the
  * next holder of the lock empties these. In `opens`, which is no hint, handles and marks of an inode are one word, so that each change is one
  * store and a death leaves nothing half done. A slice is found only after all its bytes are there.
  *
@@ -49,7 +51,7 @@
 #define AR_MAX_BYTES (UINT64_C(1) << 43) /* so that a segment is shorter than 2**32 bytes */
 
 enum {
-    AR_VERSION = 2,
+    AR_VERSION = 3,
     AR_N_LOCKS = 64,
     AR_WAYS = 8,
     AR_OPEN_WAYS = 16,
@@ -58,6 +60,8 @@ enum {
     AR_N_USAGE = 4,     /* numbers of a volume: total bytes, used bytes, total inodes, used inodes */
     AR_MAX_SEGMENTS = 4096,
     AR_MIN_BYTES = 1 << 20,
+    AR_FORMAT_BITS = 0170000, /* of a mode */
+    AR_DIRECTORY = 0040000,
 };
 
 /* Why compiled code must leave an inode to others. */
@@ -90,7 +94,8 @@ struct ar_attr {
     uint32_t epoch;
     uint32_t stored_len, crc; /* of the slice */
     uint8_t codec;
-    uint8_t spare[3];
+    uint8_t spare;
+    uint16_t whole; /* of a directory: the generation of the filter that has all its names, 0: none */
 };
 _Static_assert(sizeof(struct ar_attr) == 128, "an entry is 128 bytes");
 
@@ -152,6 +157,11 @@ struct ar_header {
     uint32_t writing;    /* the segment that is being filled; the log's lock */
     uint32_t max_slice;  /* longest slice that is kept */
     uint64_t salt[2];    /* of the hash of names */
+    uint64_t filter_offset;
+    uint64_t filter_bits;         /* a power of two, 64 at least */
+    _Atomic uint64_t n_filtered;  /* names put into the filter since it was empty */
+    _Atomic uint32_t generation;  /* of the filter; 0 while it is being emptied */
+    uint32_t n_emptied;           /* filter_lock */
     _Atomic uint64_t newest;
     _Atomic uint32_t epoch;
     _Atomic uint32_t hush;       /* while not 0 compiled code answers nothing */
@@ -172,6 +182,7 @@ struct ar_header {
     pthread_mutex_t locks[AR_N_LOCKS];
     pthread_mutex_t log_lock;
     pthread_mutex_t seen_lock;
+    pthread_mutex_t filter_lock;
     struct ar_segment segments[AR_MAX_SEGMENTS];
 };
 
@@ -237,12 +248,15 @@ uint64_t ar_token(const struct ar_arena *arena);
 int ar_attr_find(const struct ar_arena *arena, uint64_t ino, struct ar_attr *out);
 /* Keep attributes fetched after `token` was taken (of one's own commit: AR_TOKEN of the epoch before it and its position). 1 = kept. */
 int ar_attr_put(struct ar_arena *arena, const struct ar_attr *attr, uint64_t token);
-/* A commit at `position` has changed or deleted the inode. */
+/* A commit of this mount at `position` has given the inode these attributes; `token` is that of ar_attr_put(). A directory stays whole
+ * if it was so by `generation`, which was taken before the names that the commit adds went into the filter. */
+void ar_attr_commit(struct ar_arena *arena, const struct ar_attr *attr, uint64_t position, uint64_t token, uint32_t generation);
+/* A commit of others at `position` has changed the inode, or one of this mount has deleted it. */
 void ar_attr_drop(struct ar_arena *arena, uint64_t ino, uint64_t position);
 /* Drop what is known of the inode, of whatever version. */
 void ar_attr_forget(struct ar_arena *arena, uint64_t ino);
 
-/* 1 = known, *ino is its inode or 0 for a name that does not exist; 0 = not known. */
+/* 1 = known, *ino is its inode or 0 for a name that does not exist (also because its directory is whole); 0 = not known. */
 int ar_name_find(const struct ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes, uint64_t *ino);
 int ar_name_put(struct ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes, uint64_t ino, uint64_t token);
 void ar_name_drop(struct ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes, uint64_t position);
@@ -251,6 +265,12 @@ void ar_name_drop(struct ar_arena *arena, uint64_t parent, const void *name, siz
 void ar_drop_all(struct ar_arena *arena);
 /* Commits up to `position` are told of: nothing fetched from now on is older. */
 void ar_advance(struct ar_arena *arena, uint64_t position);
+
+/* ---- arena_whole.c ---- */
+
+uint32_t ar_whole_generation(const struct ar_arena *arena);
+/* A name is being made, or there. */
+void ar_whole_add(struct ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes);
 
 /* ---- arena_restart.c ---- */
 

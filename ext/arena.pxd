@@ -84,6 +84,9 @@ cdef extern from "arena.h" nogil:
     int ar_parse(uint64_t ino, uint64_t version, const uint8_t *record, size_t n_bytes, ar_attr *out)
     int ar_attr_find(const ar_arena *arena, uint64_t ino, ar_attr *out)
     int ar_attr_put(ar_arena *arena, const ar_attr *attr, uint64_t token)
+    void ar_attr_commit(ar_arena *arena, const ar_attr *attr, uint64_t position, uint64_t token, uint32_t generation)
+    uint32_t ar_whole_generation(const ar_arena *arena)
+    void ar_whole_add(ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes)
     void ar_attr_drop(ar_arena *arena, uint64_t ino, uint64_t position)
     void ar_attr_forget(ar_arena *arena, uint64_t ino)
     int ar_name_find(const ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes, uint64_t *ino)
@@ -127,6 +130,8 @@ cdef class Arena:
     cdef dict overflow
 
     cdef int note_row(self, bytes part, bytes key, bytes value, uint64_t version, uint64_t token) except -1
+    cdef int add_name(self, bytes part, bytes name) except -1
+    cdef int note_commit(self, bytes part, bytes key, bytes value, uint64_t position, uint64_t mine, uint32_t generation) except -1
     cdef int drop_row(self, bytes part, bytes key, uint64_t position) except -1
     cdef object marked(self, uint64_t ino, uint32_t marks, bint bar)
     cdef int64_t try_mark(self, uint64_t ino, uint32_t marks, bint bar) noexcept

@@ -4,6 +4,7 @@ Thread-safe, and safe to use from several processes that map the same memory. Ev
 any time, except the marks of inodes and the handles that compiled code has given out.
 """
 
+from collections.abc import Iterable
 from typing import Any, TypeVar, final
 
 from typing_extensions import Buffer
@@ -83,8 +84,8 @@ class Arena:
     def note_names(self, part: bytes, found: list[Any], token: int) -> None:
         """Keep what a scan of a partition found: (key, row) pairs."""
 
-    def committing(self) -> None:
-        """A commit begins; `committed` or `refused` ends it."""
+    def committing(self, names: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """A commit begins that makes `names` (keys of rows); `committed` or `refused` ends it."""
 
     def refused(self) -> None:
         """The commit that began has changed nothing."""
@@ -116,7 +117,9 @@ class Arena:
         """
 
     def name(self, parent: int, name: bytes) -> int | None:
-        """The inode of a name, 0 when there is no such name, None when nothing is known."""
+        """The inode of a name, 0 when there is no such name (also where every name of the directory is known), None when nothing
+        is known.
+        """
 
     def watch(self, watch: Watch | None, offset: int = 0) -> None:
         """From now on `fresh` compares MARK_BYTES at `offset` of a file with what was seen; None: `lease` decides."""

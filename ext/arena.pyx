@@ -124,8 +124,10 @@ cdef class Arena:
         for key, row in found:
             self.note_row(part, key, row[0], row[1], token)
 
-    def committing(self):
-        """A commit begins; `committed` or `refused` ends it."""
+    def committing(self, names=()):
+        """A commit begins that makes `names` (keys of rows); `committed` or `refused` ends it."""
+        for part, name in names:
+            self.add_name(part, name)
         ar_committing(&self.arena)
 
     def refused(self):
@@ -136,10 +138,12 @@ cdef class Arena:
         """A commit of this mount at `position` has given rows these values; `token` was taken before it. `mark`: see `saw`."""
         cdef const uint8_t *shows = mark_of(mark)
         cdef uint64_t mine = token >> 48 << 48 | position
+        cdef uint32_t generation = ar_whole_generation(&self.arena)
         for (part, key), value in rows.items():
-            self.drop_row(part, key, position)
-            if value is not None or part[:1] == b"d":
-                self.note_row(part, key, value, position, mine)
+            if value is not None:
+                self.add_name(part, key)
+        for (part, key), value in rows.items():
+            self.note_commit(part, key, value, position, mine, generation)
         ar_advance(&self.arena, position)
         ar_applied(&self.arena, position, shows)
 
@@ -180,6 +184,23 @@ cdef class Arena:
             if ar_parse(number, version, <const uint8_t *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), &attr) == 0:
                 ar_attr_put(&self.arena, &attr, token)
         return 0
+
+    cdef int add_name(self, bytes part, bytes name) except -1:
+        """Into the filter of whole directories, if it is the key of a name's row."""
+        cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(part)
+        if PyBytes_GET_SIZE(part) == INO_PART and at[0] == c"d":
+            ar_whole_add(&self.arena, u64(at + 1), PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+        return 0
+
+    cdef int note_commit(self, bytes part, bytes key, bytes value, uint64_t position, uint64_t mine, uint32_t generation) except -1:
+        cdef const uint8_t *name = <const uint8_t *>PyBytes_AS_STRING(part)
+        cdef ar_attr attr
+        cdef bint is_inode = PyBytes_GET_SIZE(part) == INO_PART and name[0] == c"i" and is_record(key) and value is not None
+        if is_inode and ar_parse(u64(name + 1), position, <const uint8_t *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), &attr) == 0:
+            ar_attr_commit(&self.arena, &attr, position, mine, generation)
+            return 0
+        self.drop_row(part, key, position)
+        return self.note_row(part, key, value, position, mine) if name[0] == c"d" else 0
 
     cdef int drop_row(self, bytes part, bytes key, uint64_t position) except -1:
         cdef const uint8_t *name = <const uint8_t *>PyBytes_AS_STRING(part)

@@ -76,6 +76,21 @@ static int same(int table, const void *a, const void *b)
     return memcmp(a, b, table == 1 ? 16 : 8) == 0;
 }
 
+/* (8), of one entry */
+static int is_well_filtered(const struct ar_header *h, const struct ar_attr *attr)
+{
+    return !attr->whole || ((attr->mode & AR_FORMAT_BITS) == AR_DIRECTORY && attr->ino != 1 && attr->whole <= h->n_emptied);
+}
+
+static int check_filter(const struct ar_arena *arena)
+{
+    const uint64_t *words = ar_at(arena, arena->h->filter_offset);
+    uint64_t n_set = 0;
+    for (uint64_t i = 0; i < arena->h->filter_bits / 64; i++)
+        n_set += (uint64_t)__builtin_popcountll(words[i]);
+    return n_set <= 4 * atomic_load(&arena->h->n_filtered) ? 0 : 8;
+}
+
 static int check_bucket(struct ar_arena *arena, int table, const struct walked *walked, uint64_t at)
 {
     struct ar_bucket *bucket = ar_bucket_of(arena, walked->table, at, walked->ways, walked->size);
@@ -88,6 +103,8 @@ static int check_bucket(struct ar_arena *arena, int table, const struct walked *
         const uint8_t *entry = entries + i * walked->size;
         if (is_free(table, entry))
             continue;
+        if (table == 0 && !is_well_filtered(arena->h, (const struct ar_attr *)entry))
+            return 8;
         uint64_t wrong = (hash_at(table, entry) & (walked->table->n_buckets - 1)) ^ at;
         if (table == 2 ? wrong & (AR_N_LOCKS - 1) : wrong) /* of `shown` only the lock is certain */
             return 3;
@@ -109,5 +126,5 @@ int ar_check_meta(struct ar_arena *arena)
                 return broken;
         }
     }
-    return 0;
+    return check_filter(arena);
 }

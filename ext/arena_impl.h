@@ -108,6 +108,14 @@ static inline uint64_t ar_slice_hash(uint64_t pack, uint32_t stored_off)
     return ar_mix(pack * UINT64_C(0x9E3779B97F4A7C15) + stored_off);
 }
 
+/* arena_meta.c: what a name is found by. */
+void ar_name_key(const struct ar_arena *arena, uint64_t parent, const uint8_t *name, size_t n_bytes, uint64_t key[2]);
+
+/* arena_whole.c: the generation by which a directory without entries is whole, 0 for anything else; */
+uint16_t ar_whole_if_empty(const struct ar_arena *arena, const struct ar_attr *attr);
+/* 1 = the directory is whole and has no such name. */
+int ar_whole_lacks(const struct ar_arena *arena, uint64_t parent, const char *name, size_t n_bytes, const uint64_t key[2]);
+
 /* After the death of a holder of a lock: empty what was being written (arena_check.c, arena_log.c, arena_fence.c). */
 void ar_repair_meta(struct ar_arena *arena, size_t lock_no);
 void ar_repair_log(struct ar_arena *arena);

@@ -40,6 +40,10 @@ static void plan(struct ar_header *h, uint64_t total, uint64_t *fixed)
     h->opens = place(&end, total / 128, AR_OPEN_WAYS, sizeof(struct ar_open));
     h->index = place(&end, total / 64, AR_WAYS, sizeof(struct ar_slice));
     h->shown = place(&end, shown < total / 8 ? total / 8 : shown, AR_WAYS, sizeof(struct ar_shown));
+    h->filter_offset = end;
+    for (h->filter_bits = 64; h->filter_bits / 8 * 2 <= total / 128;)
+        h->filter_bits *= 2;
+    end = round_up(end + h->filter_bits / 8, PAGE);
     *fixed = end;
     uint64_t left = total > end ? total - end : 0;
     h->segment_bytes = MAX_SEGMENT;
@@ -66,11 +70,17 @@ static int initialise(struct ar_header *h, const struct ar_header *planned)
     h->segment_bytes = planned->segment_bytes;
     h->n_segments = planned->n_segments;
     h->max_slice = planned->max_slice;
+    h->filter_offset = planned->filter_offset;
+    h->filter_bits = planned->filter_bits;
+    h->n_emptied = 1;
+    atomic_store(&h->generation, 1);
     if (getrandom(h->salt, sizeof h->salt, 0) != sizeof h->salt)
         return EIO;
     int error = rl_make(&h->log_lock);
     if (!error)
         error = rl_make(&h->seen_lock);
+    if (!error)
+        error = rl_make(&h->filter_lock);
     for (size_t i = 0; i < AR_N_LOCKS && !error; i++)
         error = rl_make(&h->locks[i]);
     h->magic = planned->magic;
@@ -92,6 +102,10 @@ static int header_holds(const struct ar_header *h, uint64_t n_bytes)
             return 0;
         end = tables[i]->offset + n * bucket;
     }
+    if (h->filter_bits < 64 || (h->filter_bits & (h->filter_bits - 1)) || h->filter_bits / 8 > n_bytes || h->filter_offset < end ||
+        h->filter_offset > n_bytes - h->filter_bits / 8)
+        return 0;
+    end = h->filter_offset + h->filter_bits / 8;
     if (h->n_segments > AR_MAX_SEGMENTS || h->n_reserved > h->n_segments || h->writing > h->n_segments)
         return 0;
     if (h->segment_bytes < MIN_SEGMENT || h->segment_bytes > UINT32_MAX || h->max_slice > h->segment_bytes / 4)
@@ -170,7 +184,7 @@ void ar_lock(struct ar_arena *arena, pthread_mutex_t *lock)
         ar_repair_log(arena);
     else if (lock == &h->seen_lock)
         ar_repair_seen(h);
-    else
+    else if (lock != &h->filter_lock) /* whoever takes that one sees how far the last one came */
         ar_repair_meta(arena, (size_t)(lock - h->locks));
     pthread_mutex_consistent(lock);
 }

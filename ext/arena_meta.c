@@ -5,7 +5,7 @@
 
 /* ---- an inode record, as engine/meta/records.py lays it out: big-endian, version 1 ---- */
 
-enum { RECORD_VERSION = 1, RECORD_BYTES = 88, FORMAT_BITS = 0170000, REGULAR = 0100000 };
+enum { RECORD_VERSION = 1, RECORD_BYTES = 88, REGULAR = 0100000 };
 
 static uint64_t be(const uint8_t *at, size_t n_bytes)
 {
@@ -26,7 +26,7 @@ static void parse_layout(struct ar_attr *out, const uint8_t *tail, size_t n_byte
     slicer_cursor cursor;
     slicer_record record;
     out->layout = AR_OTHER;
-    if ((out->mode & FORMAT_BITS) != REGULAR)
+    if ((out->mode & AR_FORMAT_BITS) != REGULAR)
         return;
     if (out->size == 0 && n_bytes == 0)
         out->layout = AR_EMPTY;
@@ -110,6 +110,27 @@ static int choose_attr(const struct ar_arena *arena, struct ar_bucket *bucket, u
     return spare >= 0 ? spare : (int)(bucket->hand++ % AR_WAYS);
 }
 
+/* Whether attributes may take the place of an entry, which is that of choose_attr(). */
+static int is_newest(const struct ar_attr *entry, const struct ar_attr *attr, uint32_t epoch)
+{
+    return entry->ino != attr->ino || entry->epoch != epoch || entry->version <= attr->version;
+}
+
+/* The bucket is being changed. A directory without entries is whole; else `whole` says by which generation. */
+static void write_attr(const struct ar_arena *arena, struct ar_attr *entry, const struct ar_attr *attr, uint32_t epoch, uint16_t whole)
+{
+    uint16_t empty = ar_whole_if_empty(arena, attr);
+    *entry = *attr;
+    entry->epoch = epoch;
+    entry->whole = empty ? empty : whole;
+}
+
+/* The generation by which the inode is whole. If others have added names to it, the log tells of it before anybody counts on that. */
+static uint16_t whole_by(const struct ar_attr *entry, uint64_t ino, uint32_t epoch)
+{
+    return entry->ino == ino && entry->epoch == epoch ? entry->whole : 0;
+}
+
 int ar_attr_put(struct ar_arena *arena, const struct ar_attr *attr, uint64_t token)
 {
     struct ar_bucket *bucket = attr_bucket(arena, attr->ino);
@@ -119,12 +140,11 @@ int ar_attr_put(struct ar_arena *arena, const struct ar_attr *attr, uint64_t tok
     uint32_t epoch;
     int kept = ar_is_current(arena, bucket, token, &epoch);
     if (kept) {
-        int way = choose_attr(arena, bucket, attr->ino);
-        kept = entries[way].ino != attr->ino || entries[way].epoch != epoch || entries[way].version <= attr->version;
+        struct ar_attr *entry = &entries[choose_attr(arena, bucket, attr->ino)];
+        kept = is_newest(entry, attr, epoch);
         if (kept) {
             ar_begin(bucket);
-            entries[way] = *attr;
-            entries[way].epoch = epoch;
+            write_attr(arena, entry, attr, epoch, whole_by(entry, attr->ino, epoch));
             ar_end(bucket);
         }
     }
@@ -132,18 +152,51 @@ int ar_attr_put(struct ar_arena *arena, const struct ar_attr *attr, uint64_t tok
     return kept;
 }
 
+/* In a bucket that is being changed. */
+static void drop_from(struct ar_bucket *bucket, uint64_t ino, uint64_t newest_dropped)
+{
+    struct ar_attr *entries = ar_entries(bucket);
+    for (int i = 0; i < AR_WAYS; i++) {
+        if (entries[i].ino != ino)
+            continue;
+        entries[i].whole = 0;
+        if (entries[i].version <= newest_dropped)
+            entries[i].ino = 0;
+    }
+}
+
+void ar_attr_commit(struct ar_arena *arena, const struct ar_attr *attr, uint64_t position, uint64_t token, uint32_t generation)
+{
+    struct ar_bucket *bucket = attr_bucket(arena, attr->ino);
+    struct ar_attr *entries = ar_entries(bucket);
+    pthread_mutex_t *lock = ar_lock_of(arena, ar_ino_hash(attr->ino));
+    uint32_t epoch;
+    ar_advance(arena, position);
+    ar_lock(arena, lock);
+    ar_begin(bucket);
+    ar_stamp(bucket, position);
+    int is_current = ar_is_current(arena, bucket, token, &epoch);
+    struct ar_attr *entry = is_current ? &entries[choose_attr(arena, bucket, attr->ino)] : NULL;
+    uint16_t whole = entry != NULL ? whole_by(entry, attr->ino, epoch) : 0;
+    if (whole != generation)
+        whole = 0;
+    if (entry != NULL && is_newest(entry, attr, epoch))
+        write_attr(arena, entry, attr, epoch, whole);
+    else if (!whole) /* else this mount's commits were told of in another order */
+        drop_from(bucket, attr->ino, position);
+    ar_end(bucket);
+    ar_unlock(lock);
+}
+
 /* Stamp the bucket with `position` and drop the inode, unless its version is greater than `newest_dropped`. */
 static void drop_attr(struct ar_arena *arena, uint64_t ino, uint64_t position, uint64_t newest_dropped)
 {
     struct ar_bucket *bucket = attr_bucket(arena, ino);
-    struct ar_attr *entries = ar_entries(bucket);
     pthread_mutex_t *lock = ar_lock_of(arena, ar_ino_hash(ino));
     ar_lock(arena, lock);
     ar_begin(bucket);
     ar_stamp(bucket, position);
-    for (int i = 0; i < AR_WAYS; i++)
-        if (entries[i].ino == ino && entries[i].version <= newest_dropped)
-            entries[i].ino = 0;
+    drop_from(bucket, ino, newest_dropped);
     ar_end(bucket);
     ar_unlock(lock);
 }
@@ -172,7 +225,7 @@ void ar_attr_forget(struct ar_arena *arena, uint64_t ino)
 
 /* SipHash-2-4 with 128 bits of output (Aumasson and Bernstein, 2012) of the parent's number and the name, keyed by the arena's salt:
  * nobody can make two names that collide. */
-static void name_key(const struct ar_arena *arena, uint64_t parent, const uint8_t *name, size_t n_bytes, uint64_t key[2])
+void ar_name_key(const struct ar_arena *arena, uint64_t parent, const uint8_t *name, size_t n_bytes, uint64_t key[2])
 {
     const uint64_t *salt = arena->h->salt;
     uint64_t v0 = salt[0] ^ UINT64_C(0x736f6d6570736575), v1 = salt[1] ^ UINT64_C(0x646f72616e646f6d) ^ 0xee;
@@ -216,7 +269,7 @@ int ar_name_find(const struct ar_arena *arena, uint64_t parent, const void *name
 {
     uint64_t key[2];
     struct ar_name copy = {0};
-    name_key(arena, parent, name, n_bytes, key);
+    ar_name_key(arena, parent, name, n_bytes, key);
     struct ar_bucket *bucket = name_bucket(arena, key);
     const struct ar_name *entries = ar_entries(bucket);
     for (int tries = 0; tries < AR_TRIES; tries++) {
@@ -229,8 +282,11 @@ int ar_name_find(const struct ar_arena *arena, uint64_t parent, const void *name
             }
         }
         if (ar_read_ok(bucket, seq)) {
-            *ino = found ? copy.ino : 0;
-            return found && copy.epoch == atomic_load(&arena->h->epoch);
+            *ino = 0;
+            if (!found || copy.epoch != atomic_load(&arena->h->epoch))
+                return ar_whole_lacks(arena, parent, name, n_bytes, key);
+            *ino = copy.ino;
+            return 1;
         }
     }
     return 0;
@@ -253,7 +309,7 @@ static int choose_name(const struct ar_arena *arena, struct ar_bucket *bucket, c
 int ar_name_put(struct ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes, uint64_t ino, uint64_t token)
 {
     uint64_t key[2];
-    name_key(arena, parent, name, n_bytes, key);
+    ar_name_key(arena, parent, name, n_bytes, key);
     struct ar_bucket *bucket = name_bucket(arena, key);
     struct ar_name *entries = ar_entries(bucket);
     pthread_mutex_t *lock = ar_lock_of(arena, key[0]);
@@ -273,7 +329,7 @@ int ar_name_put(struct ar_arena *arena, uint64_t parent, const void *name, size_
 void ar_name_drop(struct ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes, uint64_t position)
 {
     uint64_t key[2];
-    name_key(arena, parent, name, n_bytes, key);
+    ar_name_key(arena, parent, name, n_bytes, key);
     struct ar_bucket *bucket = name_bucket(arena, key);
     struct ar_name *entries = ar_entries(bucket);
     pthread_mutex_t *lock = ar_lock_of(arena, key[0]);

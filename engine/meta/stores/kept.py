@@ -19,6 +19,7 @@ from cairnfs.meta.stores.base import (
     Effect,
     Key,
     LogRecord,
+    Put,
     Row,
     Scanned,
     Store,
@@ -85,7 +86,7 @@ class KeptStore:
         if not effects:
             return self._store.commit(conditions, effects)
         token = self._arena.token()
-        self._arena.committing()
+        self._arena.committing([e.key for e in effects if type(e) is Put and e.key[0][:1] == DENTRY_PREFIX])
         try:
             committed = self._store.commit(conditions, effects)
         except ConditionFailed:
