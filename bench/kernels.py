@@ -4,6 +4,8 @@ Calls are made from Python on one thread, so each line holds the call's own 30 t
 because whatever disturbs only ever adds.
 """
 
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,7 +13,7 @@ from random import Random
 from typing import NamedTuple
 
 from cairnfs.const import MIB, PAGE_BYTES
-from cairnfs.ext import arena, checksum, ino_map, journal, listing, page, shm, slicer
+from cairnfs.ext import arena, checksum, file_io, ino_map, journal, listing, page, shm, slicer
 from cairnfs.meta.records import dentry_key, dentry_value, encode_attr, inode_key
 from cairnfs.meta.stores.base import Key, Row
 from cairnfs.types import Attr, Inode, Position
@@ -20,6 +22,7 @@ N_REPEATS = 5
 SLICE_BYTES = 64 << 10
 N_KEYS = 1 << 14
 FILE = 0o100644
+FOLDER_MODE = 0o40755
 FOLDER, FOLDER_VERSION, N_ENTRIES = 7, 1000, 1000
 ONE = "one"  # the variant of a kernel that has no others
 
@@ -77,7 +80,7 @@ def _run(act: Callable[[], object], n_calls: int) -> int:
 
 def cases() -> Iterator[Case]:
     """Every line of every kernel."""
-    for of_kernel in (_checksum, _slicer, _ino_map, _arena, _listing, _page, _journal, _shm):
+    for of_kernel in (_checksum, _slicer, _ino_map, _arena, _listing, _page, _journal, _shm, _file_io):
         yield from of_kernel()
 
 
@@ -147,10 +150,17 @@ def _arena() -> Iterator[Case]:
         for ino in range(10, 10 + len(names)):
             memory.attr(ino)
 
+    def each_absent_name() -> None:
+        for name in names:
+            memory.name(9, name)
+
+    folder = encode_attr(Attr(Inode(9), FOLDER_MODE, 0, 0, 2, 0, data_version=1))
     data = Random(0).randbytes(SLICE_BYTES)
     memory.slice_put(1, 0, data)
     yield Case("arena", ONE, "note a row", note, len(keys))
     yield Case("arena", ONE, "name", each_name, len(names))
+    memory.note([inode_key(Inode(9))], [Row(folder, Position(1))], memory.token())
+    yield Case("arena", ONE, "absent name, whole directory", each_absent_name, len(names))
     yield Case("arena", ONE, "attributes", each_attr, len(names))
     yield Case("arena", ONE, "get a slice of 64 KiB", lambda: memory.slice_get(1, 0), 1, SLICE_BYTES)
     packs = iter(range(2, 1 << 60))
@@ -220,3 +230,19 @@ def _journal() -> Iterator[Case]:
 def _shm() -> Iterator[Case]:
     memory = shm.SharedMemory("bench", MIB)
     yield Case("shm", ONE, "copy 1 MiB out", lambda: bytes(memory.view), 1, MIB)
+
+
+def _file_io() -> Iterator[Case]:
+    """In the folder for temporary files: what a sync costs there is in it."""
+    data = Random(0).randbytes(SLICE_BYTES)
+    with tempfile.TemporaryDirectory(prefix="cairnfs-kernels-") as folder:
+        path = f"{folder}/object"
+
+        def put_and_remove() -> None:
+            file_io.put(folder, path, [data])
+            os.unlink(path)
+
+        size = f"{SLICE_BYTES >> 10} KiB"
+        yield Case("file_io", ONE, f"put and remove {size}", put_and_remove, 1, SLICE_BYTES)
+        file_io.put(folder, path, [data])
+        yield Case("file_io", ONE, f"get {size}", partial(file_io.get, path, 0, SLICE_BYTES), 1, SLICE_BYTES)

@@ -7,6 +7,7 @@ NAME.pyi (what a caller may use). README.md beside this file describes formats, 
 KERNELS = (
     "arena",
     "checksum",
+    "file_io",
     "fuse_chan",
     "fuse_files",
     "fuse_names",

@@ -55,6 +55,7 @@ cdef extern from "arena.h" nogil:
         pthread_mutex_t *locks
         pthread_mutex_t log_lock
         pthread_mutex_t seen_lock
+        pthread_mutex_t filter_lock
 
     struct ar_arena:
         ar_header *h

@@ -189,7 +189,7 @@ class Arena:
 
     def slice_drop(self, pack: int, stored_off: int) -> None: ...
     def hold_lock(self, number: int) -> None:
-        """Take lock `number` (-1: the log's, -2: the fence's) and keep it."""
+        """Take lock `number` (-1: the log's, -2: the fence's, -3: the filter's) and keep it."""
 
     def tear(self, number: int) -> None:
         """For tests: take a lock, and leave what it guards half written, as a process does that dies at the worst moment."""

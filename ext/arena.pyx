@@ -411,8 +411,8 @@ cdef class Arena:
     # For tests of what a death leaves
 
     def hold_lock(self, int number):
-        """Take lock `number` (-1: the log's, -2: the fence's) and keep it."""
-        if not -2 <= number < N_LOCKS:
+        """Take lock `number` (-1: the log's, -2: the fence's, -3: the filter's) and keep it."""
+        if not -3 <= number < N_LOCKS:
             raise ValueError(f"there is no lock {number}")
         ar_lock(&self.arena, self.lock_at(number))
 
@@ -427,6 +427,8 @@ cdef class Arena:
     cdef pthread_mutex_t *lock_at(self, int number) noexcept:
         if number == -1:
             return &self.arena.h.log_lock
+        if number == -3:
+            return &self.arena.h.filter_lock
         return &self.arena.h.seen_lock if number == -2 else &self.arena.h.locks[number]
 
 

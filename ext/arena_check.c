@@ -53,6 +53,10 @@ void ar_tear(struct ar_arena *arena, const pthread_mutex_t *lock)
                  offsetof(struct ar_slice, at));
         atomic_fetch_add(&h->segments[h->writing].generation, 1);
         atomic_fetch_add(&h->slice_bytes, 0xA5);
+    } else if (lock == &h->filter_lock) { /* full, and being emptied */
+        atomic_store(&h->n_filtered, h->filter_bits);
+        atomic_store(&h->generation, 0);
+        memset(ar_at(arena, h->filter_offset), 0x5A, h->filter_bits / 16);
     } else {
         for (int t = 0; t < 3; t++)
             for (uint64_t i = (uint64_t)(lock - h->locks); i < tables[t].table->n_buckets; i += AR_N_LOCKS)

@@ -176,13 +176,13 @@ void ar_attr_commit(struct ar_arena *arena, const struct ar_attr *attr, uint64_t
     ar_begin(bucket);
     ar_stamp(bucket, position);
     int is_current = ar_is_current(arena, bucket, token, &epoch);
-    struct ar_attr *entry = is_current ? &entries[choose_attr(arena, bucket, attr->ino)] : NULL;
-    uint16_t whole = entry != NULL ? whole_by(entry, attr->ino, epoch) : 0;
+    struct ar_attr *entry = &entries[choose_attr(arena, bucket, attr->ino)];
+    uint16_t whole = whole_by(entry, attr->ino, epoch);
     if (whole != generation)
         whole = 0;
-    if (entry != NULL && is_newest(entry, attr, epoch))
+    if (is_current && is_newest(entry, attr, epoch))
         write_attr(arena, entry, attr, epoch, whole);
-    else if (!whole) /* else this mount's commits were told of in another order */
+    else if (!whole || entry->version <= position) /* else a later commit of this mount was told of before */
         drop_from(bucket, attr->ino, position);
     ar_end(bucket);
     ar_unlock(lock);

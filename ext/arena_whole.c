@@ -65,22 +65,6 @@ static void empty(struct ar_arena *arena)
     ar_unlock(&h->filter_lock);
 }
 
-void ar_whole_add(struct ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes)
-{
-    struct ar_header *h = arena->h;
-    uint64_t key[2];
-    int is_new = 0;
-    if (is_full(h))
-        empty(arena);
-    ar_name_key(arena, parent, name, n_bytes, key);
-    for (int i = 0; i < N_PROBES; i++) {
-        uint64_t bit = bit_of(h, key, i), mask = UINT64_C(1) << bit % 64;
-        is_new |= !(atomic_fetch_or(word_of(arena, bit), mask) & mask);
-    }
-    if (is_new)
-        atomic_fetch_add(&h->n_filtered, 1);
-}
-
 /* 1 = the filter has the name, or may have it. */
 static int may_have(const struct ar_arena *arena, const uint64_t key[2])
 {
@@ -90,6 +74,22 @@ static int may_have(const struct ar_arena *arena, const uint64_t key[2])
             return 0;
     }
     return 1;
+}
+
+void ar_whole_add(struct ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes)
+{
+    struct ar_header *h = arena->h;
+    uint64_t key[2];
+    if (is_full(h))
+        empty(arena);
+    ar_name_key(arena, parent, name, n_bytes, key);
+    if (may_have(arena, key))
+        return;
+    atomic_fetch_add(&h->n_filtered, 1); /* first, for who dies in here */
+    for (int i = 0; i < N_PROBES; i++) {
+        uint64_t bit = bit_of(h, key, i);
+        atomic_fetch_or(word_of(arena, bit), UINT64_C(1) << bit % 64);
+    }
 }
 
 int ar_whole_lacks(const struct ar_arena *arena, uint64_t parent, const char *name, size_t n_bytes, const uint64_t key[2])

@@ -15,13 +15,13 @@ import os
 from collections.abc import Iterator, Sequence
 
 from cairnfs.errors import ObjectError, ObjectMissing, VolumeError
+from cairnfs.ext import file_io
 from cairnfs.objects.base import MARKER, NotOurs, ObjectInfo, OneByOne, checked_name
 from cairnfs.types import Buffer
 
 _MAX_PARTS = 512  # IOV_MAX is 1024 on Linux
 # What the user can act upon keeps its errno; all else is EIO to an application.
 _TELLING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.EFBIG})
-_NO_UNNAMED = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS})
 _NO_LINK = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _FILE_MODE = 0o644
 
@@ -47,14 +47,11 @@ class FileStore(OneByOne):
             raise self._error(e, "store", name) from e
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        path = self._path(name)
         try:
-            fd = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                if length is None:
-                    length = max(0, os.fstat(fd).st_size - offset)
-                return _read_at(fd, offset, length)
-            finally:
-                os.close(fd)
+            if length is None:
+                length = max(0, os.stat(path).st_size - offset)
+            return file_io.get(path, offset, length)
         except OSError as e:
             raise self._error(e, "read", name) from e
 
@@ -120,15 +117,9 @@ class FileStore(OneByOne):
     def _store(self, path: str, parts: Sequence[Buffer]) -> None:
         folder = os.path.dirname(path)
         if self._unnamed_files:
-            try:
-                fd = os.open(folder, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, _FILE_MODE)
-            except OSError as e:
-                if e.errno not in _NO_UNNAMED:
-                    raise
-                self._unnamed_files = False
-            else:
-                _finish_unnamed(fd, path, parts)
+            if file_io.put(folder, path, parts):
                 return
+            self._unnamed_files = False
         self._store_by_hidden_name(folder, path, parts)
 
     def _store_by_hidden_name(self, folder: str, path: str, parts: Sequence[Buffer]) -> None:
@@ -192,21 +183,6 @@ def _sort_name(entry: os.DirEntry[str]) -> str:
     return entry.name + "/" if entry.is_dir(follow_symlinks=False) else entry.name
 
 
-def _read_at(fd: int, offset: int, length: int) -> bytes:
-    data = os.pread(fd, length, offset)
-    if len(data) == length or not data:
-        return data
-    pieces = [data]  # a signal, a network file system or the end of the file cut the read short
-    got = len(data)
-    while got < length:
-        data = os.pread(fd, length - got, offset + got)
-        if not data:
-            break
-        pieces.append(data)
-        got += len(data)
-    return b"".join(pieces)
-
-
 def _write_all(fd: int, parts: Sequence[Buffer]) -> None:
     for first in range(0, len(parts), _MAX_PARTS):
         some = parts[first : first + _MAX_PARTS]
@@ -219,22 +195,6 @@ def _write_all(fd: int, parts: Sequence[Buffer]) -> None:
 def _write_rest(fd: int, data: bytes, written: int) -> None:
     while written < len(data):
         written += os.write(fd, memoryview(data)[written:])
-
-
-def _finish_unnamed(fd: int, path: str, parts: Sequence[Buffer]) -> None:
-    linked = False
-    try:
-        _write_all(fd, parts)
-        # src_dir_fd selects linkat(), which alone can follow the /proc link; an absolute path ignores its value.
-        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
-        linked = True
-        os.fsync(fd)
-    except BaseException:
-        if linked:
-            _remove_if_there(path)
-        raise
-    finally:
-        os.close(fd)
 
 
 def _publish(hidden: str, path: str) -> None:

@@ -13,17 +13,19 @@ from cairnfs.ext import arena as arena_module
 from cairnfs.ext import listing as listing_module
 from cairnfs.ext.arena import ADOPTED, BARRED, DIRTY, Arena
 from cairnfs.ext.listing import Listing, read_on
+from cairnfs.meta.records import dentry_key, dentry_part
 from support.arenas import MARK_AT, MIB, Shown, commit, inode_row, killed_after, mark_of, name_row, note, version_of
 from support.stepping import SUPPORTED, Deaths, Memory, code_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not SUPPORTED, reason="single steps are for x86-64")]
 
-LOG_LOCK, FENCE_LOCK = -1, -2
-LOCKS = [*range(64), LOG_LOCK, FENCE_LOCK]
+LOG_LOCK, FENCE_LOCK, FILTER_LOCK = -1, -2, -3
+LOCKS = [*range(64), LOG_LOCK, FENCE_LOCK, FILTER_LOCK]
 HEADER = range(4096)  # of the arena: numbers, locks and the first segments
 WAYS, N_BUCKETS = 8, 64
 SHOWN_LOST = 2**63 - 1
-DIR, PARENT = 900, 1
+DIR, WHOLE, PARENT = 900, 901, 1
+DENTRIES = dentry_part(77)
 OLD, NEW = b"old" * 100, b"new" * 200
 OLD_MARK, NEW_MARK = mark_of(1), mark_of(2)
 OLD_USAGE, NEW_USAGE = (1, 2, 3, 4), (5, 6, 7, 8)
@@ -57,6 +59,7 @@ def world(tmp_path: Path) -> World:
         note(arena, inode_row(ino, 1), name_row(PARENT, b"%d" % ino, ino, 1))
         arena.shown_opened(ino, 1)
         arena.slice_put(ino, 0, OLD)
+    note(arena, inode_row(WHOLE, 1, mode=0o040755))
     arena.mark(MARKED, DIRTY)
     assert arena.open(OPENED)
     shown = Shown(tmp_path / "shown")
@@ -86,6 +89,8 @@ def hints(world: World) -> dict[str, Any]:
     for version in (1, 2):
         found[f"listing {version}"] = read_on(arena, DIR, version, 2)
     found["usage"] = arena.usage()
+    found["name that a whole directory lacks"] = arena.name(WHOLE, b"none")
+    found["name that is being made"] = arena.name(WHOLE, b"made")
     for kind, mark in (("old", OLD_MARK), ("new", NEW_MARK)):
         world.shown.show(mark)
         found[f"fresh {kind}"] = arena.fresh() or None
@@ -168,6 +173,13 @@ def put_slice_evicting(arena: Arena) -> Callable[[], object]:
     return lambda: arena.slice_put(NEXT, 0, NEW)
 
 
+def make_with_full_filter(arena: Arena) -> Callable[[], object]:
+    arena.committing([(DENTRIES, b"%d" % n) for n in range(10_000)])  # it was emptied, and is in its second generation
+    killed_after(lambda: arena.tear(FILTER_LOCK))
+    note(arena, inode_row(WHOLE, 2, mode=0o040755))
+    return lambda: arena.committing([dentry_key(WHOLE, b"made")])
+
+
 def opened(arena: Arena, ino: int) -> Arena:
     assert arena.open(ino)
     return arena
@@ -205,6 +217,7 @@ WORKS: dict[str, Work] = {
     "slice drop": lambda a: lambda: a.slice_drop(FIRST, 0),
     "drop all": lambda a: a.drop_all,
     "committing": lambda a: a.committing,
+    "committing, with a name": lambda a: lambda: a.committing([dentry_key(WHOLE, b"made")]),
     "refused": lambda a: (a.committing(), a.refused)[1],
     "saw": lambda a: lambda: a.saw(2, NEW_MARK),
     "saw, mark not known": lambda a: lambda: a.saw(2, None),
@@ -223,6 +236,12 @@ def deaths_of(world: World, work: Callable[[], object]) -> tuple[Deaths, Judge]:
 def test_a_death_at_any_change_leaves_nothing_half_done(world: World, name: str) -> None:
     deaths, judge = deaths_of(world, WORKS[name](world.arena))
     for n in deaths.at_changes():
+        judge.judge(f"change {n} of {deaths.n_changes}")
+
+
+def test_who_dies_while_it_empties_the_filter_is_followed_by_the_next(world: World) -> None:
+    deaths, judge = deaths_of(world, make_with_full_filter(world.arena))
+    for n in deaths.at_changes(stride=max(deaths.n_changes // 30, 1)):
         judge.judge(f"change {n} of {deaths.n_changes}")
 
 
@@ -252,7 +271,7 @@ def test_a_death_at_any_instruction_leaves_locks_that_can_be_taken(world: World)
     assert found == {1, 2}
 
 
-@pytest.mark.parametrize("number", [BUCKET_LOCK, LOG_LOCK, FENCE_LOCK])
+@pytest.mark.parametrize("number", [BUCKET_LOCK, LOG_LOCK, FENCE_LOCK, FILTER_LOCK])
 def test_who_dies_while_it_repairs_what_another_left_is_followed_by_the_next(world: World, number: int) -> None:
     arena = world.arena
     judge = Judge(world, lambda: None)

@@ -25,8 +25,8 @@ from support.arenas import (
     version_of,
 )
 
-LOG_LOCK, FENCE_LOCK = -1, -2
-LOCKS = [*range(64), LOG_LOCK, FENCE_LOCK]
+LOG_LOCK, FENCE_LOCK, FILTER_LOCK = -1, -2, -3
+LOCKS = [*range(64), LOG_LOCK, FENCE_LOCK, FILTER_LOCK]
 INOS = range(1, 301)
 
 
@@ -105,7 +105,7 @@ def test_a_thread_of_a_child_that_ends_leaves_its_lock_too(arena: Arena) -> None
     assert_works(arena)
 
 
-@pytest.mark.parametrize("number", [-3, 64])
+@pytest.mark.parametrize("number", [-4, 64])
 def test_there_are_no_other_locks(arena: Arena, number: int) -> None:
     for use in (arena.hold_lock, arena.tear):
         with pytest.raises(ValueError, match="there is no lock"):

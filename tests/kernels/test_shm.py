@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from cairnfs.ext.arena import Arena
+from cairnfs.ext.arena import VERSION, Arena
 from cairnfs.ext.fuse_slots import Slots
 from cairnfs.ext.shm import SharedMemory
 
 MIB = 1 << 20
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 ARENA_HEADER = {"magic": 0, "version": 8, "total": 16, "offset of attributes": 24, "buckets of attributes": 32, "segments": 104}
+ARENA_HEADER |= {"filter": 152, "bits of the filter": 160}
 
 
 def is_open(fd: int) -> bool:
@@ -93,7 +94,7 @@ def test_an_arena_is_found_again_by_its_descriptor() -> None:
 @pytest.mark.parametrize("field", ARENA_HEADER)
 def test_an_arena_whose_header_does_not_hold_is_refused(field: str) -> None:
     arena = Arena(4 * MIB)
-    for value in (0, 2**64 - 1, 3):
+    for value in (0, 2**64 - 1, VERSION + 2):
         fd = os.memfd_create("copy", os.MFD_ALLOW_SEALING)
         os.sendfile(fd, arena.fd, 0, 0)
         sized(fd, arena.n_bytes)

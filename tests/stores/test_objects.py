@@ -18,6 +18,7 @@ from cairnfs.objects.file import FileStore
 from cairnfs.objects.rados import RadosStore
 from cairnfs.objects.retry import Retrying
 from cairnfs.objects.s3 import S3Objects
+from support.failing_calls import SHORT, build, outcome_of
 from support.gateway import Gateway
 
 _names = itertools.count()
@@ -272,36 +273,41 @@ def test_hidden_names_are_not_objects(folder: FileStore) -> None:
     assert [info.name for info in folder.list("packs/")] == ["packs/00/x"]
 
 
-def test_a_full_disk_is_enospc_and_leaves_nothing(folder: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+# Puts an object beside another one, reads it, and says what came of it: the errno (0: none), what is there, what was read.
+PUT_AND_GET = """
+import json, os, sys
+from cairnfs.errors import ObjectError
+from cairnfs.objects.file import FileStore
+store = FileStore(sys.argv[1])
+store._unnamed_files = sys.argv[2] == "True"
+code, read = 0, []
+try:
+    store.put("packs/00/x", [b"01234", b"", bytearray(b"56789")])
+    read = [store.get("packs/00/x").decode(), store.get("packs/00/x", 2, 6).decode()]
+except ObjectError as error:
+    code = error.errno
+print(json.dumps([code, sorted(os.listdir(store.root + "/packs/00")), read]))
+"""
+
+
+@pytest.fixture(scope="module")
+def failing_calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("failing-calls"))
+
+
+@pytest.mark.parametrize(
+    ("calls", "expected"),
+    [
+        ({"writev": errno.ENOSPC}, [errno.ENOSPC, ["before"], []]),
+        ({"writev": errno.EFBIG}, [errno.EFBIG, ["before"], []]),
+        ({"fsync": errno.EIO}, [errno.EIO, ["before"], []]),
+        ({"fsync": errno.ENOSPC}, [errno.ENOSPC, ["before"], []]),
+        ({"pread": errno.EIO}, [errno.EIO, ["before", "x"], []]),
+        ({"writev": SHORT, "pread": SHORT}, [0, ["before", "x"], ["0123456789", "234567"]]),
+    ],
+)
+def test_calls_that_fail_leave_nothing_and_short_ones_are_gone_on_with(
+    folder: FileStore, failing_calls: Path, calls: dict[str, int], expected: object
+) -> None:
     folder.put("packs/00/before", [b"x"])
-
-    def full(fd: int, parts: object) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "writev", full)
-    with pytest.raises(ObjectError) as caught:
-        folder.put("packs/00/x", [b"x"])
-    assert caught.value.errno == errno.ENOSPC
-    assert os.listdir(os.path.join(folder.root, "packs/00")) == ["before"]
-
-
-def test_a_failing_sync_leaves_no_object(folder: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder.put("packs/00/before", [b"x"])
-
-    def broken(fd: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(os, "fsync", broken)
-    with pytest.raises(ObjectError) as caught:
-        folder.put("packs/00/x", [b"x"])
-    assert caught.value.errno == errno.EIO
-    assert os.listdir(os.path.join(folder.root, "packs/00")) == ["before"]
-
-
-def test_short_writes_and_reads_are_gone_on_with(folder: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    real_writev, real_pread = os.writev, os.pread
-    monkeypatch.setattr(os, "writev", lambda fd, parts: real_writev(fd, [memoryview(parts[0])[:2]]))
-    monkeypatch.setattr(os, "pread", lambda fd, n, at: real_pread(fd, min(n, 3), at))
-    folder.put("packs/00/x", [b"01234", b"56789"])
-    assert folder.get("packs/00/x") == b"0123456789"
-    assert folder.get("packs/00/x", 2, 6) == b"234567"
+    assert outcome_of(failing_calls, PUT_AND_GET, [folder.root, str(folder._unnamed_files)], **calls) == expected

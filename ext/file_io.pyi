@@ -1,0 +1,13 @@
+"""Objects as files: one call each, without the GIL. `file_io_impl.h` is the contract."""
+
+from collections.abc import Iterable
+
+from typing_extensions import Buffer
+
+def put(folder: str, path: str, parts: Iterable[Buffer]) -> bool:
+    """Store the parts as a new file `path` in `folder`: whole or not at all, and synced. False when nothing was done because the
+    file system has no unnamed files (O_TMPFILE). OSError: EEXIST when there is a `path`, ENOENT without the folder, ENOSPC, ... .
+    """
+
+def get(path: str, offset: int, n_bytes: int) -> bytes:
+    """Bytes of a file, fewer than `n_bytes` only at its end. OSError: ENOENT, EIO, ... ."""
