@@ -6,6 +6,7 @@ the OPEN of what the path meant. It is answered ESTALE: the kernel then walks th
 opens what it finds. That OPEN, the next one of the same thread, is let pass, since the path may well lead through what has moved.
 Likewise for a LOOKUP of a name that does not exist, in a directory that may not be the one the path means any more. The kernel
 tries twice and no more, so whatever refuses a walk with ESTALE counts (`walk`), and who was sent back is known after a death.
+As long as somebody is to come again, compiled code leaves opens to Python: else that OPEN would not be seen, and a later one be let pass.
 
 An inode is *noted* when the log tells of a change of names it took part in. It counts until the kernel has dropped the names
 (`settle`), and if the kernel knew it, for GRACE_S more, so that walks that had gone through them have ended. What is below a
@@ -25,7 +26,7 @@ from cairnfs.errors import FsError
 from cairnfs.ext.arena import Arena
 from cairnfs.types import Inode
 from cairnfs.vfs.carried import Carried
-from cairnfs.vfs.sent_back import SentBack, SentBackRecords, place_of
+from cairnfs.vfs.sent_back import UNKNOWN_PID, SentBack, SentBackRecords, place_of
 
 GRACE_S = 5.0  # as the lease: a walk that takes longer from a name to its end is waiting for a store that is away
 NAME_GRACE_S = 0.25  # where a name is absent: mkdir, mknod, symlink and link have no second try, so this must be short
@@ -56,9 +57,11 @@ class Moved:
         self._noted: dict[Inode, tuple[int, bool]] = {}  # -> number of the note, whether the kernel knew it
         self._counting: dict[Inode, tuple[int, float]] = {}  # -> number of the note, until when
         self._sent_back = SentBackRecords() if carried is None else carried.sent_back
+        self._coming: dict[int, float] = {}  # threads whose next OPEN is let pass -> since when
         if self._n_notes:
             self._noted[Inode(ROOT_INO)] = (self._n_notes, True)
-        arena.careful(bool(self._noted))
+            self._coming[UNKNOWN_PID] = clock.monotonic_s()  # those whom the predecessor has sent back
+        self._tell_compiled_code()
 
     def look(self, inos: Collection[Inode]) -> dict[Inode, bool]:
         """What to `note` of inodes whose names others have changed, and whether the kernel knows it; before all forget it."""
@@ -77,7 +80,7 @@ class Moved:
             for ino, is_known in found.items():
                 before = self._noted.get(ino)
                 self._noted[ino] = (self._n_notes, is_known or (before is not None and before[1]))
-            self._arena.careful(bool(self._noted or self._counting))
+            self._tell_compiled_code()
 
     @property
     def n_notes(self) -> int:
@@ -86,10 +89,11 @@ class Moved:
 
     def settle(self, n_notes: int) -> None:
         """The kernel has dropped all names of the first so many notes."""
-        if not self._noted and not self._counting:
+        if not self._noted and not self._counting and not self._coming:
             return
         now_s = self._clock.monotonic_s()
         with self._lock:
+            self._coming = {pid: since_s for pid, since_s in self._coming.items() if now_s - since_s < SECOND_TRY_S}
             counting = {ino: entry for ino, entry in self._counting.items() if entry[1] > now_s}
             for ino, (number, is_known) in list(self._noted.items()):
                 if number <= n_notes:
@@ -97,7 +101,7 @@ class Moved:
                     if is_known:
                         counting[ino] = (number, now_s + GRACE_S)
             self._counting = counting
-            self._arena.careful(bool(self._noted or self._counting))
+            self._tell_compiled_code()
 
     def check(self, pid: int, ino: Inode, name: bytes | None = None) -> None:
         """ESTALE if a thread may have come to the inode by a name that has changed, and was not sent back just now. `name`: it
@@ -105,13 +109,13 @@ class Moved:
         """
         if not (self._noted or self._counting) or (name is not None and ino == ROOT_INO):
             with self._lock:
-                self._sent_back.take(pid)
+                self._take(pid)
             return
         now_s = self._clock.monotonic_s()
         number = self._newest_above(ino, now_s if name is None else now_s + GRACE_S - NAME_GRACE_S)
         place = None if name is None else place_of(ino, name)
         with self._lock:
-            sent = self._sent_back.take(pid)
+            sent = self._take(pid)
             if not number:
                 return
             if sent is not None and now_s - sent.when_s < SECOND_TRY_S:
@@ -121,7 +125,7 @@ class Moved:
                     return
                 if sent.place == place and number <= sent.number:
                     return
-            self._sent_back.put(pid, SentBack(now_s))
+            self._send_back(pid, now_s)
         raise FsError(errno.ESTALE)
 
     @contextmanager
@@ -134,8 +138,23 @@ class Moved:
         except FsError as error:
             if error.errno == errno.ESTALE:  # perhaps before the change is noted that the second try will meet
                 with self._lock:
-                    self._sent_back.put(pid, SentBack(self._clock.monotonic_s()))
+                    self._send_back(pid, self._clock.monotonic_s())
             raise
+
+    def _send_back(self, pid: int, now_s: float) -> None:
+        """The caller holds the lock, as for what follows."""
+        self._sent_back.put(pid, SentBack(now_s))
+        if pid != UNKNOWN_PID:  # of whom each may come again, whoever does
+            self._coming[pid] = now_s
+            self._tell_compiled_code()
+
+    def _take(self, pid: int) -> SentBack | None:
+        if self._coming.pop(pid, None) is not None:
+            self._tell_compiled_code()
+        return self._sent_back.take(pid)
+
+    def _tell_compiled_code(self) -> None:
+        self._arena.careful(bool(self._noted or self._counting or self._coming))
 
     def _may_be_link(self, ino: Inode) -> bool:
         attr = self._arena.attr(ino)

@@ -170,17 +170,18 @@ class Mount:
     @property
     def pids(self) -> list[int]:
         """Processes of this mount, the first one before its workers: those whose command line names its mountpoint."""
-        found = []
+        found: dict[int, tuple[int, int]] = {}  # -> parent, when it was started: numbers of processes begin again at the greatest
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
                 continue
             try:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue
             if str(self.path).encode() in words and b"mount" in words and b"umount" not in words:
-                found.append(int(entry.name))
-        return sorted(found)
+                found[int(entry.name)] = int(fields[1]), int(fields[19])
+        return sorted(found, key=lambda pid: (found[pid][0] in found, found[pid][1], pid))
 
     def kill(self) -> None:
         """kill -9 every process of the mount, and clear the dead mountpoint."""
@@ -195,9 +196,11 @@ class Mount:
         """kill -9 every process of the mount, and wait until they are gone."""
         pids = self.pids
         assert pids, "the mount has no process"
-        for pid in pids:
-            with suppress(ProcessLookupError):  # a worker ends by itself when the first process is gone
-                os.kill(pid, signal.SIGKILL)
+        # Stopped first: a worker whose supervisor has died would unmount if it lived a moment longer.
+        for how in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, how)
         deadline = time.monotonic() + 30
         while any(alive(pid) for pid in pids):
             assert time.monotonic() < deadline, "killed processes do not go away"

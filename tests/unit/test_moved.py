@@ -151,6 +151,24 @@ def test_compiled_code_leaves_opens_to_python_meanwhile(tree: Tree) -> None:
     assert tree.arena.fresh_for_open()
 
 
+def test_compiled_code_leaves_opens_to_python_while_somebody_is_to_come_again(tree: Tree) -> None:
+    """Else it would answer the second try, and an open long after that be taken for it."""
+    tree.arena.lease(1e9, True)
+    tree.known.clear()
+    tree.change(DIR)
+    tree.known.add(DIR)  # from a reply that the change has overtaken
+    assert tree.is_sent_back(ME, FILE)
+    tree.moved.settle(tree.moved.n_notes)
+    assert not tree.arena.fresh_for_open()
+    assert not tree.is_sent_back(ME, FILE)
+    assert tree.arena.fresh_for_open()
+    refuse(tree, YOU, FsError(errno.ESTALE))
+    assert not tree.arena.fresh_for_open()
+    tree.clock.sleep(SECOND_TRY_S)
+    tree.moved.settle(tree.moved.n_notes)
+    assert tree.arena.fresh_for_open()
+
+
 def refuse(tree: Tree, pid: int, error: FsError) -> None:
     with pytest.raises(FsError), tree.moved.walk(pid):
         raise error
