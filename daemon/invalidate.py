@@ -101,9 +101,11 @@ class Follower(threading.Thread):
         self._position = newest if told is None else Position(told)
         self._strange_until = Position(0) if told is None else newest
         self.on_told: Callable[[Position], None] = lambda position: None
-        if core is not None and not self._is_watched:  # else reading costs nothing
+        if core is not None and not self._is_watched:
             core.recall.start()
             core.neighbours.start()
+        elif core is not None and arena is not None:
+            core.recall.start(arena.fresh)
         if arena is not None:
             arena.drop_all()
             arena.saw(self._position, mark if told is None else None)

@@ -1,7 +1,8 @@
 """Rows that a transaction may begin with instead of asking the store: read or committed here, and not known to have changed.
 
-For stores on another machine, where every read is a round trip. A recalled row is a guess: whatever an operation decides by it is
-a condition of its commit, or at most as old as the change log is behind (a directory's mode and group, for what is made in it).
+Where a store is on another machine every read is a round trip; on this one it is a good part of what a small change costs. A
+recalled row is a guess: whatever an operation decides by it is a condition of its commit, or at most as old as the change log is
+behind (a directory's mode and group, for what is made in it); where a store shows that others committed, nothing is recalled.
 When the guess was wrong, the operation runs again on rows that are read. Chunk rows and extended attributes are never recalled:
 they have no conditions of their own.
 
@@ -10,7 +11,7 @@ Pages are taken apart only when a transaction begins: whoever does nothing but r
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from cairnfs.ext.page import Page
@@ -21,6 +22,10 @@ from cairnfs.types import Position
 
 MAX_ROWS = 20_000  # some 10 MiB
 MAX_VALUE_BYTES = 4096
+
+
+def _always() -> bool:
+    return True
 
 
 class _Late(NamedTuple):
@@ -50,10 +55,13 @@ class Recall:
         self._n_late = 0  # rows and keys in it
         self._lock = threading.Lock()
         self._n_changes = 0
+        self._is_current: Callable[[], bool] = _always
         self.started = False
 
-    def start(self) -> None:
-        """From now on somebody calls `changed` with what others commit."""
+    def start(self, is_current: Callable[[], bool] | None = None) -> None:
+        """From now on somebody calls `changed` with what others commit. `is_current`: whether all that they have is known."""
+        if is_current is not None:
+            self._is_current = is_current
         self.started = True
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
@@ -102,7 +110,7 @@ class Recall:
 
     def known(self, keys: Iterable[Key]) -> dict[Key, Row | None]:
         """Those of the rows that are remembered; None for one that did not exist."""
-        if not self.started:
+        if not self.started or not self._is_current():
             return {}
         with self._lock:
             self._settle()

@@ -6,7 +6,8 @@ the OPEN of what the path meant. It is answered ESTALE: the kernel then walks th
 opens what it finds. That OPEN, the next one of the same thread, is let pass, since the path may well lead through what has moved.
 Likewise for a LOOKUP of a name that does not exist, in a directory that may not be the one the path means any more. The kernel
 tries twice and no more, so whatever refuses a walk with ESTALE counts (`walk`), and who was sent back is known after a death.
-As long as somebody is to come again, compiled code leaves opens to Python: else that OPEN would not be seen, and a later one be let pass.
+As long as somebody is to come again, compiled code leaves opens to Python: else that OPEN would not be seen, and a later one be
+let pass.
 
 An inode is *noted* when the log tells of a change of names it took part in. It counts until the kernel has dropped the names
 (`settle`), and if the kernel knew it, for GRACE_S more, so that walks that had gone through them have ended. What is below a

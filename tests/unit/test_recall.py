@@ -55,6 +55,24 @@ def test_each_operation_on_known_rows_is_one_round_trip(nodes: tuple[Node, Node]
     assert trips(node, lambda: node.names.rmdir(ROOT, b"dir")) == ["commit"]
 
 
+def test_nothing_is_recalled_while_others_may_have_committed_what_is_not_known() -> None:
+    """A set-group-id bit that another process has just given to a directory counts for what is made in it."""
+    volume = Volume()
+    node, other = volume.node(), volume.node()
+    unknown: list[bool] = []
+    node.core.recall.start(lambda: not unknown)
+    node.names.get(ROOT)
+    assert trips(node, lambda: node.file(b"before")) == ["commit"]
+    other.attrs.set(USER, ROOT, SetAttr(mode=0o2777, gid=77))
+    unknown.append(True)
+    assert "read" in trips(node, lambda: node.file(b"after"))
+    assert node.names.lookup(ROOT, b"after").gid == 77
+    node.core.recall.changed([inode_key(ROOT)])
+    unknown.clear()
+    node.names.get(ROOT)
+    assert trips(node, lambda: node.file(b"again")) == ["commit"]
+
+
 def test_a_name_that_another_process_has_looked_up_is_taken_for_new(nodes: tuple[Node, Node]) -> None:
     node, _ = nodes
     node.names.get(ROOT)

