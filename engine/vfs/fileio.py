@@ -10,7 +10,7 @@ import os
 import stat
 
 from cairnfs.const import MAX_FILE_BYTES
-from cairnfs.errors import CorruptError, FsError, ObjectError, ObjectMissing, StoreError
+from cairnfs.errors import CairnError, CorruptError, FsError, ObjectError, ObjectMissing, StoreError
 from cairnfs.types import Attr, Buffer, Caller, Inode, Opened, PackId, SetAttr, SliceRef, serving
 from cairnfs.vfs.attrs import Attributes
 from cairnfs.vfs.handles import FIRST_COMPILED, Handle
@@ -237,6 +237,9 @@ class FileIo:
         try:
             if not file.unlinked:
                 file.flush()
+        except CairnError as error:
+            log.info("inode %d: close() fails: %s", file.ino, error)  # few programs say so
+            raise
         finally:
             if lock_owner is not None and lock_owner in file.lock_owners:
                 self._locking.release_owner(file, lock_owner)

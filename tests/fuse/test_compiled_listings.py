@@ -113,10 +113,8 @@ def test_a_warm_walk_with_attributes_enters_python_not_at_all(channel_mount: Mou
     walk()
     after = settled(channel_mount)
     for op in (*LISTING, "LOOKUP", "GETATTR"):
-        n = after[0].get(op, 0) - before[0].get(op, 0)
-        assert n - (after[1].get(op, 0) - before[1].get(op, 0)) <= (2 if op == "LOOKUP" else 0), (
-            f"{op}: that of .stats is Python's"
-        )
+        in_python = after[0].get(op, 0) - before[0].get(op, 0) - (after[1].get(op, 0) - before[1].get(op, 0))
+        assert in_python <= (N / 100 if op == "LOOKUP" else 0), f"{op}: those of .stats, as often as it is read, are Python's"
 
 
 def test_an_empty_directory_and_the_root_are_listed_too(channel_mount: Mount) -> None:
