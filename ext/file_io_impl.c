@@ -14,6 +14,16 @@ static int is_no_unnamed(int error)
     return error == EOPNOTSUPP || error == EISDIR || error == EINVAL || error == ENOSYS;
 }
 
+/* open() that a signal does not end, as Python's own. A descriptor, or a negative errno. */
+static int open_file(const char *path, int flags)
+{
+    int fd;
+    do
+        fd = open(path, flags | O_CLOEXEC, MODE);
+    while (fd < 0 && errno == EINTR);
+    return fd < 0 ? -errno : fd;
+}
+
 /* All of the parts, however many calls that takes. */
 static int write_all(int fd, struct iovec *parts, size_t n_parts)
 {
@@ -57,9 +67,9 @@ static int sync_all(int fd)
 
 int file_io_put(const char *folder, const char *path, struct iovec *parts, size_t n_parts)
 {
-    int fd = open(folder, O_WRONLY | O_TMPFILE | O_CLOEXEC, MODE);
+    int fd = open_file(folder, O_WRONLY | O_TMPFILE);
     if (fd < 0)
-        return is_no_unnamed(errno) ? FILE_IO_NO_UNNAMED : -errno;
+        return is_no_unnamed(-fd) ? FILE_IO_NO_UNNAMED : fd;
     int error = write_all(fd, parts, n_parts);
     if (!error)
         error = give_name(fd, path);
@@ -74,11 +84,11 @@ int file_io_put(const char *folder, const char *path, struct iovec *parts, size_
 
 ssize_t file_io_get(const char *path, uint64_t offset, void *data, size_t n_bytes)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open_file(path, O_RDONLY);
     size_t done = 0;
     ssize_t n = 1;
     if (fd < 0)
-        return -errno;
+        return fd;
     while (done < n_bytes && n != 0) { /* a signal or a network file system may cut a read short */
         n = pread(fd, (uint8_t *)data + done, n_bytes - done, (off_t)(offset + done));
         if (n < 0 && errno != EINTR) {
