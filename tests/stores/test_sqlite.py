@@ -8,7 +8,9 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,19 @@ def test_processes_lose_no_increment(path: Path) -> None:
     assert [record.position for record in store.log(Position(0), 10_000)] == list(range(1, 3 * n_commits + 1))
     assert [len(store.scan(b"row%d" % n, None, 10_000)) for n in range(3)] == [n_commits] * 3
     store.close()
+
+
+@pytest.mark.parametrize("lock", ["IMMEDIATE", "EXCLUSIVE"])
+def test_who_opens_a_file_that_another_is_just_making_waits(path: Path, lock: str) -> None:
+    maker = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    maker.execute(f"BEGIN {lock}")
+    with ThreadPoolExecutor(1) as pool:
+        opened = pool.submit(SqliteStore, path, str(path), create=True)
+        time.sleep(0.2)
+        assert not opened.done()
+        maker.execute("ROLLBACK")
+        opened.result(10).close()
+    maker.close()
 
 
 @pytest.mark.parametrize("checkpoint_pages", [2000, 20])

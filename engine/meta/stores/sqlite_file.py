@@ -9,7 +9,9 @@ the key of a partition without a name is the number (u64) of the request that th
 
 import errno
 import os
+import random
 import sqlite3
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,6 +19,8 @@ from cairnfs.errors import CairnError, CorruptError, StoreError, VolumeError
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x63616972  # "cair"
+
+MAX_WAL_PAUSE_S = 0.01  # for others who make the file at the same moment
 
 _SCHEMA = (
     "CREATE TABLE rows(part BLOB NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, version INTEGER NOT NULL, "
@@ -124,7 +128,16 @@ def prepare(connection: sqlite3.Connection, path: Path, url: str, create: bool) 
 
 def _use_wal(connection: sqlite3.Connection, path: Path) -> None:
     """Readers then never wait for the writer. The mode is kept in the file; setting it again costs nothing."""
-    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    give_up_s = time.monotonic() + connection.execute("PRAGMA busy_timeout").fetchone()[0] / 1000
+    while True:
+        try:
+            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            break
+        except sqlite3.OperationalError as error:
+            # SQLite does not wait here by itself, lest two wait for each other.
+            if not is_busy(error) or time.monotonic() >= give_up_s:
+                raise
+        time.sleep(random.uniform(0, MAX_WAL_PAUSE_S))
     if mode != "wal":
         raise VolumeError(f"the file system of {path} does not support SQLite's WAL mode; put the metadata on a local disk")
 
