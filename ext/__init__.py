@@ -20,6 +20,7 @@ KERNELS = (
     "journal",
     "listing",
     "page",
+    "parts",
     "rados_io",
     "shm",
     "slicer",

@@ -83,7 +83,7 @@ static int same(int table, const void *a, const void *b)
 /* (8), of one entry */
 static int is_well_filtered(const struct ar_header *h, const struct ar_attr *attr)
 {
-    return !attr->whole || ((attr->mode & AR_FORMAT_BITS) == AR_DIRECTORY && attr->ino != 1 && attr->whole <= h->n_emptied);
+    return !attr->whole || ((attr->mode & AR_FORMAT_BITS) == AR_DIRECTORY && attr->ino != AR_ROOT && attr->whole <= h->n_emptied);
 }
 
 static int check_filter(const struct ar_arena *arena)
@@ -92,7 +92,7 @@ static int check_filter(const struct ar_arena *arena)
     uint64_t n_set = 0;
     for (uint64_t i = 0; i < arena->h->filter_bits / 64; i++)
         n_set += (uint64_t)__builtin_popcountll(words[i]);
-    return n_set <= 4 * atomic_load(&arena->h->n_filtered) ? 0 : 8;
+    return n_set <= AR_FILTER_PROBES * atomic_load(&arena->h->n_filtered) ? 0 : 8;
 }
 
 static int check_bucket(struct ar_arena *arena, int table, const struct walked *walked, uint64_t at)

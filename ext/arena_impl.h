@@ -11,6 +11,11 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
+enum {
+    AR_ROOT = 1,          /* has names that the store does not know */
+    AR_FILTER_PROBES = 4, /* bits of a name: with 10 bits for each name one in 80 absent ones is asked for */
+};
+
 #define AR_POSITION_MASK ((UINT64_C(1) << 48) - 1)
 
 static inline uint64_t ar_mix(uint64_t x)

@@ -13,11 +13,9 @@
 #include "arena_impl.h"
 
 enum {
-    N_PROBES = 4,         /* bits of a name: with 10 bits for each name one in 80 absent ones is asked for */
     BITS_A_NAME = 10,
     LAST_GENERATION = UINT16_MAX,
-    ROOT = 1,             /* has names that the store does not know */
-    MAX_NAME = 255,       /* a longer name is an error of another kind */
+    MAX_NAME = 255, /* a longer name is an error of another kind */
 };
 
 static uint64_t bit_of(const struct ar_header *h, const uint64_t key[2], int probe)
@@ -37,7 +35,7 @@ uint32_t ar_whole_generation(const struct ar_arena *arena)
 
 uint16_t ar_whole_if_empty(const struct ar_arena *arena, const struct ar_attr *attr)
 {
-    int is_empty_dir = (attr->mode & AR_FORMAT_BITS) == AR_DIRECTORY && attr->size == 0 && attr->ino != ROOT;
+    int is_empty_dir = (attr->mode & AR_FORMAT_BITS) == AR_DIRECTORY && attr->size == 0 && attr->ino != AR_ROOT;
     return is_empty_dir ? (uint16_t)ar_whole_generation(arena) : 0;
 }
 
@@ -68,7 +66,7 @@ static void empty(struct ar_arena *arena)
 /* 1 = the filter has the name, or may have it. */
 static int may_have(const struct ar_arena *arena, const uint64_t key[2])
 {
-    for (int i = 0; i < N_PROBES; i++) {
+    for (int i = 0; i < AR_FILTER_PROBES; i++) {
         uint64_t bit = bit_of(arena->h, key, i);
         if (!(atomic_load(word_of(arena, bit)) >> bit % 64 & 1))
             return 0;
@@ -86,7 +84,7 @@ void ar_whole_add(struct ar_arena *arena, uint64_t parent, const void *name, siz
     if (may_have(arena, key))
         return;
     atomic_fetch_add(&h->n_filtered, 1); /* first, for who dies in here */
-    for (int i = 0; i < N_PROBES; i++) {
+    for (int i = 0; i < AR_FILTER_PROBES; i++) {
         uint64_t bit = bit_of(h, key, i);
         atomic_fetch_or(word_of(arena, bit), UINT64_C(1) << bit % 64);
     }

@@ -3,17 +3,13 @@
 
 import os
 
-cimport cython
-from cpython.buffer cimport Py_buffer, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport INT64_MAX, uint64_t
-from libc.stdlib cimport calloc, free
+
+from cairnfs.ext.parts cimport Parts, iovec
 
 
 cdef extern from "file_io_impl.h" nogil:
-    struct iovec:
-        void *iov_base
-        size_t iov_len
     enum:
         FILE_IO_NO_UNNAMED
     int file_io_put(const char *folder, const char *path, iovec *parts, size_t n_parts)
@@ -31,38 +27,11 @@ cdef bytes _path(str path):
     return encoded
 
 
-@cython.final
-cdef class _Parts:
-    """Buffers as C takes them, held for as long as this is there."""
-    cdef iovec *parts
-    cdef Py_buffer *views
-    cdef size_t n
-
-    def __cinit__(self, parts):
-        cdef list held = list(parts)
-        self.views = <Py_buffer *>calloc(len(held) + 1, sizeof(Py_buffer))
-        self.parts = <iovec *>calloc(len(held) + 1, sizeof(iovec))
-        if self.views == NULL or self.parts == NULL:
-            raise MemoryError
-        for part in held:
-            PyObject_GetBuffer(part, &self.views[self.n], PyBUF_SIMPLE)
-            self.parts[self.n].iov_base = self.views[self.n].buf
-            self.parts[self.n].iov_len = self.views[self.n].len
-            self.n += 1
-
-    def __dealloc__(self):
-        cdef size_t i
-        for i in range(self.n):
-            PyBuffer_Release(&self.views[i])
-        free(self.views)
-        free(self.parts)
-
-
 def put(str folder not None, str path not None, parts):
     cdef bytes c_folder = _path(folder), c_path = _path(path)
     cdef const char *folder_at = PyBytes_AS_STRING(c_folder)
     cdef const char *path_at = PyBytes_AS_STRING(c_path)
-    cdef _Parts held = _Parts(parts)
+    cdef Parts held = Parts(parts)
     cdef int code
     with nogil:
         code = file_io_put(folder_at, path_at, held.parts, held.n)

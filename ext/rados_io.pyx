@@ -4,11 +4,12 @@
 import os
 
 cimport cython
-from cpython.buffer cimport Py_buffer, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.limits cimport INT_MAX
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
+
+from cairnfs.ext.parts cimport Parts, iovec
 
 
 cdef extern from "<time.h>" nogil:
@@ -29,9 +30,6 @@ cdef extern from "rados_io_impl.h" nogil:
         RADOS_IO_CONNECT
         RADOS_IO_POOL
         RADOS_IO_N_STEPS
-    struct rados_io_part:
-        const void *data
-        size_t n_bytes
     struct rados_io_found:
         uint64_t n_bytes
         time_t mtime
@@ -40,14 +38,14 @@ cdef extern from "rados_io_impl.h" nogil:
     int rados_io_open(rados_io **made, const char *user, const char *conf, const char *pool, const char *ns,
                       const char **settings, size_t n_settings, rados_io_step *step) noexcept
     void rados_io_close(rados_io *io) noexcept
-    int rados_io_put(rados_io *io, const char *name, const rados_io_part *parts, size_t n_parts) noexcept
+    int rados_io_put(rados_io *io, const char *name, const iovec *parts, size_t n_parts) noexcept
     int rados_io_get(rados_io *io, const char *name, uint64_t offset, void *data, size_t n_bytes) noexcept
     int rados_io_stat(rados_io *io, const char *name, rados_io_found *found) noexcept
     int rados_io_remove(rados_io *io, const char *name) noexcept
     rados_io_queue *rados_io_queue_open(rados_io *io, size_t depth) noexcept
     void rados_io_queue_close(rados_io_queue *queue) noexcept
     int rados_io_submit_get(rados_io_queue *queue, const char *name, uint64_t offset, void *data, size_t n_bytes) noexcept
-    int rados_io_submit_put(rados_io_queue *queue, const char *name, const rados_io_part *parts, size_t n_parts) noexcept
+    int rados_io_submit_put(rados_io_queue *queue, const char *name, const iovec *parts, size_t n_parts) noexcept
     int rados_io_submit_remove(rados_io_queue *queue, const char *name) noexcept
     int rados_io_submit_stat(rados_io_queue *queue, const char *name, rados_io_found *found) noexcept
     int rados_io_next(rados_io_queue *queue, int *result) noexcept
@@ -100,33 +98,6 @@ cdef bytes _room(Py_ssize_t n_bytes):
 
 
 @cython.final
-cdef class _Parts:
-    """Buffers as C takes them, held for as long as this is there."""
-    cdef rados_io_part *parts
-    cdef Py_buffer *views
-    cdef size_t n
-
-    def __cinit__(self, parts):
-        cdef list held = list(parts)
-        self.views = <Py_buffer *>calloc(len(held) + 1, sizeof(Py_buffer))
-        self.parts = <rados_io_part *>calloc(len(held) + 1, sizeof(rados_io_part))
-        if self.views == NULL or self.parts == NULL:
-            raise MemoryError
-        for part in held:
-            PyObject_GetBuffer(part, &self.views[self.n], PyBUF_SIMPLE)
-            self.parts[self.n].data = self.views[self.n].buf
-            self.parts[self.n].n_bytes = self.views[self.n].len
-            self.n += 1
-
-    def __dealloc__(self):
-        cdef size_t i
-        for i in range(self.n):
-            PyBuffer_Release(&self.views[i])
-        free(self.views)
-        free(self.parts)
-
-
-@cython.final
 cdef class Pool:
     cdef rados_io *io
 
@@ -164,7 +135,7 @@ cdef class Pool:
     def put(self, str name not None, parts):
         cdef list name_text = _texts([name])
         cdef const char *c_name = name_text[0]
-        cdef _Parts held = _Parts(parts)
+        cdef Parts held = Parts(parts)
         cdef int code
         with nogil:
             code = rados_io_put(self.io, c_name, held.parts, held.n)
@@ -248,7 +219,7 @@ cdef class Requests:
     def put(self, tag, str name not None, parts):
         cdef list name_text = _texts([name])
         cdef const char *c_name = name_text[0]
-        cdef _Parts held = _Parts(parts)
+        cdef Parts held = Parts(parts)
         cdef int slot
         self._check_room()
         with nogil:

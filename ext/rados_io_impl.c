@@ -180,21 +180,21 @@ whole_op(const void *data, size_t n_bytes)
 
 /* The operation that stores an object, with a copy of its bytes; NULL without memory. */
 static handle
-put_op(const struct rados_io_part *parts, size_t n_parts)
+put_op(const struct iovec *parts, size_t n_parts)
 {
     if (n_parts == 1)
-        return whole_op(parts[0].data, parts[0].n_bytes);
+        return whole_op(parts[0].iov_base, parts[0].iov_len);
     /* One write_full and not one write for each part: an erasure-coded pool takes nothing else, and BlueStore would make small
      * unaligned pieces of the others. */
     size_t n_bytes = 0;
     for (size_t i = 0; i < n_parts; i++)
-        n_bytes += parts[i].n_bytes;
+        n_bytes += parts[i].iov_len;
     char *whole = malloc(n_bytes ? n_bytes : 1), *at = whole;
     if (!whole)
         return NULL;
     for (size_t i = 0; i < n_parts; i++) {
-        memcpy(at, parts[i].data, parts[i].n_bytes);
-        at += parts[i].n_bytes;
+        memcpy(at, parts[i].iov_base, parts[i].iov_len);
+        at += parts[i].iov_len;
     }
     handle op = whole_op(whole, n_bytes);
     free(whole);
@@ -202,7 +202,7 @@ put_op(const struct rados_io_part *parts, size_t n_parts)
 }
 
 int
-rados_io_put(struct rados_io *io, const char *name, const struct rados_io_part *parts, size_t n_parts)
+rados_io_put(struct rados_io *io, const char *name, const struct iovec *parts, size_t n_parts)
 {
     handle op = put_op(parts, n_parts);
     if (!op)
@@ -316,7 +316,7 @@ rados_io_submit_get(struct rados_io_queue *queue, const char *name, uint64_t off
 }
 
 int
-rados_io_submit_put(struct rados_io_queue *queue, const char *name, const struct rados_io_part *parts, size_t n_parts)
+rados_io_submit_put(struct rados_io_queue *queue, const char *name, const struct iovec *parts, size_t n_parts)
 {
     struct slot *slot = begin(queue);
     if (!slot)

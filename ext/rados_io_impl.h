@@ -18,6 +18,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 #include <time.h>
 
 struct rados_io;
@@ -32,11 +33,6 @@ enum rados_io_step {
     RADOS_IO_CONNECT, /* no monitor answers, or it refuses the user */
     RADOS_IO_POOL,    /* the pool does not exist, or may not be used */
     RADOS_IO_N_STEPS,
-};
-
-struct rados_io_part {
-    const void *data;
-    size_t n_bytes;
 };
 
 struct rados_io_found {
@@ -59,7 +55,7 @@ int rados_io_open(struct rados_io **made, const char *user, const char *conf, co
 void rados_io_close(struct rados_io *io);
 
 /* Store a new object. EEXIST when there is one of that name, ENOMEM. */
-int rados_io_put(struct rados_io *io, const char *name, const struct rados_io_part *parts, size_t n_parts);
+int rados_io_put(struct rados_io *io, const char *name, const struct iovec *parts, size_t n_parts);
 
 /* Read into `data`; the number of bytes, less than asked for at the end of the object. n_bytes must be at least 1 and at most INT_MAX. */
 int rados_io_get(struct rados_io *io, const char *name, uint64_t offset, void *data, size_t n_bytes);
@@ -80,7 +76,7 @@ struct rados_io_queue *rados_io_queue_open(struct rados_io *io, size_t depth);
 void rados_io_queue_close(struct rados_io_queue *queue);
 
 int rados_io_submit_get(struct rados_io_queue *queue, const char *name, uint64_t offset, void *data, size_t n_bytes);
-int rados_io_submit_put(struct rados_io_queue *queue, const char *name, const struct rados_io_part *parts, size_t n_parts);
+int rados_io_submit_put(struct rados_io_queue *queue, const char *name, const struct iovec *parts, size_t n_parts);
 int rados_io_submit_remove(struct rados_io_queue *queue, const char *name);
 int rados_io_submit_stat(struct rados_io_queue *queue, const char *name, struct rados_io_found *found);
 

@@ -58,10 +58,9 @@ class Recall:
         self._is_current: Callable[[], bool] = _always
         self.started = False
 
-    def start(self, is_current: Callable[[], bool] | None = None) -> None:
+    def start(self, is_current: Callable[[], bool] = _always) -> None:
         """From now on somebody calls `changed` with what others commit. `is_current`: whether all that they have is known."""
-        if is_current is not None:
-            self._is_current = is_current
+        self._is_current = is_current
         self.started = True
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:

@@ -4,18 +4,14 @@ The store is a list of commits. Some are this mount's, and are told of some time
 told of in order by a follower, which may stop anywhere. Rows are fetched, and given to the arena at any time later.
 """
 
-import tempfile
-from pathlib import Path
-
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
-from cairnfs.ext.arena import Arena
 from cairnfs.meta.records import dentry_key, inode_key
 from cairnfs.meta.stores.base import Key, Row
 from cairnfs.types import Position
-from support.arenas import MARK_AT, MIB, Shown, inode_row, mark_of, name_row
+from support.arenas import Watched, inode_row, mark_of, name_row
 
 INODES = [inode_key(ino) for ino in (7, 8)]
 NAMES = [dentry_key(1, name) for name in (b"a", b"b", b"a long name of more than eight bytes")]
@@ -42,24 +38,22 @@ class History(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
-        self.shown = Shown(Path(self.folder.name) / "shown")
-        self.arena = Arena(MIB)
-        self.arena.watch(self.shown.watch, MARK_AT)
-        self.position = 0
+        self.store = Watched()
+        self.arena = self.store.arena
         self.followed = 0
-        self.log: list[tuple[bool, list[Key]]] = []
         self.history: dict[Key, dict[int, Row | None]] = {key: {0: None} for key in KEYS}
         self.told = dict.fromkeys(KEYS, 0)
 
     def make(self, keys: list[Key], deletes: bool, own: bool) -> dict[Key, bytes | None]:
-        self.position += 1
-        self.log.append((own, keys))
+        self.store.add(own, keys)
         rows = {key: None if deletes else value_at(key, self.position) for key in keys}
         for key, value in rows.items():
             self.history[key][self.position] = None if value is None else Row(value, Position(self.position))
-        self.shown.show(mark_of(self.position))
         return rows
+
+    @property
+    def position(self) -> int:
+        return self.store.position
 
     def tell(self, keys: list[Key], position: int) -> None:
         for key in keys:
@@ -138,7 +132,7 @@ class History(RuleBasedStateMachine):
     @precondition(lambda self: self.followed < self.position)
     @rule()
     def follower_reads_a_record(self) -> None:
-        own, keys = self.log[self.followed]
+        own, keys = self.store.log[self.followed]
         self.followed += 1
         if not own:
             self.arena.changed(keys, self.followed)
@@ -172,9 +166,7 @@ class History(RuleBasedStateMachine):
                 assert ino == 0 or self.history[key][ino - 1000] is not None
 
     def teardown(self) -> None:
-        self.arena.check()
-        self.arena.watch(None)
-        self.folder.cleanup()
+        self.store.close()
 
 
 History.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)

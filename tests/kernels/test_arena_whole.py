@@ -1,10 +1,8 @@
 """Directories of which every name is known: what does not exist there is known, and nothing that exists is taken for absent."""
 
 import stat
-import tempfile
 from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -14,7 +12,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from cairnfs.ext.arena import Arena
 from cairnfs.meta.records import dentry_key, inode_key
 from cairnfs.meta.stores.base import Key, Row
-from support.arenas import MARK_AT, MIB, AttrRow, Shown, commit, inode_row, killed_after, mark_of, name_row, note
+from support.arenas import MIB, AttrRow, Watched, commit, inode_row, killed_after, mark_of, name_row, note
 
 FOLDER = stat.S_IFDIR | 0o755
 DIR, OTHER_DIR = 50, 51
@@ -169,17 +167,13 @@ class History(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
-        self.shown = Shown(Path(self.folder.name) / "shown")
-        self.arena = Arena(MIB)
-        self.arena.watch(self.shown.watch, MARK_AT)
-        self.position = self.version = self.followed = 0
+        self.store = Watched()
+        self.arena = self.store.arena
+        self.followed = 0
         self.names: dict[bytes, int] = {}
-        self.log: list[tuple[bool, list[Key]]] = []
 
     def change(self, names: list[bytes], removes: bool, own: bool) -> dict[Key, bytes | None]:
-        self.position += 1
-        self.version = self.position
+        self.store.add(own, [*(dentry_key(DIR, name) for name in names), inode_key(DIR)])
         rows: dict[Key, bytes | None] = {}
         for name in names:
             key = dentry_key(DIR, name)
@@ -190,12 +184,14 @@ class History(RuleBasedStateMachine):
                 self.names[name] = 1000 + self.position
                 rows[key] = name_row(DIR, name, 1000 + self.position, self.position)[1].value
         rows[inode_key(DIR)] = self.row().value
-        self.log.append((own, list(rows)))
-        self.shown.show(mark_of(self.position))
         return rows
 
+    @property
+    def position(self) -> int:
+        return self.store.position
+
     def row(self) -> Row:
-        return dir_row(DIR, self.version, len(self.names))[1]
+        return dir_row(DIR, self.position, len(self.names))[1]
 
     @rule(names=SOME, removes=st.booleans())
     def others_commit(self, names: list[bytes], removes: bool) -> None:
@@ -228,7 +224,7 @@ class History(RuleBasedStateMachine):
     def follower_catches_up(self) -> None:
         mark, end = mark_of(self.position), self.position
         while self.followed < end:
-            own, keys = self.log[self.followed]
+            own, keys = self.store.log[self.followed]
             self.followed += 1
             if not own:
                 self.arena.changed(keys, self.followed)
@@ -261,9 +257,7 @@ class History(RuleBasedStateMachine):
                 assert self.arena.name(DIR, name) in (None, self.names.get(name, 0))
 
     def teardown(self) -> None:
-        self.arena.check()
-        self.arena.watch(None)
-        self.folder.cleanup()
+        self.store.close()
 
 
 History.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)

@@ -15,7 +15,6 @@ from cairnfs.meta.records import SUSTAINED_PREFIX
 from cairnfs.volume import open_volume
 from support.mounts import Mount, Volume
 
-OPEN_TRIES = 3
 SETTLED_S = 0.15  # what nobody waits for (RELEASE, FORGET) has been answered after that
 
 
@@ -74,14 +73,11 @@ def drop_caches() -> None:
 
 
 def open_compiled(mount: Mount, path: Path) -> int:
-    """A descriptor for reading that compiled code has given out; what the mount does by itself may leave one open to Python."""
-    for _ in range(OPEN_TRIES):
-        fds: list[int] = []
-        found = served(mount, lambda fds=fds: fds.append(os.open(path, os.O_RDONLY)))
-        if (found.compiled["OPEN"], found.python["OPEN"]) == (1, 0):
-            return fds[0]
-        os.close(fds[0])
-    raise AssertionError(f"{path} was opened by Python, {OPEN_TRIES} times")
+    """A descriptor for reading that compiled code has given out."""
+    fds: list[int] = []
+    found = served(mount, lambda: fds.append(os.open(path, os.O_RDONLY)))
+    assert (found.compiled["OPEN"], found.python["OPEN"]) == (1, 0), f"{path} was opened by Python"
+    return fds[0]
 
 
 def until(holds: Callable[[], object], what: str = "it never came true", seconds: float = 10) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 import traceback
 import warnings
 from collections.abc import Callable
@@ -71,6 +72,31 @@ class Shown:
         with self._path.open("r+b") as file:
             file.seek(MARK_AT)
             file.write(mark)
+
+
+class Watched:
+    """An arena and the file that shows it the store's newest commit; the store is a list of commits, this mount's and others'."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._shown = Shown(Path(self._folder.name) / "shown")
+        self.arena = Arena(MIB)
+        self.arena.watch(self._shown.watch, MARK_AT)
+        self.log: list[tuple[bool, list[Key]]] = []  # whose, and which rows it has changed
+
+    @property
+    def position(self) -> int:
+        return len(self.log)
+
+    def add(self, own: bool, keys: list[Key]) -> None:
+        """A commit is made."""
+        self.log.append((own, keys))
+        self._shown.show(mark_of(self.position))
+
+    def close(self) -> None:
+        self.arena.check()
+        self.arena.watch(None)
+        self._folder.cleanup()
 
 
 def in_child(work: Callable[[], object]) -> int:
