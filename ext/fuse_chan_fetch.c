@@ -115,7 +115,6 @@ int fc_answer_fetched(struct fc_lane *lane, const struct fw_in_header *header)
     struct fc_cursor cursor = {lane->buf + sizeof *header, lane->n_bytes - sizeof *header};
     if (!fetch(lane, header, cursor) || !fc_answer_hot(lane, header, &cursor))
         return 0;
-    fc_count_answer(lane, header->opcode);
     atomic_fetch_add_explicit(&fc_jobs_of(lane->chan->slots)->n_fetched, 1, memory_order_relaxed);
     return 1;
 }

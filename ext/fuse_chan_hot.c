@@ -292,8 +292,8 @@ static int read_file(struct fc_lane *lane, const struct fw_in_header *header, st
     uint8_t *out = fc_room_behind(lane, n_bytes);
     if (out == NULL || !ar_slice_copy(chan->arena, attr.pack, attr.stored_off, attr.off + in->offset, n_bytes, out))
         return 0;
-    fc_reply_body(lane, out, n_bytes);
     atomic_fetch_add_explicit(chan->answered_bytes, n_bytes, memory_order_relaxed);
+    fc_reply_body(lane, out, n_bytes);
     return 1;
 }
 
@@ -374,7 +374,7 @@ int fc_put_known(struct fc_chan *chan, uint64_t ino, struct fw_entry_out *out)
     return 1;
 }
 
-int fc_answer_hot(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
+static int answer(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
 {
     struct fc_chan *chan = lane->chan;
     if (chan->arena == NULL)
@@ -420,4 +420,14 @@ int fc_answer_hot(struct fc_lane *lane, const struct fw_in_header *header, struc
         return stat_fs(lane);
     }
     return 0;
+}
+
+int fc_answer_hot(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
+{
+    lane->counts_as = header->opcode;
+    int done = answer(lane, header, cursor);
+    if (done)
+        fc_count_answer(lane); /* what gets no reply */
+    lane->counts_as = 0;
+    return done;
 }

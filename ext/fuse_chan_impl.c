@@ -358,8 +358,8 @@ static int answer_here(struct fc_lane *lane, const struct fw_in_header *header)
         }
         if (header->opcode != FW_FLUSH || !flush_does_nothing(chan, header, &cursor))
             break;
+        lane->counts_as = FW_FLUSH;
         fc_reply_error(lane, 0);
-        fc_count_answer(lane, FW_FLUSH);
         return 1;
     case FW_DESTROY:
         fc_reply_error(lane, 0);
@@ -368,12 +368,8 @@ static int answer_here(struct fc_lane *lane, const struct fw_in_header *header)
         fc_reply_error(lane, ENOTTY);
         return 1;
     }
-    if (header->opcode < FW_N_OPCODES && (chan->served >> header->opcode & 1)) {
-        if (!fc_answer_hot(lane, header, &cursor))
-            return 0;
-        fc_count_answer(lane, header->opcode);
-        return 1;
-    }
+    if (header->opcode < FW_N_OPCODES && (chan->served >> header->opcode & 1))
+        return fc_answer_hot(lane, header, &cursor);
     fc_reply_error(lane, ENOSYS);
     return 1;
 }

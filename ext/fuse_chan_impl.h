@@ -98,13 +98,9 @@ void fu_close(struct fc_chan *chan);
 
 uint64_t fc_count(struct fc_chan *chan, int opcode);
 
-/* The present request has been answered without Python. */
-void fc_count_answer(struct fc_lane *lane, uint32_t opcode);
-uint64_t fc_now_ns(void);
-
 uint64_t fc_answered_bytes(struct fc_chan *chan);
 
-/* Answer a request from the arena (fuse_chan_hot.c). 1 = done, 0 = Python must serve what is in the lane's buffer now. */
+/* Answer a request from the arena, and count it (fuse_chan_hot.c). 1 = done, 0 = Python must serve what is in the lane's buffer now. */
 int fc_answer_hot(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor);
 
 /* Have another worker fetch what the arena lacks for a request, then answer it (fuse_chan_fetch.c). 1 = done. */

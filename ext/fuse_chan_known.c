@@ -1,8 +1,6 @@
 /* What is counted: inodes that the kernel knows, requests. */
 #include "fuse_chan_impl.h"
 
-#include <time.h>
-
 int fc_count_known(struct fc_chan *chan, uint64_t ino, int64_t n)
 {
     pthread_mutex_lock(&chan->known_lock);
@@ -41,25 +39,6 @@ size_t fc_copy_known(struct fc_chan *chan, uint64_t *out, size_t room)
         im_inos(&chan->known, out);
     pthread_mutex_unlock(&chan->known_lock);
     return n;
-}
-
-uint64_t fc_now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
-void fc_count_answer(struct fc_lane *lane, uint32_t opcode)
-{
-    struct fc_times *times = &lane->chan->answers[opcode];
-    uint64_t took_ns = fc_now_ns() - lane->began_ns;
-    uint64_t us = took_ns == 0 ? 0 : (took_ns - 1) / 1000; /* bounds belong to their bucket */
-    int bucket = us == 0 ? 0 : 64 - __builtin_clzll(us);
-    if (bucket >= FC_N_BUCKETS)
-        bucket = FC_N_BUCKETS - 1;
-    atomic_fetch_add_explicit(&times->buckets[bucket], 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&times->sum_ns, took_ns, memory_order_relaxed);
 }
 
 uint64_t fc_answered_bytes(struct fc_chan *chan)

@@ -24,6 +24,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <pthread.h>
@@ -60,6 +61,7 @@ struct fc_lane {
     int idle;                     /* counted in chan->n_idle */
     int counted;                  /* counted in chan->n_lanes */
     int replied;                  /* the present request has its reply, or gets none */
+    uint32_t counts_as;           /* opcode, while compiled code is trying to answer; 0: an answer is not its own, or already counted */
     int resumed;                  /* the present request was read by a process that has died */
     struct fc_slot *slot;         /* where the request lies for a successor, NULL: nowhere */
     struct fu_lane *entry;        /* of an io_uring queue, that brings the requests; NULL: they are read from fd */
@@ -152,6 +154,30 @@ static inline int fc_write(int fd, uint64_t unique, int32_t code, struct iovec *
     }
 }
 
+static inline uint64_t fc_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* If it is compiled code that answers the present request, count it: before the kernel has the answer, so that whoever has it finds
+ * it counted. Once. */
+static inline void fc_count_answer(struct fc_lane *lane)
+{
+    if (lane->counts_as == 0)
+        return;
+    struct fc_times *times = &lane->chan->answers[lane->counts_as];
+    uint64_t took_ns = fc_now_ns() - lane->began_ns;
+    uint64_t us = took_ns == 0 ? 0 : (took_ns - 1) / 1000; /* bounds belong to their bucket */
+    int bucket = us == 0 ? 0 : 64 - __builtin_clzll(us);
+    if (bucket >= FC_N_BUCKETS)
+        bucket = FC_N_BUCKETS - 1;
+    atomic_fetch_add_explicit(&times->buckets[bucket], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&times->sum_ns, took_ns, memory_order_relaxed);
+    lane->counts_as = 0;
+}
+
 /* Answer the lane's present request, once: further calls do nothing.
  *
  * Returns 0 when the kernel took it, FC_UNWANTED when nobody waits for it any more (the request was aborted), else a
@@ -195,6 +221,7 @@ static inline int fc_reply(struct fc_lane *lane, int error, struct iovec *iov, i
     if (lane->replied)
         return 0;
     fc_keep_answer(lane, error, iov, n_iov);
+    fc_count_answer(lane);
     int result = lane->put_reply != NULL ? lane->put_reply(lane, -error, iov, n_iov)
                                          : fc_write(lane->fd, lane->reply_to, -error, iov, n_iov);
     if (result == -ENOENT || result == -ENODEV || result == -ECONNABORTED || result == -EPIPE)

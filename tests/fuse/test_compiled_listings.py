@@ -43,9 +43,7 @@ def sent(mount: Mount, act: Callable[[], object]) -> Counts:
 
 
 def settled(mount: Mount) -> tuple[Counts, int]:
-    """The counts once nothing comes any more: nobody waits for a RELEASEDIR, and an answer is counted after it was given; and how
-    often they were read.
-    """
+    """The counts once nothing comes any more (nobody waits for a RELEASEDIR), and how often they were read."""
     deadline = time.monotonic() + 10
     last, n_looks = counts(mount), 1
     while time.monotonic() < deadline:

@@ -3,7 +3,6 @@
 import errno
 import os
 import struct
-import time
 from collections.abc import Iterable
 
 from cairnfs.daemon.invalidate import Follower
@@ -128,6 +127,5 @@ class Asking:
 
     @property
     def answered(self) -> dict[str, int]:
-        """What compiled code has answered; it counts after it has replied."""
-        time.sleep(0.02)
+        """What compiled code has answered. It has counted what somebody has the reply of."""
         return {opcode: sum(buckets) for opcode, (buckets, _) in self.peer.channel.answers().items()}

@@ -52,6 +52,13 @@ def test_a_handle_is_opened_read_and_closed_without_python(node: Node, kernel: A
     node.assert_nothing_is_open([ino])
 
 
+def test_an_answer_is_counted_before_it_is_given(node: Node, kernel: Asking) -> None:
+    node.warm("f", b"content")
+    for n in range(1, 1001):
+        kernel.lookup(b"f")
+        assert kernel.answered == {"LOOKUP": n}
+
+
 def test_answers_are_timed_in_buckets_as_those_of_every_histogram(node: Node, kernel: Asking) -> None:
     ino = node.warm("f", b"content")
     kernel.lookup(b"f")

@@ -71,7 +71,7 @@ def test_a_time_falls_into_the_bucket_whose_bound_is_next(ns: int, bucket: int) 
 def test_what_compiled_code_may_answer_has_a_histogram() -> None:
     """A request that is answered without Python under an opcode that is not declared would be in no count."""
     source = (Path(__file__).parents[2] / "ext" / "fuse_chan_hot.c").read_text()
-    switches = source[source.index("\nint fc_answer_hot(") :]
+    switches = source[source.index("\nstatic int answer(") :]
     assert set(re.findall(r"case FW_(\w+):", switches)) | {"FLUSH"} == set(ANSWERED_OPCODES)
     assert set(ANSWERED_OPCODES) <= set(OPCODES)
 
