@@ -75,7 +75,7 @@ class Vfs:
 
     def mknod(self, c: Caller, parent: Inode, name: bytes, mode: int, rdev: int = 0) -> Attr:
         """Create a file, fifo, socket or device, unopened. EEXIST, ENOENT, ENOSPC, EROFS."""
-        return self._names.make(c, parent, name, mode, rdev)
+        return self._names.mknod(c, parent, name, mode, rdev)
 
     def mkdir(self, c: Caller, parent: Inode, name: bytes, mode: int) -> Attr:
         """Create a directory. EEXIST, ENOENT, EMLINK, ENOSPC, EROFS."""
@@ -92,7 +92,7 @@ class Vfs:
 
     def link(self, c: Caller, ino: Inode, new_parent: Inode, new_name: bytes) -> Attr:
         """Give an inode another name. EEXIST, EPERM (directory), ENOENT (its last name is gone), EMLINK, EROFS."""
-        return self._names.link(ino, new_parent, new_name)
+        return self._names.link(c, ino, new_parent, new_name)
 
     def unlink(self, c: Caller, parent: Inode, name: bytes) -> None:
         """Remove a name; an inode that is open here stays until its last close. ENOENT, EISDIR, EROFS."""

@@ -3,16 +3,17 @@
 The kernel resolves a path from names it keeps, and opens an inode. If another node has renamed, replaced or removed something on
 the way, the names are dropped here and, a moment later, in the kernel; but a walk that was over before, or has begun, ends with
 the OPEN of what the path meant. It is answered ESTALE: the kernel then walks the path again with a LOOKUP for every name, and
-opens what it finds. That OPEN, the next one of the same thread, is let pass, since the path may well lead through what has moved.
-Likewise for a LOOKUP of a name that does not exist, in a directory that may not be the one the path means any more. The kernel
-tries twice and no more, so whatever refuses a walk with ESTALE counts (`walk`), and who was sent back is known after a death.
-As long as somebody is to come again, compiled code leaves opens to Python: else that OPEN would not be seen, and a later one be
-let pass.
+opens what it finds. That OPEN, the thread's next one in the same system call, is let pass, since the path may well lead through
+what has moved. Likewise for a LOOKUP of a name that does not exist, in a directory that may not be the one the path means any
+more; but mkdir, mknod, symlink and link have no second try then, and one when the request that makes the name is refused: it is
+that which is sent back. The kernel tries twice and no more, so whatever refuses a walk with ESTALE counts (`walk`), and who was
+sent back is known after a death. As long as somebody is to come again, compiled code leaves opens to Python: else that OPEN would
+not be seen, and a later one be let pass.
 
 An inode is *noted* when the log tells of a change of names it took part in. It counts until the kernel has dropped the names
 (`settle`), and if the kernel knew it, for GRACE_S more, so that walks that had gone through them have ended. What is below a
-symbolic link cannot be known: when one has changed, everything counts, which the root stands for. Where a name is absent, it
-counts for NAME_GRACE_S only, since mkdir, mknod, symlink and link have no second try; and never in the root: walks begin there.
+symbolic link cannot be known: when one has changed, everything counts, which the root stands for. Names that are absent in the
+root are not sent back: walks begin there.
 """
 
 import errno
@@ -28,9 +29,10 @@ from cairnfs.ext.arena import Arena
 from cairnfs.types import Inode
 from cairnfs.vfs.carried import Carried
 from cairnfs.vfs.sent_back import UNKNOWN_PID, SentBack, SentBackRecords, place_of
+from cairnfs.vfs.system_call import UNKNOWN_CALL, SystemCall, waiting_in
 
 GRACE_S = 5.0  # as the lease: a walk that takes longer from a name to its end is waiting for a store that is away
-NAME_GRACE_S = 0.25  # where a name is absent: mkdir, mknod, symlink and link have no second try, so this must be short
+NAME_GRACE_S = 0.25  # where a name is absent and the call unknown: mkdir and its like would fail, so this must be short
 SECOND_TRY_S = 10.0  # for a thread that was sent back to come again, on a busy machine
 
 
@@ -49,6 +51,7 @@ class Moved:
         What a predecessor of this process had noted is not known: everything counts, as of its last note.
         """
         self.knows: Callable[[list[Inode]], list[Inode]] = _all  # which of these inodes the kernel knows
+        self.waiting_in: Callable[[int], SystemCall] = waiting_in  # the system call of a thread
         self._parent_of = parent_of
         self._arena = arena
         self._clock = clock
@@ -112,22 +115,14 @@ class Moved:
             with self._lock:
                 self._take(pid)
             return
-        now_s = self._clock.monotonic_s()
-        number = self._newest_above(ino, now_s if name is None else now_s + GRACE_S - NAME_GRACE_S)
-        place = None if name is None else place_of(ino, name)
-        with self._lock:
-            sent = self._take(pid)
-            if not number:
-                return
-            if sent is not None and now_s - sent.when_s < SECOND_TRY_S:
-                if sent.place is None:
-                    if place is not None:  # which the kernel may look up twice on its second try
-                        self._sent_back.put(pid, SentBack(now_s, place, number))
-                    return
-                if sent.place == place and number <= sent.number:
-                    return
-            self._send_back(pid, now_s)
-        raise FsError(errno.ESTALE)
+        call = self.waiting_in(pid)
+        if name is None or not call.makes_name:  # else `check_new` is to come
+            self._check(pid, call, ino, name, NAME_GRACE_S if name is not None and call == UNKNOWN_CALL else GRACE_S)
+
+    def check_new(self, pid: int, parent: Inode, name: bytes) -> None:
+        """The same, for a thread that makes a name by a call of its own. If the call is unknown, `check` has seen to it."""
+        if (self._noted or self._counting) and parent != ROOT_INO and (call := self.waiting_in(pid)) != UNKNOWN_CALL:
+            self._check(pid, call, parent, name, GRACE_S)
 
     @contextmanager
     def walk(self, pid: int) -> Iterator[None]:
@@ -138,13 +133,32 @@ class Moved:
             yield
         except FsError as error:
             if error.errno == errno.ESTALE:  # perhaps before the change is noted that the second try will meet
+                call = self.waiting_in(pid)
                 with self._lock:
-                    self._send_back(pid, self._clock.monotonic_s())
+                    self._send_back(pid, call, self._clock.monotonic_s())
             raise
 
-    def _send_back(self, pid: int, now_s: float) -> None:
+    def _check(self, pid: int, call: SystemCall, ino: Inode, name: bytes | None, grace_s: float) -> None:
+        now_s = self._clock.monotonic_s()
+        number = self._newest_above(ino, now_s + GRACE_S - grace_s)
+        place = None if name is None else place_of(ino, name)
+        with self._lock:
+            sent = self._take(pid)
+            if not number:
+                return
+            if sent is not None and now_s - sent.when_s < SECOND_TRY_S and sent.may_be_in(call.mark):
+                if sent.place is None:
+                    if place is not None:  # which the kernel may look up twice on its second try
+                        self._sent_back.put(pid, SentBack(now_s, call.mark, place, number))
+                    return
+                if sent.place == place and number <= sent.number:
+                    return
+            self._send_back(pid, call, now_s)
+        raise FsError(errno.ESTALE)
+
+    def _send_back(self, pid: int, call: SystemCall, now_s: float) -> None:
         """The caller holds the lock, as for what follows."""
-        self._sent_back.put(pid, SentBack(now_s))
+        self._sent_back.put(pid, SentBack(now_s, call.mark))
         if pid != UNKNOWN_PID:  # of whom each may come again, whoever does
             self._coming[pid] = now_s
             self._tell_compiled_code()

@@ -241,6 +241,36 @@ def test_a_directory_that_others_have_removed_is_made_again(two: Two) -> None:
             time.sleep(0.001)
 
 
+MAKING: dict[str, Callable[[Path], object]] = {
+    "mkdir": Path.mkdir,
+    "mknod": lambda path: os.mknod(path, 0o100644),
+    "symlink": lambda path: path.symlink_to("target"),
+    "link": lambda path: os.link(path.parents[2] / "linked", path),
+    "create": lambda path: path.write_text("content"),
+}
+
+
+@pytest.mark.parametrize("way", [replace_directory, exchange_directories, replace_link])
+def test_names_are_made_where_the_path_leads_now(two: Two, way: Callable[[Path, int], None]) -> None:
+    """None of these calls fails because the kernel came to another directory by the names that it had."""
+    writer, reader = two
+    (writer / "linked").touch()
+    if way is replace_link:
+        made(writer / "first", "first")
+        (writer / "d").symlink_to("first")
+    else:
+        made(writer / "d", "first")
+    for n, pause_s in enumerate(pauses()):
+        making = [*MAKING][n % len(MAKING)]
+        for _ in range(2):
+            (reader / "d" / "sub" / "f").read_text()
+        way(writer, n)
+        time.sleep(pause_s)
+        MAKING[making](reader / "d" / "sub" / f"new{n}")
+        assert (writer / "d" / "sub" / str(n)).exists()
+        assert os.path.lexists(writer / "d" / "sub" / f"new{n}"), making
+
+
 def requests(mount: Mount, opcode: str) -> int:
     name = f'cairnfs_fuse_requests_total{{opcode="{opcode}"}} '
     return sum(int(line[len(name) :]) for line in (mount.path / ".stats").read_text().splitlines() if line.startswith(name))

@@ -14,6 +14,7 @@ from cairnfs.types import Attr, Inode, Position
 from cairnfs.vfs.carried import Carried
 from cairnfs.vfs.moved import GRACE_S, NAME_GRACE_S, SECOND_TRY_S, Moved
 from cairnfs.vfs.sent_back import MAX_SENT_BACK, UNKNOWN_PID, SentBack, SentBackRecords, place_of
+from cairnfs.vfs.system_call import UNKNOWN_CALL, SystemCall
 from support.namespaces import TickingClock
 
 ROOT, DIR, FILE, OTHER, LINKED, LINK = map(Inode, (ROOT_INO, 2, 3, 4, 5, 6))
@@ -30,6 +31,8 @@ class Tree:
         self.known = set(self.parents)
         self.moved = Moved(self.parent_of, self.arena, self.clock, carried)
         self.moved.knows = lambda inos: [ino for ino in inos if ino in self.known]
+        self.calls: dict[int, SystemCall] = {}
+        self.moved.waiting_in = lambda pid: self.calls.get(pid, UNKNOWN_CALL)
         for ino in self.parents:
             mode = stat.S_IFLNK if ino == LINK else stat.S_IFREG
             row = Row(encode_attr(Attr(ino, mode | 0o644, 0, 0, nlink=1, size=0)), Position(1))
@@ -44,9 +47,12 @@ class Tree:
     def change(self, *inos: Inode) -> None:
         self.moved.note(self.moved.look(inos))
 
-    def is_sent_back(self, pid: int, ino: Inode, name: bytes | None = None) -> bool:
+    def is_sent_back(self, pid: int, ino: Inode, name: bytes | None = None, makes: bool = False) -> bool:
         try:
-            self.moved.check(pid, ino, name)
+            if makes and name is not None:
+                self.moved.check_new(pid, ino, name)
+            else:
+                self.moved.check(pid, ino, name)
         except FsError:
             return True
         return False
@@ -182,8 +188,8 @@ def test_who_was_refused_an_inode_that_is_gone_comes_again_as_well(tree: Tree) -
     assert tree.is_sent_back(ME, FILE)
 
 
-def test_an_absent_name_counts_for_a_moment_only_and_never_in_the_root(tree: Tree) -> None:
-    """Who makes a directory, a link or a node has no second try."""
+def test_an_absent_name_counts_for_a_moment_only_if_the_call_is_unknown_and_never_in_the_root(tree: Tree) -> None:
+    """It may be mkdir, which has no second try."""
     tree.known.add(ROOT)
     tree.change(ROOT)
     assert not tree.is_sent_back(ME, ROOT, b"absent")
@@ -193,6 +199,49 @@ def test_an_absent_name_counts_for_a_moment_only_and_never_in_the_root(tree: Tre
     tree.clock.sleep(2 * NAME_GRACE_S)
     assert not tree.is_sent_back(YOU + 1, DIR, b"absent")
     assert tree.is_sent_back(YOU + 1, DIR)
+    tree.calls[YOU + 2] = SystemCall(False, 1)
+    assert tree.is_sent_back(YOU + 2, DIR, b"absent")
+
+
+def test_who_makes_a_name_is_sent_back_with_the_request_that_makes_it(tree: Tree) -> None:
+    tree.change(DIR)
+    tree.calls[ME] = SystemCall(True, 1)
+    for _ in range(2):
+        assert [tree.is_sent_back(ME, DIR, b"new", makes) for makes in (False, True, False, True)] == [False, True, False, False]
+        tree.change(DIR)
+    assert not tree.is_sent_back(ME, ROOT, b"new", makes=True)
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_who_makes_a_name_is_sent_back_once_whatever_changes_meanwhile(tree: Tree, newer: bool) -> None:
+    tree.change(DIR)
+    tree.calls[ME] = SystemCall(True, 1)
+    assert tree.is_sent_back(ME, DIR, b"new", makes=True)
+    if newer:
+        tree.change(DIR)
+    assert not tree.is_sent_back(ME, DIR, b"new")
+    assert not tree.is_sent_back(ME, DIR, b"new", makes=True)
+
+
+def test_who_makes_a_name_in_an_unknown_call_is_not_sent_back_twice(tree: Tree) -> None:
+    tree.change(DIR)
+    assert [tree.is_sent_back(ME, DIR, b"new", makes) for makes in (False, False, True)] == [True, False, False]
+    tree.moved.settle(tree.moved.n_notes)
+    tree.clock.sleep(2 * NAME_GRACE_S)
+    assert [tree.is_sent_back(YOU, DIR, b"new", makes) for makes in (False, True)] == [False, False]
+
+
+def test_another_call_of_the_same_thread_is_no_second_try(tree: Tree) -> None:
+    tree.change(DIR)
+    tree.calls[ME] = SystemCall(False, 1)
+    assert tree.is_sent_back(ME, DIR, b"absent")  # stat, which then finds the name: nobody sees its end
+    tree.calls[ME] = SystemCall(False, 3)
+    assert [tree.is_sent_back(ME, FILE) for _ in range(3)] == [True, False, True]
+    refuse(tree, ME, FsError(errno.ESTALE))
+    tree.calls[ME] = SystemCall(False, 5)
+    assert tree.is_sent_back(ME, FILE)
+    del tree.calls[ME]
+    assert not tree.is_sent_back(ME, FILE)
 
 
 def test_an_open_when_nothing_counts_any_more_ends_the_second_try(tree: Tree) -> None:
@@ -263,5 +312,5 @@ def test_a_slot_half_written_is_empty() -> None:
     assert records.take(ME + MAX_SENT_BACK) is None
     assert records.take(ME) == SentBack(1.0)
     assert records.take(ME) is None
-    records.put(ME, SentBack(2.0, place_of(DIR, b"a"), 7))
-    assert records.take(ME) == SentBack(2.0, place_of(DIR, b"a"), 7)
+    records.put(ME, SentBack(2.0, 1, place_of(DIR, b"a"), 7))
+    assert records.take(ME) == SentBack(2.0, 1, place_of(DIR, b"a"), 7)
