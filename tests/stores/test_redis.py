@@ -1,5 +1,6 @@
 """What only the Redis store must do: find its server, bear its absence, and never commit twice."""
 
+import gc
 import os
 import random
 import shutil
@@ -465,6 +466,22 @@ def test_numbers_follow_each_other_on_one_server(redis_server: RedisServer, tmp_
         assert [Ids(each).inode() for each in (store, other, store)] == [2, 2 + INODE_BATCH, 2 + 2 * INODE_BATCH]
         assert [Ids(each).session() for each in (store, other)] == [1, 2]
         assert [Ids(each).pack() for each in (store, other)] == [1, 1 + PACK_BATCH]
+
+
+def test_connections_to_sentinels_end_with_the_store(own_server: Callable[..., RedisServer], tmp_path: Path) -> None:
+    master = own_server()
+    config = tmp_path / "sentinel.conf"
+    config.write_text(f"sentinel monitor chief 127.0.0.1 {master.port} 1\n")
+    sentinel = own_server(config=config)
+    before = len(os.listdir("/proc/self/fd"))
+    gc.disable()  # which may close what has been forgotten
+    try:
+        for database in (0, 2):
+            with opened(f"redis://chief,127.0.0.1:{sentinel.port}/{database}") as store:
+                store.commit([], [Add(COUNT, 0, 1)])
+            assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        gc.enable()
 
 
 def test_sentinel_leads_to_whoever_is_master(own_server: Callable[..., RedisServer], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import random
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -150,13 +151,14 @@ class Link:
             **address.login,
             **address.tls,
         }
+        self._sentinels: list[Any] = []  # clients of their own
         self.client: Any = self._connect(0)  # a Cluster has no other database, and refuses to be asked for one
         try:
             self.server: dict[str, Any] = self.call(lambda client: client.info())
             if self.server.get("cluster_enabled"):
                 self._turn_to_cluster()
             elif address.db:
-                self.client.close()
+                self._disconnect()
                 self.client = self._connect(address.db)
             if not self.is_cluster:
                 self._wire = Wire(self.client)
@@ -174,12 +176,14 @@ class Link:
             sentinel_kwargs = {"password": password, **address.tls} if password else dict(address.tls)
             sentinel_kwargs["socket_timeout"] = self._common["socket_connect_timeout"]
             make: Any = Sentinel  # which has no types
-            return make(address.hosts, sentinel_kwargs=sentinel_kwargs, **self._common).master_for(address.master, db=db)
+            sentinel = make(address.hosts, sentinel_kwargs=sentinel_kwargs, **self._common)
+            self._sentinels = sentinel.sentinels
+            return sentinel.master_for(address.master, db=db)
         host, port = address.hosts[0]
         return redis.Redis(host=host, port=port, db=db, **self._common)
 
     def _turn_to_cluster(self) -> None:
-        self.client.close()
+        self._disconnect()
         self.is_cluster = True
         host, port = self.address.hosts[0]
         try:
@@ -225,10 +229,13 @@ class Link:
         """Close all connections that no call uses."""
         if self._wire is not None:
             self._wire.close()
-        try:
-            self.client.close()
-        except redis.RedisError:
-            pass
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        for client in (self.client, *self._sentinels):
+            with suppress(redis.RedisError):
+                client.close()
+        self._sentinels = []
 
 
 def _passes(error: redis.RedisError) -> bool:
