@@ -1,4 +1,4 @@
--- One commit of the store contract (base.py), atomically: check all conditions, compute all effects, then apply them.
+-- One commit of the store contract (base.py), after redis_giver.lua, atomically: check all conditions, compute all effects, then apply them.
 --
 -- KEYS   1 position (decimal)   2 log (list, newest last)   3 done (hash of this client)   4.. partitions (hashes)
 -- ARGV   1 slot   2 number of the commit in its slot   3 log record   4 records to keep   5 partitions larger than this have an index
@@ -55,20 +55,13 @@ local function is_less(a, b)
   return #a < #b
 end
 
--- Numbers are given out by one server after another. One that was not the last (it took over, or has been restarted) may lack that more of
--- them are in use than it says here: it goes on beyond all that can be, each server by a way of its own, since one before it may have
--- done so and be lost. Asked for no numbers, it only says who it is.
-local STEP = 2^26 -- more than is taken within what can be lost
-local givers, me, gave = string.sub(KEYS[1], 1, -#'position' - 1) .. 'givers', nil, {}
+local gave = {}
 
+-- What a counter of numbers is further on. Asked for no numbers, it only says who gives them.
 local function skipped(counter, n)
-  if not me then
-    local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
-    me = run .. (string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)') or '') -- which changes with each promotion
-  end
-  if redis.call('HGET', givers, counter) == me then return 0 end
+  if redis.call('HGET', givers, counter) == me() then return 0 end
   gave[#gave + 1] = counter
-  return n > 0 and STEP * (1 + tonumber(string.sub(redis.sha1hex(me), 1, 3), 16)) or 0 -- 2^37 on average, of 2^53
+  return n > 0 and jump() or 0
 end
 
 local n_conditions = tonumber(ARGV[6])
@@ -149,17 +142,17 @@ for _, changed in ipairs(order) do
   end
 end
 
-for _, counter in ipairs(gave) do redis.call('HSET', givers, counter, me) end
+for _, counter in ipairs(gave) do redis.call('HSET', givers, counter, me()) end
 redis.call('SET', KEYS[1], string.format('%.0f', position))
 -- The run of commits by one origin that ends with this one: origin, position of its first, of its last, 8 bytes each.
-local streak, origin = string.sub(KEYS[1], 1, -#'position' - 1) .. 'streak', string.sub(ARGV[3], 1, 8)
+local streak, origin = prefix .. 'streak', string.sub(ARGV[3], 1, 8)
 local run, first = redis.call('GET', streak), version
 if run and string.sub(run, 1, 8) == origin and string.sub(run, 17) == struct.pack('>I8', position - 1) then first = string.sub(run, 9, 16) end
 redis.call('SET', streak, origin .. first .. version)
 local keep = tonumber(ARGV[4])
 if redis.call('RPUSH', KEYS[2], ARGV[3]) > 2 * keep then redis.call('LTRIM', KEYS[2], -keep, -1) end
 local reply = {1, position, totals, rows}
-local bell = string.sub(KEYS[1], 1, -#'position' - 1) .. 'bell'
+local bell = prefix .. 'bell'
 if redis.call('DEL', bell) == 1 then redis.pcall('PUBLISH', bell, '') end -- an ACL user may lack the channel
 redis.call('HSET', KEYS[3], slot, cmsgpack.pack({number, reply}))
 redis.call('EXPIRE', KEYS[3], 86400)

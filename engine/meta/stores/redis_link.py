@@ -201,6 +201,11 @@ class Link:
             return self.call(lambda client: client.execute_command(command, *arguments))
         return self.call(lambda _: wire.ask(command, *arguments))
 
+    def greet(self, script: bytes, keys: tuple[bytes, ...]) -> None:
+        """Run a Lua script first on each connection from now on. Not to a Cluster, whose connections are redis-py's."""
+        if self._wire is not None:
+            self._wire.greet("EVAL", script, len(keys), *keys)
+
     def call(self, ask: Callable[[Any], T]) -> T:
         """What `ask` returns, given the client; it is called again while the server is away, so it must bear that.
 

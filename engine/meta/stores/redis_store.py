@@ -73,7 +73,7 @@ class Script:
     """A Lua script (of several files, one after the other), sent once and then called by its hash."""
 
     def __init__(self, *names: str) -> None:
-        self._text = b"".join([Path(__file__).with_name(f"redis_{name}.lua").read_bytes() for name in names])
+        self.text = b"".join([Path(__file__).with_name(f"redis_{name}.lua").read_bytes() for name in names])
         self._sha = b""
 
     def run(self, link: Link, keys: Sequence[bytes], arguments: Sequence[Argument]) -> Any:
@@ -83,8 +83,8 @@ class Script:
             except StoreError as error:
                 if not isinstance(error.__cause__, redis.exceptions.NoScriptError):
                     raise  # else the server has been restarted
-        found = link.ask("EVAL", self._text, len(keys), *keys, *arguments)  # which keeps it
-        self._sha = hashlib.sha1(self._text, usedforsecurity=False).hexdigest().encode()
+        found = link.ask("EVAL", self.text, len(keys), *keys, *arguments)  # which keeps it
+        self._sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
         return found
 
 
@@ -103,8 +103,9 @@ class RedisStore:
         self._tag = tag
         self._client_id = os.urandom(8)
         self._done = tag + b"done:" + self._client_id.hex().encode()
-        self._commit, self._read_log, self._scan = Script("commit"), Script("log"), Script("scan")
+        self._commit, self._read_log, self._scan = Script("giver", "commit"), Script("log"), Script("scan")
         self._read, self._via, self._scan_via = Script("read"), Script("page", "via"), Script("page", "scan_via")
+        self._link.greet(Script("giver", "settle").text, (self._position, self._log_key))
         self._slots: list[list[int]] = []  # [slot, commits so far], when not in use
         self._n_slots = 0
         self._lock = threading.Lock()

@@ -22,6 +22,12 @@ class Wire:
         self._lock = threading.Lock()
         self._idle: list[Any] = []
         self._pid = os.getpid()
+        self._greeting: tuple[str | Argument, ...] = ()
+
+    def greet(self, command: str, *arguments: Argument) -> None:
+        """Send this first on each new connection."""
+        self.close()
+        self._greeting = (command, *arguments)
 
     def ask(self, command: str, *arguments: Argument) -> Any:
         """The reply to a command, which is sent again when the server has closed a kept connection. Raises as redis-py."""
@@ -31,7 +37,7 @@ class Wire:
                 return self._exchange(connection, command, *arguments)
             except redis.exceptions.ConnectionError:
                 self.close()  # the others are most likely closed, too
-        return self._exchange(self._pool.get_connection(), command, *arguments)
+        return self._exchange(self._connected(), command, *arguments)
 
     def close(self) -> None:
         """Close all connections that no call uses."""
@@ -44,12 +50,20 @@ class Wire:
                 self._idle, self._pid = [], os.getpid()  # they are our parent's
             return self._idle.pop() if self._idle else None
 
-    def _exchange(self, connection: Any, command: str, *arguments: Argument) -> Any:
+    def _connected(self) -> Any:
+        connection = self._pool.get_connection()
+        try:
+            if self._greeting:
+                _say(connection, self._greeting)
+        except BaseException:
+            self._give_up(connection)
+            raise
+        return connection
+
+    def _exchange(self, connection: Any, *words: str | Argument) -> Any:
         is_usable = False
         try:
-            words: Any = (command, *arguments)  # hiredis's types know of a single one
-            connection.send_packed_command([hiredis.pack_command(words)])
-            reply = connection.read_response()
+            reply = _say(connection, words)
             is_usable = True
         except redis.exceptions.ResponseError as error:
             # A master that has become a replica stays one: whoever connects is led elsewhere.
@@ -66,3 +80,8 @@ class Wire:
     def _give_up(self, connection: Any) -> None:
         connection.disconnect()
         self._pool.release(connection)  # which counts how many there are
+
+
+def _say(connection: Any, words: Any) -> Any:  # a tuple: hiredis's types know of a single one
+    connection.send_packed_command([hiredis.pack_command(words)])
+    return connection.read_response()
