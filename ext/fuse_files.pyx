@@ -129,7 +129,7 @@ cdef int answer_opened(Request r, fw.fw_open_out *out, uint64_t ino, object open
 cdef int abandon(Request r) except -1:
     """The kernel did not take the reply to an OPEN, so it will not send the RELEASE either."""
     if r.opened == OPENED_FILE:
-        r.h.release(r.caller, r.opened_fh, None, False)
+        r.h.release(r.caller, r.opened_fh)
     elif r.opened == OPENED_DIR:
         r.h.releasedir(r.caller, r.opened_fh)
     r.opened = 0
@@ -187,8 +187,7 @@ cdef int op_flush(Request r) except -1:
 
 cdef int op_release(Request r) except -1:
     cdef const fw.fw_release_in *in_ = <const fw.fw_release_in *>r.take(sizeof(fw.fw_release_in))
-    cdef bint unlock = in_.release_flags & fw.FW_RELEASE_FLOCK_UNLOCK != 0
-    r.h.release(r.caller, handle_of(r, in_.fh), in_.lock_owner if unlock else None, unlock)
+    r.h.release(r.caller, handle_of(r, in_.fh))
     return 0
 
 

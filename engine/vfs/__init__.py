@@ -171,9 +171,9 @@ class Vfs:
         """When this returns, the file's data and metadata survive loss of power. EIO, ENOSPC."""
         self._io.fsync(fh)
 
-    def release(self, c: Caller, fh: int, lock_owner: int | None = None, flock_release: bool = False) -> None:
-        """The last descriptor of a handle was closed."""
-        self._io.release(fh, lock_owner, flock_release)
+    def release(self, c: Caller, fh: int) -> None:
+        """The last descriptor of a handle was closed: give back what was locked through it."""
+        self._io.release(fh)
 
     def fallocate(self, c: Caller, fh: int, mode: int, offset: int, length: int) -> None:
         """fallocate(2): allocate, punch a hole, zero a range. EOPNOTSUPP for other modes; EBADF, EFBIG, ENOSPC, EROFS."""
@@ -233,7 +233,7 @@ class Vfs:
 
     def getlk(self, c: Caller, ino: Inode, fh: int, lock: Lock) -> Lock | None:
         """A lock that conflicts with `lock`, None when it could be taken."""
-        return self._locking.getlk(ino, lock)
+        return self._locking.getlk(ino, fh, lock)
 
     def setlk(self, c: Caller, ino: Inode, fh: int, lock: Lock, wait: bool) -> None:
         """Take or free a lock. EAGAIN when taken by another and not to `wait`; EINTR; EBADF."""
@@ -299,6 +299,6 @@ class Vfs:
                 self._io.syncfs()
         finally:
             for fh in self._state.handles.numbers():
-                self._io.release(fh, None, False)
+                self._io.release(fh)
             self._state.files.close_compiled()
             self._state.unopened.close()

@@ -3,7 +3,7 @@
 Made by the process that outlives the others, before it starts one of them; memory is shared by fork, and handed by descriptors to
 a process that takes over from that one. Handles: a table of slots, u64 number low @0, u64 number high @8, u64 inode @16, u32
 flags @24 (O_*; DIRECTORY for directories), u32 state @28 (1 in use, written last), u64 owner of an fcntl lock @32, u64 owner of a
-flock @40 (0: none; one of each kind is all that is kept), u64 the request that opened it @48. Removed directories: a ring, u64
+flock @40 (0: none; one of the former is all that is kept), u64 the request that opened it @48. Removed directories: a ring, u64
 inode @0 (0: nothing; written last), the head of its inode record @8.
 """
 

@@ -192,7 +192,7 @@ class FileIo:
             raise FsError(errno.EBADF)
         self._state.writable()
         file = handle.file
-        file.locks.check(handle.lock_owners | handle.flock_owners)
+        file.locks.check(handle.lock_owners | {handle.flock_owner})
         n_bytes = len(data)
         if kill_suidgid:
             self._drop_privileges(c, file)
@@ -248,25 +248,23 @@ class FileIo:
         self._state.handle(fh).file.flush()
         self._state.meta.store.sync()
 
-    def release(self, fh: int, lock_owner: int | None, flock_release: bool) -> None:
-        flock_owner = lock_owner if flock_release else None
+    def release(self, fh: int) -> None:
         handles = self._state.handles
         handle = handles.pop(fh) if fh < FIRST_COMPILED else handles.discard(fh)
         try:
             if handle is not None:
                 self._used(handle)
-                self._close(handle, flock_owner)
+                self._close(handle)
         finally:
             handles.closed(fh)
             if fh >= FIRST_COMPILED:
                 self._state.files.closed_compiled(Inode(fh >> 64))
 
-    def _close(self, handle: Handle, flock_owner: int | None) -> None:
+    def _close(self, handle: Handle) -> None:
         """Give back the locks taken through a handle, and its reference."""
         try:
-            owners = handle.flock_owners | ({flock_owner} if flock_owner is not None else set())
-            for owner in owners:
-                self._locking.release_flock(handle.file, owner)
+            if handle.flock_owner:
+                self._locking.release_flock(handle.file, handle.flock_owner)
             for owner in handle.lock_owners & handle.file.lock_owners:
                 self._locking.release_owner(handle.file, owner)
         finally:

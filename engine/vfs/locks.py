@@ -3,25 +3,34 @@
 A waiter tries again when a lock of that inode is released in this process, when the change log tells that its locks have changed
 elsewhere, and from time to time.
 There is no queue (whoever tries first wins) and no search for deadlocks between owners.
+The kernel names the owner of a flock by the address of its open file description, which may be that of the next one before the
+RELEASE of this one is served: no close waits for it. So the owner here is the handle. Who asks for a flock without waiting waits
+for a moment all the same if another handle of this mount has it: its RELEASE may be on the way.
 A lock is also a point of coherence between nodes: taking one forgets what is known of the inode, giving it back stores what
 is dirty first, so that whoever gets it next sees it.
 """
 
 import errno
 import fcntl
+import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable
 
-from cairnfs.errors import FsError
+from cairnfs.errors import CairnError, FsError
 from cairnfs.types import Caller, Inode, Lock
-from cairnfs.vfs.handles import Handle
 from cairnfs.vfs.openfile import OpenFile
 from cairnfs.vfs.state import VfsState
+
+log = logging.getLogger("cairnfs.vfs")
+
+_OWNER = (1 << 64) - 1  # of a handle's number: that of compiled code without the inode
 
 FIRST_WAIT_S = 0.002
 LONGEST_WAIT_S = 0.1  # what a release elsewhere may take to be noticed where nobody follows the change log
 FOLLOWED_WAIT_S = 5.0  # and where it is followed, in case that the log cannot be read
+RELEASE_COMES_S = 0.02  # what a RELEASE that is on its way may take
 INTERRUPT_CHECK_S = 0.02  # what a signal may take to end a wait
 
 
@@ -59,9 +68,8 @@ class Releases:
             return self._changed.wait_for(lambda: self._released[ino] != seen, seconds)
 
 
-def _latest(handle: Handle) -> tuple[int, int]:
-    """An owner of fcntl locks and one of a flock that were taken through a handle, 0 for none."""
-    return next(iter(handle.lock_owners), 0), next(iter(handle.flock_owners), 0)
+def _owned(fh: int, lock: Lock) -> Lock:
+    return lock._replace(owner=fh & _OWNER) if lock.flock else lock
 
 
 class Locking:
@@ -78,14 +86,15 @@ class Locking:
         for ino in inos:
             self._releases.notify(ino)
 
-    def getlk(self, ino: Inode, lock: Lock) -> Lock | None:
+    def getlk(self, ino: Inode, fh: int, lock: Lock) -> Lock | None:
         """A lock that is in the way of `lock`, None when it could be taken."""
-        return self._locks.getlk(ino, lock)
+        return self._locks.getlk(ino, _owned(fh, lock))
 
     def setlk(self, c: Caller, fh: int, lock: Lock, wait: bool) -> None:
         """Take or give back a lock. EAGAIN when it is taken and `wait` is not set, EINTR when the wait was interrupted."""
         handle = self._state.handle(fh)
         file = handle.file
+        lock = _owned(fh, lock)
         if lock.type == fcntl.F_UNLCK:
             self._unlock(file, lock)
             return
@@ -95,12 +104,12 @@ class Locking:
         self._take(c, file, lock, wait)
         file.locks.note(lock)
         if lock.flock:
-            handle.flock_owners.add(lock.owner)
+            handle.flock_owner = lock.owner
         else:
             handle.lock_owners.add(lock.owner)
             file.lock_owners.add(lock.owner)
         if self._state.carried is not None:
-            self._state.carried.handles.owners(fh, *_latest(handle))
+            self._state.carried.handles.owners(fh, next(iter(handle.lock_owners), 0), handle.flock_owner)
         file.invalidate()
         self._state.arena.forget(file.ino)
 
@@ -121,6 +130,9 @@ class Locking:
         try:
             if not file.unlinked:
                 file.flush()
+        except CairnError as error:
+            log.info("inode %d: what was written under a lock cannot be stored: %s", file.ino, error)
+            raise
         finally:
             file.locks.note(lock)
             self._locks.setlk(file.ino, lock)
@@ -129,13 +141,27 @@ class Locking:
     def _take(self, c: Caller, file: OpenFile, lock: Lock, wait: bool) -> None:
         if self._try(file.ino, lock):
             return
-        if not wait:
+        if not wait and not lock.flock:
             raise FsError(errno.EAGAIN)
         self._releases.enter(file.ino)
         try:
-            self._wait_for(c, file.ino, lock)
+            if wait:
+                self._wait_for(c, file.ino, lock)
+            else:
+                self._wait_for_release(file.ino, lock)
         finally:
             self._releases.leave(file.ino)
+
+    def _wait_for_release(self, ino: Inode, lock: Lock) -> None:
+        give_up_s = time.monotonic() + RELEASE_COMES_S
+        while True:
+            seen = self._releases.count(ino)
+            is_ours = any(held.lock.flock for held in self._locks.held(ino))
+            if self._try(ino, lock):
+                return
+            left_s = give_up_s - time.monotonic()
+            if not is_ours or left_s <= 0 or not self._releases.wait(ino, seen, left_s):
+                raise FsError(errno.EAGAIN)
 
     def _wait_for(self, c: Caller, ino: Inode, lock: Lock) -> None:
         delay = FOLLOWED_WAIT_S if self.is_followed else FIRST_WAIT_S

@@ -158,11 +158,11 @@ class MountedVfs(Vfs):
         if not is_virtual(fh):
             self._seen.fsync(c, fh, datasync)
 
-    def release(self, c: Caller, fh: int, lock_owner: int | None = None, flock_release: bool = False) -> None:
+    def release(self, c: Caller, fh: int) -> None:
         if is_virtual(fh):
             self._virtual.release(fh)
         else:
-            self._seen.release(c, fh, lock_owner, flock_release)
+            self._seen.release(c, fh)
 
     def lseek(self, c: Caller, fh: int, offset: int, whence: int) -> int:
         if is_virtual(fh) or fh <= -FIRST_INO:

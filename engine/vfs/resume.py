@@ -51,8 +51,7 @@ def _restore(state: VfsState, held: HeldHandle, meta: Meta) -> None:
     if held.lock_owner:
         handle.lock_owners.add(held.lock_owner)
         file.lock_owners.add(held.lock_owner)
-    if held.flock_owner:
-        handle.flock_owners.add(held.flock_owner)
+    handle.flock_owner = held.flock_owner
     if meta.sessions.has_lost:
         for owner, flock in ((held.lock_owner, False), (held.flock_owner, True)):
             if owner:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from support.answers import run_all
 from support.mounts import Mount, MountFactory
 
 pytestmark = pytest.mark.fuse
@@ -94,6 +95,34 @@ def test_locks_exclude(mounts: MountFactory, same_mount: bool) -> None:
             if same_mount:
                 assert found[4] == holder.process.pid
         assert not busy(fcntl.lockf, file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+COUNTER = """
+import fcntl, os, sys
+for _ in range(int(sys.argv[2])):
+    fd = os.open(sys.argv[1], os.O_RDWR)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    os.pwrite(fd, b"%020d" % (int(os.pread(fd, 20, 0)) + 1), 0)
+    os.close(fd)
+"""
+
+
+def test_processes_count_under_locks_that_their_closes_give_back(mounts: MountFactory) -> None:
+    """The next open file of a process often has the address of the one before, by which the kernel names owners."""
+    here, there = two_paths(mounts, True)
+    here.write_bytes(b"%020d" % 0)
+    n_rounds = 300
+    run_all(COUNTER, [(there, n_rounds)] * 4)
+    assert int(here.read_bytes()) == 4 * n_rounds
+
+
+def test_a_process_gets_the_lock_again_that_it_has_just_closed(mounts: MountFactory) -> None:
+    here, _ = two_paths(mounts, True)
+    for flags in (os.O_RDONLY, os.O_RDWR):
+        for _ in range(300):
+            fd = os.open(here, flags)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.close(fd)
 
 
 @pytest.mark.parametrize("kind", ["flock", "fcntl"])

@@ -1,6 +1,8 @@
 """The metadata stores that the contract's suite runs over, and the pools of the object stores' suite."""
 
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from cairnfs.meta.stores.redis_store import RedisStore
 from cairnfs.meta.stores.sqlite import SqliteStore
 from cairnfs.objects.rados import Access
 from support.ceph_server import CephCluster
+from support.redis_server import RedisServer
 from support.rows import LOG_RECORDS, Opener
 
 _names = count()
@@ -57,3 +60,16 @@ def guarded_pool(shared_ceph: CephCluster) -> Access:
     pool = shared_ceph.make_pool("guarded")
     shared_ceph.make_user("trainer", pool, "corpora")
     return Access(pool, str(shared_ceph.conf), "trainer", "corpora")
+
+
+@pytest.fixture
+def own_server(tmp_path: Path, shared_redis: RedisServer) -> Iterator[Callable[..., RedisServer]]:
+    """Makes servers that only this test uses."""
+    with ExitStack() as started:
+
+        def make(*options: str, **more: object) -> RedisServer:
+            server = RedisServer(tmp_path / f"redis{random.getrandbits(32)}", *options, **more)  # type: ignore[arg-type]
+            started.callback(server.kill)
+            return server
+
+        yield make

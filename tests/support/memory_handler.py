@@ -184,7 +184,7 @@ class MemoryHandler:
     def fsync(self, c: Any, fh: int, datasync: bool = False) -> None:
         pass
 
-    def release(self, c: Any, fh: int, lock_owner: int | None = None, flock_release: bool = False) -> None:
+    def release(self, c: Any, fh: int) -> None:
         del self.handles[fh]
         self.released.append(fh)
 

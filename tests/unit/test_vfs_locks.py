@@ -13,6 +13,7 @@ from conftest import ExpectedLogs
 
 from cairnfs.errors import CairnError
 from cairnfs.types import Caller, Lock
+from cairnfs.vfs.locks import RELEASE_COMES_S
 from support.engine import ME, Engine, new_volume
 
 END = (1 << 63) - 1
@@ -120,6 +121,38 @@ def test_releasing_a_handle_frees_what_was_locked_through_it(engine: Engine) -> 
         assert taken(engine, b, lock(fcntl.F_WRLCK, 2, flock=True))
         assert taken(engine, b, lock(fcntl.F_WRLCK, 2))
     assert engine.meta.locks.getlk(engine.files.ino("f"), lock(fcntl.F_WRLCK, 9)) is None
+
+
+def test_a_flock_goes_with_its_own_handle(engine: Engine) -> None:
+    """The kernel uses an owner's number again while the RELEASE of the one before is on its way."""
+    first, second = engine.files.open("f"), engine.files.open("f")
+    wanted = lock(fcntl.F_WRLCK, 1, flock=True)
+    take(engine, first, wanted)
+    waiter = threading.Thread(target=take, args=(engine, second, wanted), kwargs={"wait": True})
+    waiter.start()
+    time.sleep(0.05)
+    assert waiter.is_alive()
+    engine.vfs.release(ME, first)
+    waiter.join(10)
+    with engine.files.opened("f") as third:
+        assert not taken(engine, third, wanted)
+        engine.files.pwrite(second, 0, b"under the lock")
+        engine.vfs.flush(ME, second)
+        engine.vfs.release(ME, second)
+        assert taken(engine, third, wanted)
+
+
+def test_who_does_not_wait_for_a_flock_waits_for_a_release_that_is_on_its_way(engine: Engine) -> None:
+    first = engine.files.open("f")
+    wanted = lock(fcntl.F_WRLCK, 1, flock=True)
+    take(engine, first, wanted)
+    with engine.files.opened("f") as second:
+        assert not taken(engine, second, wanted)
+        late = threading.Timer(RELEASE_COMES_S / 4, engine.vfs.release, (ME, first))
+        late.start()
+        while not taken(engine, second, wanted):  # the machine may be busy
+            assert late.is_alive()
+        late.join()
 
 
 def test_locks_reach_across_processes_and_bring_fresh_content(tmp_path: Path) -> None:

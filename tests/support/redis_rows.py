@@ -1,0 +1,24 @@
+"""A Redis store for the length of a block, and a counter in it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cairnfs.meta.stores import open_store
+from cairnfs.meta.stores.redis_store import RedisStore
+from support.rows import value
+
+COUNT = (b"count", b"")
+
+
+@contextmanager
+def opened(url: str, io_timeout_s: float = 20.0) -> Iterator[RedisStore]:
+    store = open_store(url, io_timeout_s=io_timeout_s)
+    assert isinstance(store, RedisStore)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def counted(store: RedisStore) -> int:
+    return int.from_bytes(value(store, COUNT) or b"", "big")
