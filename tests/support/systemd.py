@@ -23,7 +23,7 @@ mount --bind /proc/sys /proc/sys
 mount -o remount,bind,ro /proc/sys
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 exec env -i PATH="$PATH" container=cairnfs-tests SYSTEMD_UNIT_PATH="$0/units" SYSTEMD_GENERATOR_PATH="$0/none" "$1" --system \
-    --unit=idle.target --show-status=0 --log-target=console --default-standard-output=inherit --default-standard-error=inherit
+    --unit=idle.target --show-status=0 --log-target=console --default-standard-output=null
 """  # copies of others' mounts would keep these in use
 
 
