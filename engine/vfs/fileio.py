@@ -233,7 +233,8 @@ class FileIo:
 
     def flush(self, fh: int, lock_owner: int | None) -> None:
         """One close() of a handle. Data of a file without a name is not stored: it goes with the last handle."""
-        file = self._state.handle(fh).file
+        handle = self._state.handle(fh)
+        file = handle.file
         try:
             if not file.unlinked:
                 file.flush()
@@ -243,6 +244,7 @@ class FileIo:
         finally:
             if lock_owner is not None and lock_owner in file.lock_owners:
                 self._locking.release_owner(file, lock_owner)
+                self._locking.gone(fh, handle, lock_owner)
 
     def fsync(self, fh: int) -> None:
         self._state.handle(fh).file.flush()
@@ -265,8 +267,9 @@ class FileIo:
         try:
             if handle.flock_owner:
                 self._locking.release_flock(handle.file, handle.flock_owner)
-            for owner in handle.lock_owners & handle.file.lock_owners:
-                self._locking.release_owner(handle.file, owner)
+            for owner in handle.lock_owners:
+                if handle.file.lock_owners.get(owner) is handle:
+                    self._locking.release_owner(handle.file, owner)
         finally:
             self._state.files.release(handle.file)
 

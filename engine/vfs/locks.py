@@ -5,7 +5,8 @@ elsewhere, and from time to time.
 There is no queue (whoever tries first wins) and no search for deadlocks between owners.
 The kernel names the owner of a flock by the address of its open file description, which may be that of the next one before the
 RELEASE of this one is served: no close waits for it. So the owner here is the handle. Who asks for a flock without waiting waits
-for a moment all the same if another handle of this mount has it: its RELEASE may be on the way.
+for a moment all the same if another handle of this mount has it: its RELEASE may be on the way. The owner of an fcntl lock is a
+process, which may have taken the next one as well by then: a RELEASE gives back only what was last taken through its own handle.
 A lock is also a point of coherence between nodes: taking one forgets what is known of the inode, giving it back stores what
 is dirty first, so that whoever gets it next sees it.
 """
@@ -20,6 +21,7 @@ from collections.abc import Iterable
 
 from cairnfs.errors import CairnError, FsError
 from cairnfs.types import Caller, Inode, Lock
+from cairnfs.vfs.handles import Handle
 from cairnfs.vfs.openfile import OpenFile
 from cairnfs.vfs.state import VfsState
 
@@ -107,15 +109,19 @@ class Locking:
             handle.flock_owner = lock.owner
         else:
             handle.lock_owners.add(lock.owner)
-            file.lock_owners.add(lock.owner)
-        if self._state.carried is not None:
-            self._state.carried.handles.owners(fh, next(iter(handle.lock_owners), 0), handle.flock_owner)
+            file.lock_owners[lock.owner] = handle
+        self._note_owners(fh, handle)
         file.invalidate()
         self._state.arena.forget(file.ino)
 
+    def gone(self, fh: int, handle: Handle, owner: int) -> None:
+        """The fcntl locks of an owner were given back by a close of a handle: its RELEASE is not to do it again."""
+        handle.lock_owners.discard(owner)
+        self._note_owners(fh, handle)
+
     def release_owner(self, file: OpenFile, owner: int) -> None:
         """Give back every fcntl lock of an owner: POSIX does so when a process closes any descriptor of the file."""
-        file.lock_owners.discard(owner)
+        file.lock_owners.pop(owner, None)
         file.locks.forget(owner, flock=False)
         self._locks.release(file.ino, owner, flock=False)
         self._releases.notify(file.ino)
@@ -125,6 +131,10 @@ class Locking:
         file.locks.forget(owner, flock=True)
         self._locks.release(file.ino, owner, flock=True)
         self._releases.notify(file.ino)
+
+    def _note_owners(self, fh: int, handle: Handle) -> None:
+        if self._state.carried is not None:
+            self._state.carried.handles.owners(fh, next(iter(handle.lock_owners), 0), handle.flock_owner)
 
     def _unlock(self, file: OpenFile, lock: Lock) -> None:
         try:

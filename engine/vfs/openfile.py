@@ -65,7 +65,7 @@ class OpenFile:
         self._writer: FileWriter | None = None
         self.unlinked = False  # its last name went while it was open: free it at the last close
         self.locks = HeldHere(ino)
-        self.lock_owners: set[int] = set()  # owners that may hold fcntl locks taken through this process
+        self.lock_owners: dict[int, object] = {}  # who may hold fcntl locks taken here -> the handle of the latest
         self.unprivileged = False  # known to have neither set-user-id nor capabilities, until that may have changed
         self.n_refs = 0  # guarded by the table's lock
         self._meta = meta

@@ -50,7 +50,7 @@ def _restore(state: VfsState, held: HeldHandle, meta: Meta) -> None:
     handle = Handle(file, held.flags, state.data.reader.cursor())
     if held.lock_owner:
         handle.lock_owners.add(held.lock_owner)
-        file.lock_owners.add(held.lock_owner)
+        file.lock_owners[held.lock_owner] = handle
     handle.flock_owner = held.flock_owner
     if meta.sessions.has_lost:
         for owner, flock in ((held.lock_owner, False), (held.flock_owner, True)):

@@ -101,18 +101,21 @@ COUNTER = """
 import fcntl, os, sys
 for _ in range(int(sys.argv[2])):
     fd = os.open(sys.argv[1], os.O_RDWR)
-    fcntl.flock(fd, fcntl.LOCK_EX)
+    getattr(fcntl, sys.argv[3])(fd, fcntl.LOCK_EX)
     os.pwrite(fd, b"%020d" % (int(os.pread(fd, 20, 0)) + 1), 0)
     os.close(fd)
 """
 
 
-def test_processes_count_under_locks_that_their_closes_give_back(mounts: MountFactory) -> None:
-    """The next open file of a process often has the address of the one before, by which the kernel names owners."""
+@pytest.mark.parametrize("kind", ["flock", "lockf"])
+def test_processes_count_under_locks_that_their_closes_give_back(mounts: MountFactory, kind: str) -> None:
+    """The next open file of a process often has the address of the one before, by which the kernel names owners of a flock; all
+    of a process have one owner of fcntl locks.
+    """
     here, there = two_paths(mounts, True)
     here.write_bytes(b"%020d" % 0)
     n_rounds = 300
-    run_all(COUNTER, [(there, n_rounds)] * 4)
+    run_all(COUNTER, [(there, n_rounds, kind)] * 4)
     assert int(here.read_bytes()) == 4 * n_rounds
 
 

@@ -279,7 +279,7 @@ def test_closing_a_handle_that_has_written_nothing_does_not_enter_python(mount: 
     mount.lock(ino, fh)
     with mount.answers("FLUSH", 0, 1):
         assert mount.flush(ino, fh) == 0
-    assert mount.engine.vfs._state.files.all()[0].lock_owners == set(), "a close gives locks back"
+    assert mount.engine.vfs._state.files.all()[0].lock_owners == {}, "a close gives locks back"
 
 
 # Room

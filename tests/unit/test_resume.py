@@ -198,7 +198,7 @@ def test_locks_go_on_and_end_with_their_handle(line: Line) -> None:
     assert taken.value.errno == errno.EAGAIN
     engine.vfs.flush(ME, fh, 5)
     engine.vfs.setlk(ME, ino, other, whole._replace(owner=9), wait=False)
-    engine.vfs.release(ME, fh, 6, True)
+    engine.vfs.release(ME, fh)
     engine.vfs.setlk(ME, ino, other, Lock(fcntl.F_WRLCK, 0, 2**63 - 1, 1, owner=10, flock=True), wait=False)
     engine.close()
 

@@ -142,6 +142,22 @@ def test_a_flock_goes_with_its_own_handle(engine: Engine) -> None:
         assert taken(engine, third, wanted)
 
 
+@pytest.mark.parametrize("flushed", [True, False])
+def test_a_late_release_leaves_what_its_process_has_locked_since(engine: Engine, flushed: bool) -> None:
+    first, second = engine.files.open("f"), engine.files.open("f")
+    take(engine, first, lock(fcntl.F_WRLCK, 1))
+    if flushed:  # else its close is silent
+        engine.vfs.flush(ME, first, lock_owner=1)
+    take(engine, second, lock(fcntl.F_WRLCK, 1))
+    engine.vfs.release(ME, first)
+    with engine.files.opened("f") as third:
+        assert not taken(engine, third, lock(fcntl.F_WRLCK, 2))
+        engine.files.pwrite(second, 0, b"under the lock")
+        engine.vfs.flush(ME, second, lock_owner=1)
+        assert taken(engine, third, lock(fcntl.F_WRLCK, 2))
+    engine.vfs.release(ME, second)
+
+
 def test_who_does_not_wait_for_a_flock_waits_for_a_release_that_is_on_its_way(engine: Engine) -> None:
     first = engine.files.open("f")
     wanted = lock(fcntl.F_WRLCK, 1, flock=True)
