@@ -234,7 +234,7 @@ def test_closing_a_handle_that_wrote_nothing_costs_nothing(engine: Engine, monke
     before = n_commits(engine)
     monkeypatch.setattr(engine.meta.store, "read", None)  # any use of the store would fail now
     engine.vfs.flush(ME, fh, lock_owner=77)
-    engine.vfs.release(ME, fh, lock_owner=77)
+    engine.vfs.release(ME, fh)
     monkeypatch.undo()
     assert n_commits(engine) == before
 
