@@ -21,6 +21,7 @@ from cairnfs.errors import CairnError
 
 Say = Callable[[str], None]
 END_S = 20.0
+LATE = ("--sync", "fsync")  # as JuiceFS does, which never syncs objects in a folder
 SMALL_CACHE = "64"  # MiB: less than what the suite `train` reads again and again
 
 
@@ -32,10 +33,15 @@ def set_up(stack: ExitStack, say: Say, suite: str) -> list[Place]:
     places = [cairnfs(root, stack), Place("local", local, mount_of(local))]
     if suite in ("train", "all"):
         places.append(cairnfs(root, stack, "cairnfs, small cache", options=("--cache-memory", SMALL_CACHE)))
+    late = suite in ("small-files", "all")
+    if late:
+        places.append(cairnfs(root, stack, "cairnfs, --sync fsync", synced=LATE))
     redis_url = None
     with optional("Redis", say):
         redis_url = stack.enter_context(redis_server(root / "redis", appendonly=True))
         places.append(cairnfs(root, stack, "cairnfs, Redis", f"{redis_url}/1"))
+        if late:
+            places.append(cairnfs(root, stack, "cairnfs, Redis, --sync fsync", f"{redis_url}/4", synced=LATE))
     with optional("Redis and RADOS", say):
         if redis_url:
             places.append(cairnfs(root, stack, "cairnfs, Redis + RADOS", f"{redis_url}/2", storage=ceph(root / "ceph", stack)))
@@ -63,11 +69,14 @@ def cairnfs(
     url: str | None = None,
     *,
     storage: tuple[str, ...] | None = None,
+    synced: tuple[str, ...] = (),
     options: tuple[str, ...] = (),
 ) -> Place:
-    """A fresh volume, mounted; on SQLite and a folder unless `url` and `storage` (options of `cairnfs format`) say otherwise."""
+    """A fresh volume, mounted; on SQLite and a folder unless `url` and `storage` (options of `cairnfs format`) say otherwise.
+    `synced`: more such options for the folder.
+    """
     word = _word(name)
-    storage = storage or ("--bucket", str(root / f"{word}-data"))
+    storage = storage or ("--bucket", str(root / f"{word}-data"), *synced)
     context = mounted_at(root / word, url or f"sqlite3://{root}/{word}.db", root / f"{word}.log", storage, options)
     mountpoint = stack.enter_context(context)
     return Place(name, mountpoint, mount_of(mountpoint))

@@ -42,6 +42,12 @@ DURATION = Parsed("duration", parse_duration)
 
 # Options that only some kinds of storage have: name, metavar, help. What is given goes into the volume's `storage_options`.
 STORAGE_OPTIONS = (
+    (
+        "sync",
+        "WHEN",
+        "When objects in a folder are synced to its disk: close (before it returns), or fsync, as local file systems do: a loss "
+        "of power may then damage what was closed in the last half minute and not synced. [default: close]",
+    ),
     ("region", "NAME", "Region of a bucket of S3. [default: of the URL, environment or profile]"),
     ("ceph-conf", "FILE", "Ceph's configuration. [default: CEPH_CONF, or /etc/ceph/ceph.conf]"),
     ("ceph-user", "NAME", "User of Ceph. [default: client.admin]"),

@@ -116,6 +116,8 @@ class Volume:
         closers: list[Callable[[], None]] = []
         if self._data is not None:
             closers.append(self._data.close)
+            if not self.options.read_only and self._objects is not None:
+                closers.append(self._objects.sync)
         if self._objects is not None:
             closers.append(self._objects.close)
         self._data = self._objects = None

@@ -12,7 +12,8 @@ from cairnfs.ext.parts cimport Parts, iovec
 cdef extern from "file_io_impl.h" nogil:
     enum:
         FILE_IO_NO_UNNAMED
-    int file_io_put(const char *folder, const char *path, iovec *parts, size_t n_parts)
+    int file_io_put(const char *folder, const char *path, iovec *parts, size_t n_parts, int sync)
+    int file_io_sync(const char *folder)
     Py_ssize_t file_io_get(const char *path, uint64_t offset, void *data, size_t n_bytes)
 
 
@@ -27,17 +28,27 @@ cdef bytes _path(str path):
     return encoded
 
 
-def put(str folder not None, str path not None, parts):
+def put(str folder not None, str path not None, parts, bint sync=True):
     cdef bytes c_folder = _path(folder), c_path = _path(path)
     cdef const char *folder_at = PyBytes_AS_STRING(c_folder)
     cdef const char *path_at = PyBytes_AS_STRING(c_path)
     cdef Parts held = Parts(parts)
     cdef int code
     with nogil:
-        code = file_io_put(folder_at, path_at, held.parts, held.n)
+        code = file_io_put(folder_at, path_at, held.parts, held.n, sync)
     if code < 0:
         raise _failure(code, c_path)
     return code != FILE_IO_NO_UNNAMED
+
+
+def sync(str folder not None):
+    cdef bytes c_folder = _path(folder)
+    cdef const char *folder_at = PyBytes_AS_STRING(c_folder)
+    cdef int code
+    with nogil:
+        code = file_io_sync(folder_at)
+    if code < 0:
+        raise _failure(code, c_folder)
 
 
 def get(str path not None, uint64_t offset, Py_ssize_t n_bytes):

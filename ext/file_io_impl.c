@@ -65,7 +65,7 @@ static int sync_all(int fd)
     return 0;
 }
 
-int file_io_put(const char *folder, const char *path, struct iovec *parts, size_t n_parts)
+int file_io_put(const char *folder, const char *path, struct iovec *parts, size_t n_parts, int sync)
 {
     int fd = open_file(folder, O_WRONLY | O_TMPFILE);
     if (fd < 0)
@@ -73,11 +73,21 @@ int file_io_put(const char *folder, const char *path, struct iovec *parts, size_
     int error = write_all(fd, parts, n_parts);
     if (!error)
         error = give_name(fd, path);
-    if (!error) {
+    if (!error && sync) {
         error = sync_all(fd);
         if (error)
             unlink(path);
     }
+    close(fd);
+    return error;
+}
+
+int file_io_sync(const char *folder)
+{
+    int fd = open_file(folder, O_RDONLY | O_DIRECTORY);
+    if (fd < 0)
+        return fd;
+    int error = syncfs(fd) < 0 ? -errno : 0;
     close(fd);
     return error;
 }

@@ -12,9 +12,12 @@
 
 enum { FILE_IO_NO_UNNAMED = 1 }; /* nothing was done: this file system has no unnamed files */
 
-/* Store bytes under a new name: into an unnamed file in `folder`, which then gets its name `path`, and is synced. What fails is undone.
- * `parts` are used up. 0, FILE_IO_NO_UNNAMED, or an error. */
-int file_io_put(const char *folder, const char *path, struct iovec *parts, size_t n_parts);
+/* Store bytes under a new name: into an unnamed file in `folder`, which then gets its name `path`, and is synced if `sync`. What fails
+ * is undone. `parts` are used up. 0, FILE_IO_NO_UNNAMED, or an error. */
+int file_io_put(const char *folder, const char *path, struct iovec *parts, size_t n_parts, int sync);
+
+/* Sync all of the file system that a folder is in. 0, or an error, of this or of what was written since somebody last asked. */
+int file_io_sync(const char *folder);
 
 /* Read into `data` from `offset` on. Bytes read, fewer than n_bytes only at the end of the file; or an error. */
 ssize_t file_io_get(const char *path, uint64_t offset, void *data, size_t n_bytes);

@@ -58,7 +58,8 @@ class _Collection:
     def packs(self, stage: Stage) -> None:
         """Packs without live bytes, listed for deletion or not."""
         if self.report.delete:
-            self._meta.store.sync()  # an object must not go before the commits that freed it are safe
+            self._objects.sync()
+            self._meta.store.sync()  # an object must not go before the commits that freed it are safe, and what these name
         rows = self._pack_rows()
         while batch := list(islice(rows, SCAN_ROWS)):
             self._garbage([pack for pack, info in batch if not self._is_live(info)])

@@ -70,6 +70,7 @@ class Deleter:
                 break
             if not self._store_is_usable():
                 break
+            self._objects.sync()  # what has taken the place of these packs
             self._meta.store.sync()
             n_deleted += self._delete(packs)
             after = packs[-1]

@@ -56,9 +56,9 @@ class Place(Protocol):
 
 
 def _file(place: Place, io_timeout_s: float) -> Bucket:
-    from cairnfs.objects.file import FileStore
+    from cairnfs.objects.file import SYNCS, FileStore
 
-    return FileStore(os.path.join(place.bucket, place.name))
+    return FileStore(os.path.join(place.bucket, place.name), place.storage_options.get("sync", SYNCS[0]))
 
 
 def _s3(place: Place, io_timeout_s: float) -> Bucket:
@@ -77,7 +77,11 @@ def _rados(place: Place, io_timeout_s: float) -> Bucket:
 
 # How each kind is made, imports included, so that a volume loads its own kind only; and what it may be told besides its bucket.
 STORAGES: dict[str, Callable[[Place, float], Bucket]] = {"file": _file, "s3": _s3, "rados": _rados}
-STORAGE_OPTIONS: dict[str, tuple[str, ...]] = {"file": (), "s3": ("region",), "rados": ("ceph_conf", "ceph_user", "namespace")}
+STORAGE_OPTIONS: dict[str, tuple[str, ...]] = {
+    "file": ("sync",),
+    "s3": ("region",),
+    "rados": ("ceph_conf", "ceph_user", "namespace"),
+}
 
 
 def open_bucket(place: Place, io_timeout_s: float = EngineOptions.io_timeout_s) -> Bucket:
@@ -126,6 +130,7 @@ def create_bucket(place: Place) -> None:
     try:
         bucket.prepare()
         found = _mark(bucket, place.uuid)
+        bucket.sync()
         if found != place.uuid:
             raise VolumeError(
                 f"{bucket.where} already holds the objects of another volume (uuid {found}): "

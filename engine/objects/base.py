@@ -71,7 +71,7 @@ class ObjectStore(Protocol):
         ...
 
     def put(self, name: str, parts: Sequence[Buffer]) -> None:
-        """Store the concatenation of `parts` durably and atomically. The name must be new (EEXIST otherwise)."""
+        """Store the concatenation of `parts` atomically, and durably unless `sync` is for that. The name must be new (EEXIST)."""
         ...
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -93,6 +93,10 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def sync(self) -> None:
+        """When this returns, everything that anybody has put survives a loss of power. ObjectError, once for what was lost."""
+        ...
+
     def check(self) -> None:
         """Raise ObjectError when the store cannot be used now (folder gone, disk not mounted)."""
         ...
@@ -108,6 +112,13 @@ class OneByOne:
     def many(self, requests: Iterable[Request]) -> Iterator[tuple[int, Outcome]]:
         for i, request in enumerate(requests):
             yield i, outcome_of(cast(ObjectStore, self), request)
+
+
+class SyncedAtPut:
+    """For an object store whose puts return when they are durable."""
+
+    def sync(self) -> None:
+        """Nothing is left to do."""
 
 
 def outcome_of(store: ObjectStore, request: Request) -> Outcome:

@@ -78,6 +78,9 @@ class CountingObjects:
     def check(self) -> None:
         self._store.check()
 
+    def sync(self) -> None:
+        self._store.sync()
+
     def close(self) -> None:
         self._store.close()
 

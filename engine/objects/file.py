@@ -5,6 +5,9 @@ then linked under its final name without replacing, so a killed process leaves n
 link, because then one journal commit of the disk covers the bytes and the name; an object that loses power between the
 two may be torn, but nothing refers to it yet. Where unnamed files are not supported a hidden name is used instead.
 
+A store made with sync "fsync" syncs nothing but by `sync`, and then the disk, whoever has put what. The kernel writes by itself
+within half a minute. After a loss of power, what was put since may be missing or torn, though metadata may name it.
+
 The folder must hold the marker object `cairnfs_uuid`. A folder that lost it (an unmounted disk, a deleted tree) is an
 error and is never created again by a write.
 """
@@ -14,7 +17,7 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 
-from cairnfs.errors import ObjectError, ObjectMissing, VolumeError
+from cairnfs.errors import ObjectError, ObjectMissing, UsageError, VolumeError
 from cairnfs.ext import file_io
 from cairnfs.objects.base import MARKER, NotOurs, ObjectInfo, OneByOne, checked_name
 from cairnfs.types import Buffer
@@ -24,13 +27,18 @@ _MAX_PARTS = 512  # IOV_MAX is 1024 on Linux
 _TELLING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.EFBIG})
 _NO_LINK = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _FILE_MODE = 0o644
+SYNCS = ("close", "fsync")  # when an object is synced: as it is put, which is before close(2) returns; or by `sync`, for fsync(2)
 
 
 class FileStore(OneByOne):
     """An object store in the folder `root`, which must exist and carry the marker (see `cairnfs.objects.create_bucket`)."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, sync: str = SYNCS[0]) -> None:
+        """UsageError for another `sync` than those of SYNCS."""
+        if sync not in SYNCS:
+            raise UsageError(f"'{sync}' is not when to sync: choose {' or '.join(SYNCS)}")
         self.root = os.path.abspath(root)
+        self._syncs = sync == SYNCS[0]
         self._marker = os.path.join(self.root, MARKER)
         self._unnamed_files = os.path.isdir("/proc/self/fd")  # what gives them a name
         self._serial = itertools.count()
@@ -75,6 +83,14 @@ class FileStore(OneByOne):
         folder = prefix.rpartition("/")[0]
         yield from self._walk(folder, prefix)
 
+    def sync(self) -> None:
+        if self._syncs:
+            return
+        try:
+            file_io.sync(self.root)
+        except OSError as e:
+            raise ObjectError(f"what is in {self.root} could not be synced: {e.strerror}", e.errno or errno.EIO) from e
+
     def check(self) -> None:
         try:
             os.stat(self._marker)
@@ -117,7 +133,7 @@ class FileStore(OneByOne):
     def _store(self, path: str, parts: Sequence[Buffer]) -> None:
         folder = os.path.dirname(path)
         if self._unnamed_files:
-            if file_io.put(folder, path, parts):
+            if file_io.put(folder, path, parts, self._syncs):
                 return
             self._unnamed_files = False
         self._store_by_hidden_name(folder, path, parts)
@@ -127,12 +143,13 @@ class FileStore(OneByOne):
         fd = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
         try:
             _write_all(fd, parts)
-            os.fsync(fd)
+            if self._syncs:
+                os.fsync(fd)
             _publish(hidden, path)
         finally:
             os.close(fd)
             _remove_if_there(hidden)
-        _sync_folder(folder)
+        self._sync_folder(folder)
 
     def _make_folders(self, folder: str) -> None:
         """Make the folders between the root and an object; the root itself must be there and be ours."""
@@ -144,7 +161,16 @@ class FileStore(OneByOne):
                 os.mkdir(at)
             except FileExistsError:
                 continue
-            _sync_folder(above)
+            self._sync_folder(above)
+
+    def _sync_folder(self, folder: str) -> None:
+        if not self._syncs:
+            return
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
     def _walk(self, folder: str, prefix: str) -> Iterator[ObjectInfo]:
         """Objects below one folder in order of full name; only one folder per level is held in memory."""
@@ -213,11 +239,3 @@ def _remove_if_there(path: str) -> None:
         os.unlink(path)
     except FileNotFoundError:
         pass
-
-
-def _sync_folder(folder: str) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

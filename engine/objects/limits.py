@@ -113,6 +113,9 @@ class LimitedObjects:
     def check(self) -> None:
         self._store.check()
 
+    def sync(self) -> None:
+        self._store.sync()
+
     def close(self) -> None:
         self._closing.set()
         self._store.close()

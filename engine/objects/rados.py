@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, TypeVar
 from cairnfs.const import MIB
 from cairnfs.errors import ObjectError, ObjectMissing, VolumeError
 from cairnfs.ext import rados_io
-from cairnfs.objects.base import MARKER, Delete, Get, NotOurs, ObjectInfo, Outcome, Put, Request, checked_name
+from cairnfs.objects.base import MARKER, Delete, Get, NotOurs, ObjectInfo, Outcome, Put, Request, SyncedAtPut, checked_name
 from cairnfs.objects.ordering import in_order
 from cairnfs.types import Buffer
 
@@ -57,7 +57,7 @@ class Access(NamedTuple):
     namespace: str = ""
 
 
-class RadosStore:
+class RadosStore(SyncedAtPut):
     """The objects NAME/… of a pool. Making one connects. VolumeError says why it cannot be used, and how to mend it."""
 
     def __init__(self, access: Access, name: str, io_timeout_s: float) -> None:

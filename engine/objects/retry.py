@@ -174,6 +174,10 @@ class Retrying:
         """Not retried: the caller wants to know the state now."""
         self._store.check()
 
+    def sync(self) -> None:
+        """Not retried: what was lost is told once."""
+        self._store.sync()
+
     def close(self) -> None:
         self._closing.set()
         self._store.close()

@@ -18,7 +18,7 @@ from itertools import chain
 from typing import Any, Literal, TypeVar
 
 from cairnfs.errors import ObjectError, ObjectMissing, VolumeError
-from cairnfs.objects.base import MARKER, NotOurs, ObjectInfo, OneByOne, checked_name
+from cairnfs.objects.base import MARKER, NotOurs, ObjectInfo, OneByOne, SyncedAtPut, checked_name
 from cairnfs.objects.s3_keys import MISSING, Keys
 from cairnfs.objects.s3_url import parse_s3_url
 from cairnfs.types import Buffer
@@ -42,7 +42,7 @@ _CAUSE = re.compile(r'(?:message|error): "([^"]+)"|(TimedOut|IncompleteMessage|C
 _UNKNOWN_CONDITION = frozenset({"501", "NotImplemented"})
 
 
-class S3Objects(OneByOne):
+class S3Objects(OneByOne, SyncedAtPut):
     """A bucket, as far as it belongs to one volume. See `cairnfs.objects.base.Bucket`."""
 
     def __init__(self, url: str, folder: str, region: str | None, io_timeout_s: float) -> None:

@@ -248,7 +248,7 @@ class FileIo:
 
     def fsync(self, fh: int) -> None:
         self._state.handle(fh).file.flush()
-        self._state.meta.store.sync()
+        self._state.sync()
 
     def release(self, fh: int) -> None:
         handles = self._state.handles
@@ -284,7 +284,7 @@ class FileIo:
                 if error.errno != errno.ESTALE:
                     log.error("inode %d: cannot be stored: %s", file.ino, error)
                     first = first or error
-        self._state.meta.store.sync()
+        self._state.sync()
         if first is not None:
             raise first
 

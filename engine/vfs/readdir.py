@@ -202,7 +202,7 @@ class Directories:
     def fsyncdir(self, fh: int) -> None:
         if fh < FIRST_COMPILED:
             self.handles.get(fh)
-        self._state.meta.store.sync()
+        self._state.sync()
 
     def readdir(self, fh: int, cookie: int, plus: bool) -> Iterator[DirEntry]:
         """Entries after `cookie`; the caller takes as many as it has room for. Attributes are fetched while iterating,

@@ -105,6 +105,11 @@ class VfsState:
         if self.options.read_only:
             raise FsError(errno.EROFS)
 
+    def sync(self) -> None:
+        """What is committed survives a loss of power when this returns: first the packs, then the metadata that names them."""
+        self.data.objects.sync()
+        self.meta.store.sync()
+
     def shown(self, attr: Attr) -> Attr:
         """`attr`, just fetched, as the callers of this process must see it: with data that they wrote and that was not
         committed when it was fetched. (The row is read again when dirty data may have been committed in between.)

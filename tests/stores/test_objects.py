@@ -37,6 +37,10 @@ def folder_without_unnamed_files(folder: Path) -> FileStore:
     return store
 
 
+def folder_synced_by_fsync(folder: Path) -> FileStore:
+    return FileStore(folder_store(folder).root, "fsync")
+
+
 def retrying_folder(folder: Path) -> Retrying:
     return Retrying(folder_store(folder), 1.0, SystemClock(), random.Random(1))
 
@@ -51,6 +55,7 @@ def s3_store(gateway: Gateway) -> S3Objects:
 STORES: dict[str, Callable[[Path], ObjectStore]] = {
     "file": folder_store,
     "file without O_TMPFILE": folder_without_unnamed_files,
+    "file, synced by fsync": folder_synced_by_fsync,
     "retrying file": retrying_folder,
 }
 
@@ -73,6 +78,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStor
 
 def test_what_was_put_is_read_back(store: ObjectStore) -> None:
     store.put("packs/00/one", [b"first", bytearray(b" second"), memoryview(b" third")])
+    store.sync()
     assert store.get("packs/00/one") == b"first second third"
 
 

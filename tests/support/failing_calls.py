@@ -51,6 +51,12 @@ int fsync(int fd)
     int how = wanted("FAILING_fsync");
     return how > 0 ? (errno = how, -1) : ((int (*)(int))dlsym(RTLD_NEXT, "fsync"))(fd);
 }
+
+int syncfs(int fd)
+{
+    int how = wanted("FAILING_syncfs");
+    return how > 0 ? (errno = how, -1) : ((int (*)(int))dlsym(RTLD_NEXT, "syncfs"))(fd);
+}
 """
 
 
@@ -62,7 +68,7 @@ def build(folder: Path) -> Path:
 
 
 def outcome_of(library: Path, program: str, arguments: list[str], **calls: int) -> object:
-    """What a Python program prints as JSON while calls (writev, pread, fsync) fail with an errno, or do little (SHORT)."""
+    """What a Python program prints as JSON while calls (writev, pread, fsync, syncfs) fail by an errno, or do little (SHORT)."""
     preloaded = f"{os.environ.get('LD_PRELOAD', '')} {library}".strip()
     failing = {f"FAILING_{call}": str(how) for call, how in calls.items()}
     done = subprocess.run(

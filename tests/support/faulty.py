@@ -84,6 +84,10 @@ class FaultyObjects(OneByOne):
             self._enter("list_next")
             yield info
 
+    def sync(self) -> None:
+        self._enter("sync")
+        self.store.sync()
+
     def check(self) -> None:
         self._enter("check")
         self.store.check()
