@@ -47,6 +47,7 @@ from cairnfs.meta.stores.base import (
 )
 from cairnfs.meta.stores.fields import added, field, raised
 from cairnfs.meta.stores.log_keys import decode_keys, encode_keys, encode_request, prefix_end
+from cairnfs.meta.stores.sqlite_ahead import LogAhead
 from cairnfs.meta.stores.sqlite_checkpoint import LOG_LIMIT_BYTES, Checkpointer
 from cairnfs.meta.stores.sqlite_watch import WalIndex
 from cairnfs.types import Position, SessionId
@@ -100,6 +101,7 @@ class SqliteStore:
         sqlite_file.find(path, url, create)
         self._writer = self._open_writer(url, create)
         self._wal_fd = os.open(f"{path}-wal", os.O_RDWR | os.O_CLOEXEC)
+        self._ahead = LogAhead(self._wal_fd)
         self._index = _map_index(path)
         connect = partial(sqlite_file.connect, path, 0.1, cache_kib=READER_CACHE_KIB)
         self._checkpointer = Checkpointer(connect)
@@ -205,6 +207,8 @@ class SqliteStore:
                 connection.executemany(_DELETE, [key for key, value in changed.items() if value is None])
             connection.execute("COMMIT")
             mark = None if self._index is None else self._index.mark_of_next(before)
+            if mark is not None:
+                self._ahead.wrote(mark)
             self._checkpointer.wrote(connection, len(changed) + 1 + sum(len(put[2]) for put in puts) // 4096)
         return Committed(position, totals, changed, mark)
 

@@ -13,6 +13,7 @@ from cairnfs.ext.arena import MARK_BYTES, Watch
 from cairnfs.meta.stores.base import MARK_AT
 
 HEADER_BYTES = 48
+FRAMES_AT = 8  # in a mark
 TRIES = 100
 
 _COUNTER = struct.Struct("=I")
@@ -44,4 +45,10 @@ class WalIndex:
 def counter(mark: bytes) -> int:
     """The change counter in a mark."""
     found: int = _COUNTER.unpack_from(mark)[0]
+    return found
+
+
+def n_frames(mark: bytes) -> int:
+    """How many pages are in the log when a mark is left: those of the newest commit are the last."""
+    found: int = _COUNTER.unpack_from(mark, FRAMES_AT)[0]
     return found
