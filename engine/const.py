@@ -4,7 +4,7 @@ KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
 
-FORMAT_VERSION = 1  # of the volume: metadata records and packs
+FORMAT_VERSION = 2  # of the volume: metadata records and packs; 1: packs have other names, see `cairnfs.data.old_names`
 
 ROOT_INO = 1
 CHUNK_BYTES = 64 * MIB

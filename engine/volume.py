@@ -87,7 +87,12 @@ class Volume:
         """The object store, opened when first asked for. VolumeError when it is not this volume's."""
         if self._objects is None:
             limits = Limits(self.options.upload_limit_mbps, self.options.download_limit_mbps)
-            self._objects = open_objects(self.format, self.options.io_timeout_s, self.metrics, limits, self._turns)
+            objects = open_objects(self.format, self.options.io_timeout_s, self.metrics, limits, self._turns)
+            if self.format.format_version == 1:
+                from cairnfs.data.old_names import OldNames
+
+                objects = OldNames(objects)
+            self._objects = objects
         return self._objects
 
     @property

@@ -59,6 +59,7 @@ ENTRY_BYTES = 48
 MAX_SLICE_BYTES = CHUNK_BYTES  # stored or plain; a slice never crosses a chunk
 MAX_SLICES = 1 << 16
 MAX_INDEX_BYTES = 16 << 20
+TOGETHER_BITS = 8
 
 _MAGIC = b"CAIRNPAK"
 _END_MAGIC = b"CAIRNEND"
@@ -114,20 +115,29 @@ class Header(NamedTuple):
 
 
 def pack_name(pack: PackId) -> str:
-    """The object's name: packs/, two hex digits of a hash so that names spread evenly, the id in 16 hex digits."""
-    return f"packs/{mmh3.hash(pack.to_bytes(8, 'big'), signed=False) & 0xFF:02x}/{pack:016x}"
+    """The object's name: packs/, two hex digits of a hash so that names spread evenly, the id in 16 hex digits.
+
+    The digits are the same for 256 ids in a row, as many as a process takes at a time: what is stored one after the other lies in
+    one folder, and a disk has less to look for.
+    """
+    return f"packs/{mmh3.hash((pack >> TOGETHER_BITS).to_bytes(8, 'big'), signed=False) & 0xFF:02x}/{pack:016x}"
 
 
 def pack_id_of(name: str) -> PackId | None:
     """The id in an object's name, or None when it is not the name of a pack."""
+    pack = id_in(name)
+    return pack if pack is not None and pack_name(pack) == name else None
+
+
+def id_in(name: str) -> PackId | None:
+    """What is written as the id in something like the name of a pack."""
     head, _, digits = name.rpartition("/")
     if not head.startswith("packs/") or len(digits) != 16:
         return None
     try:
-        pack = PackId(int(digits, 16))
+        return PackId(int(digits, 16))
     except ValueError:
         return None
-    return pack if pack_name(pack) == name else None
 
 
 def describe(pack: PackId, stored_off: int | None = None, stored_len: int = 0) -> str:

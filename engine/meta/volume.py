@@ -21,6 +21,8 @@ from cairnfs.types import Attr, Inode
 COMPRESSION_PATTERN = re.compile(r"none|zstd(:[1-9]|:1[0-9])?")  # what `cairnfs.objects.codec` can make
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")  # JuiceFS's rule; a name is also part of object names
 
+OLDEST_FORMAT = 1  # that can be read
+
 _DIRECTORY = 0o040000
 
 
@@ -69,9 +71,9 @@ def decode_format(value: bytes) -> VolumeFormat:
         version = int(stored["format_version"])
     except (ValueError, TypeError, KeyError) as error:
         raise CorruptError(f"the volume's format row cannot be read: {error!r}") from error
-    if version != FORMAT_VERSION:
+    if not OLDEST_FORMAT <= version <= FORMAT_VERSION:
         raise VolumeError(
-            f"the volume has format version {version}, this cairnfs reads version {FORMAT_VERSION}: "
+            f"the volume has format version {version}, this cairnfs reads versions {OLDEST_FORMAT} to {FORMAT_VERSION}: "
             f"{'upgrade cairnfs' if version > FORMAT_VERSION else 'the format row is damaged'}"
         )
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cairnfs.clock import SystemClock
+from cairnfs.data.old_names import OldNames
 from cairnfs.errors import ObjectError, ObjectMissing
 from cairnfs.objects import MARKER
 from cairnfs.objects.base import Delete, Get, ObjectStore, Put, Request
@@ -41,6 +42,10 @@ def folder_synced_by_fsync(folder: Path) -> FileStore:
     return FileStore(folder_store(folder).root, "fsync")
 
 
+def folder_with_old_names(folder: Path) -> OldNames:
+    return OldNames(folder_store(folder))
+
+
 def retrying_folder(folder: Path) -> Retrying:
     return Retrying(folder_store(folder), 1.0, SystemClock(), random.Random(1))
 
@@ -56,6 +61,7 @@ STORES: dict[str, Callable[[Path], ObjectStore]] = {
     "file": folder_store,
     "file without O_TMPFILE": folder_without_unnamed_files,
     "file, synced by fsync": folder_synced_by_fsync,
+    "file, names of format 1": folder_with_old_names,
     "retrying file": retrying_folder,
 }
 

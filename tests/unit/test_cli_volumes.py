@@ -30,7 +30,7 @@ def test_status_shows_what_was_formatted(volume: Volume) -> None:
     assert status == {
         "format": {
             "name": "photos",
-            "format_version": 1,
+            "format_version": 2,
             "storage": "file",
             "bucket": str(volume.bucket),
             "storage_options": {},

@@ -89,11 +89,13 @@ def test_the_writers_bytes_are_not_copied() -> None:
 
 
 def test_names_are_spread_and_can_be_read_back() -> None:
-    names = [p.pack_name(PackId(i)) for i in range(4096)]
+    ids = range(0, 4096 * 256, 64)
+    names = [p.pack_name(PackId(i)) for i in ids]
     assert all(re.fullmatch(r"packs/[0-9a-f]{2}/[0-9a-f]{16}", name) for name in names)
-    assert [p.pack_id_of(name) for name in names] == list(range(4096))
+    assert [p.pack_id_of(name) for name in names] == list(ids)
+    assert all(len({name[:9] for name in names[i : i + 4]}) == 1 for i in range(0, len(names), 4)), "ids in a row are together"
     counts = [sum(name[6:8] == f"{i:02x}" for name in names) for i in range(256)]
-    assert min(counts) > 0 and max(counts) < 50
+    assert min(counts) > 0 and max(counts) < 4 * 50
     for other in ("packs/00/0000000000000001x", "cairnfs_uuid", "packs/zz/0000000000000001", "packs/00/000000000000000g"):
         assert p.pack_id_of(other) is None
 

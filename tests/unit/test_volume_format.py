@@ -80,8 +80,8 @@ def test_empty_store_says_how_to_make_a_volume() -> None:
 
 
 def test_newer_format_is_refused_naming_both_versions(store: MemoryStore) -> None:
-    store_format(store, format_version=2)
-    with pytest.raises(VolumeError, match="format version 2.* version 1.*upgrade cairnfs"):
+    store_format(store, format_version=3)
+    with pytest.raises(VolumeError, match="format version 3.* versions 1 to 2.*upgrade cairnfs"):
         load_format(store)
 
 
