@@ -1,5 +1,6 @@
 """What SQLite is about to write over is in memory by then."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -43,4 +44,14 @@ def test_the_part_that_comes_next_is_asked_for(tmp_path: Path, monkeypatch: pyte
     assert n_restarts >= 1, "the log never began again"
     written = sum(max(0, after - before) for before, after in zip(ends, ends[1:], strict=False))
     assert len(asked) <= 2 + n_restarts + written // (AHEAD_BYTES // 2), "it is asked for too often"
+    store.close()
+
+
+def test_a_commit_is_done_where_the_kernel_takes_no_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, "no advice")
+
+    monkeypatch.setattr(os, "posix_fadvise", refuse)
+    store = SqliteStore(tmp_path / "meta.db", "sqlite3://meta.db", True)
+    assert store.commit([], [Put((b"part", b"key"), VALUE)]).position == 1
     store.close()

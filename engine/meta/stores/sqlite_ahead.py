@@ -6,6 +6,7 @@ ten reads for a new file, one after the other, for a log of 40 MB that other fil
 """
 
 import os
+from contextlib import suppress
 
 from cairnfs.meta.stores.sqlite_watch import n_frames
 
@@ -26,4 +27,5 @@ class LogAhead:
         if self._from <= end <= self._to - AHEAD_BYTES // 2:
             return
         self._from, self._to = end, end + AHEAD_BYTES
-        os.posix_fadvise(self._fd, end, AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+        with suppress(OSError):  # the commit is done, and must not look as if it had failed
+            os.posix_fadvise(self._fd, end, AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
