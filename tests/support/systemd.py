@@ -28,10 +28,10 @@ exec env -i PATH="$PATH" container=cairnfs-tests SYSTEMD_UNIT_PATH="$0/units" SY
 
 
 def cgroups() -> Path | None:
-    """Where the cgroup2 hierarchy is mounted."""
+    """Where the cgroup2 hierarchy is mounted for writing."""
     for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, place, kind, *_ = line.split(" ")
-        if kind == "cgroup2":
+        _, place, kind, options, *_ = line.split(" ")
+        if kind == "cgroup2" and "rw" in options.split(","):
             return Path(place)
     return None
 
