@@ -120,7 +120,7 @@ def test_processes_count_under_locks_that_their_closes_give_back(mounts: MountFa
 
 
 def test_a_process_gets_the_lock_again_that_it_has_just_closed(mounts: MountFactory) -> None:
-    """Without waiting for the RELEASE, some 40 of 600 were refused; on a very busy machine one may take longer than is waited for."""
+    """Without waiting for the RELEASE, some 40 of 600 were refused; on a busy machine it may still take longer."""
     here, _ = two_paths(mounts, True)
     n_refused = 0
     for flags in (os.O_RDONLY, os.O_RDWR):
