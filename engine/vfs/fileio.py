@@ -267,7 +267,7 @@ class FileIo:
         try:
             if handle.flock_owner:
                 self._locking.release_flock(handle.file, handle.flock_owner)
-            for owner in handle.lock_owners:
+            for owner in tuple(handle.lock_owners):
                 if handle.file.lock_owners.get(owner) is handle:
                     self._locking.release_owner(handle.file, owner)
         finally:

@@ -99,12 +99,17 @@ def test_an_open_sees_what_was_put_on_the_way(two: Two) -> None:
         see(change, two[0] / change.__name__, two[1] / change.__name__)
 
 
-def see(change: Callable[[Path, int], None], writer: Path, reader: Path) -> None:
+def begin(change: Callable[[Path, int], None], writer: Path) -> None:
+    """What the first change finds: `d`, or a link of that name."""
     if change in LINKS:
         made(writer / "first", "first")
         (writer / "d").symlink_to("first")
     else:
         made(writer / "d", "first")
+
+
+def see(change: Callable[[Path, int], None], writer: Path, reader: Path) -> None:
+    begin(change, writer)
     for n, pause_s in enumerate(pauses()):
         (reader / "d" / "sub" / "f").read_text()  # the kernel has the whole path
         change(writer, n)
@@ -255,11 +260,7 @@ def test_names_are_made_where_the_path_leads_now(two: Two, way: Callable[[Path, 
     """None of these calls fails because the kernel came to another directory by the names that it had."""
     writer, reader = two
     (writer / "linked").touch()
-    if way is replace_link:
-        made(writer / "first", "first")
-        (writer / "d").symlink_to("first")
-    else:
-        made(writer / "d", "first")
+    begin(way, writer)
     for n, pause_s in enumerate(pauses()):
         making = [*MAKING][n % len(MAKING)]
         for _ in range(2):
