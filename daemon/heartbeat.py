@@ -41,16 +41,18 @@ def shared_session(volume: Volume, mountpoint: Path, carried: Carried, owner: Pr
     sessions = volume.meta.sessions
     sessions.on_opened = partial(setattr, carried, "session")
     if not (carried.session and sessions.resume(SessionId(carried.session), owner, VERSION)):
-        if carried.session:
+        if carried.session != carried.closing:
             log.error("session %d was taken for dead: its locks and the deleted files it held open are gone", carried.session)
         sessions.clean_stale()
         sessions.open(str(mountpoint), VERSION, owner, volume.options.heartbeat_s)
+    carried.closing = 0
     heart = Heartbeat(volume)
     heart.start()
     try:
         yield SessionId(carried.session)
     finally:
         heart.stop()
+        carried.closing = carried.session  # who is killed from here on has a successor, and that one has lost nothing
         sessions.close()
 
 

@@ -206,6 +206,15 @@ class Carried:
         self._set(1, value)
 
     @property
+    def closing(self) -> int:
+        """The session that whoever ends the mount began to close, which may be gone by now."""
+        return self._get(6)
+
+    @closing.setter
+    def closing(self, value: int) -> None:
+        self._set(6, value)
+
+    @property
     def told(self) -> int:
         """The position up to which the kernel was told of all that changed."""
         return self._get(2)
