@@ -32,6 +32,7 @@ NOT_ALONE = ("fuse_chan", "fuse_files", "fuse_names", "fuse_notify") + (
     "fuse_resumed",
     "fuse_slots",
     "fuse_table",
+    "log_end",
     "parts",
     "rados_io",
 )

@@ -17,6 +17,8 @@ from cairnfs.daemon.transport import Transport, choose, descriptor
 from cairnfs.errors import MountError
 from cairnfs.ext.arena import Arena
 from cairnfs.ext.fuse_chan import Channel
+from cairnfs.ext.log_end import LogEnd
+from cairnfs.meta.stores.base import Store
 from cairnfs.metrics import Distribution
 from cairnfs.options import FuseOptions
 from cairnfs.types import Inode, Lock, SetAttr, serving
@@ -40,8 +42,9 @@ class ChannelFront:
         arena: Arena | None = None,
         inherited: Inherited | None = None,
         done: Iterable[int] = (),
+        fences: memoryview | None = None,
     ) -> None:
-        """`inherited`: the mount is there already. `done`: requests left behind whose effects are."""
+        """`inherited`: the mount is there already. `done`: requests left behind whose effects are. `fences`: see `make_front`."""
         self._vfs = vfs
         self._arena = arena
         self._inherited = inherited
@@ -55,6 +58,7 @@ class ChannelFront:
         self._apart: Apart | None = None
         self._mounted: Mounted | None = None
         self._transport = descriptor("nothing is mounted yet")
+        self._log_end: LogEnd | None = None if arena is None else LogEnd(fences)
 
     def run(self) -> None:
         """Mount, and serve until unmounted or stopped. MountError when it cannot be mounted; OSError when the device fails."""
@@ -119,6 +123,19 @@ class ChannelFront:
             return self._transport
         error = channel.uring_error
         return descriptor(f"io_uring: {os.strerror(error)}" if error else "the kernel does not offer it")
+
+    def tend(self, store: Store) -> None:
+        """See `Front`. Compiled code asks by itself what was committed; while it has no connection, Python does."""
+        if self._log_end is None or not self._log_end.wants_link:
+            return
+        link = store.end_link()
+        if link is None:
+            return
+        try:
+            self._log_end.add(*link)
+        except OSError as error:
+            os.close(link.fd)
+            log.debug("%s: a connection cannot be used: %s", self._mountpoint, error)
 
     def invalidate_all(self) -> None:
         """Make the kernel forget names, then attributes, then pages; only the last may wait, for reads in work."""
@@ -190,10 +207,12 @@ class ChannelFront:
 
     def _open(self, fd: int) -> Channel:
         self._transport, n_queues = choose(self._options, self._inherited is not None)
+        more: dict[str, Any] = {"arena": self._arena, "log_end": self._log_end}
         if self._inherited is None:
-            return _channel(fd, self._vfs, self._options, arena=self._arena, uring_queues=n_queues)
-        slots, ring = self._inherited.slots, self._inherited.carried.journal.ring
-        more = {"arena": self._arena, "slots": slots, "journal": ring, "serving": serving, "done": self._done}
+            more |= {"uring_queues": n_queues}
+        else:
+            slots, ring = self._inherited.slots, self._inherited.carried.journal.ring
+            more |= {"slots": slots, "journal": ring, "serving": serving, "done": self._done}
         return _channel(fd, self._vfs, self._options, **more)
 
     def _widen_readahead(self) -> None:

@@ -25,6 +25,7 @@ from cairnfs.const import MAX_NAME_BYTES
 from cairnfs.daemon.mountpoint import Mounted, abort, find_mount, mount_fuse, unmount
 from cairnfs.daemon.transport import Transport, descriptor
 from cairnfs.errors import MountError
+from cairnfs.meta.stores.base import Store
 from cairnfs.metrics import Distribution
 from cairnfs.options import FuseOptions
 from cairnfs.types import Attr, Caller, DirEntry, Inode, Opened, SetAttr, StatFs
@@ -115,6 +116,9 @@ class Pyfuse3Front:
     def transport(self) -> Transport:
         """How requests come: libfuse reads them."""
         return descriptor("the front pyfuse3 has no io_uring")
+
+    def tend(self, store: Store) -> None:
+        """No compiled code answers here."""
 
     def invalidate_all(self) -> None:
         """pyfuse3 cannot make the kernel drop all names at once: names and attributes stay for their timeout."""

@@ -8,6 +8,7 @@ from cairnfs.daemon.inherited import Inherited
 from cairnfs.daemon.transport import Transport
 from cairnfs.errors import UsageError
 from cairnfs.ext.arena import Arena
+from cairnfs.meta.stores.base import Store
 from cairnfs.metrics import Distribution
 from cairnfs.options import FuseOptions
 from cairnfs.types import Inode
@@ -61,6 +62,10 @@ class Front(Protocol):
         """How requests reach this front."""
         ...
 
+    def tend(self, store: Store) -> None:
+        """Give compiled code the connections to the store that it can use. From time to time, while the store answers."""
+        ...
+
 
 def make_front(
     name: str,
@@ -70,12 +75,16 @@ def make_front(
     arena: Arena | None = None,
     inherited: Inherited | None = None,
     done: Iterable[int] = (),
+    fences: memoryview | None = None,
 ) -> Front:
-    """The front called `name`, which may answer from `arena`. UsageError when it needs a package that is not installed."""
+    """The front called `name`, which may answer from `arena`, and count in `fences` how often it has asked the store what is new.
+
+    UsageError when it needs a package that is not installed.
+    """
     if name == "channel":
         from cairnfs.daemon.front_channel import Front as ChannelFront
 
-        return ChannelFront(vfs, mountpoint, options, arena, inherited, done)
+        return ChannelFront(vfs, mountpoint, options, arena, inherited, done, fences)
     try:
         import pyfuse3  # noqa: F401
     except ImportError as error:

@@ -101,6 +101,7 @@ class Follower(threading.Thread):
         self._position = newest if told is None else Position(told)
         self._strange_until = Position(0) if told is None else newest
         self.on_told: Callable[[Position], None] = lambda position: None
+        self.on_read: Callable[[], None] = lambda: None  # on this thread, each time after the log was read
         if core is not None and not self._is_watched:
             core.recall.start()
             core.neighbours.start()
@@ -172,6 +173,7 @@ class Follower(threading.Thread):
             log.exception("cannot apply the change log")
             return False
         self._failing = False
+        self.on_read()
         return found
 
     def catch_up(self) -> bool:
@@ -251,6 +253,8 @@ class Follower(threading.Thread):
                         self._front.invalidate_attributes(inos)
                         self._inos |= inos
                         self._dentries |= dentries
+                    if self._arena is not None and not self._is_watched:
+                        self._arena.heard([record.position for record in others])
                     self._position = records[-1].position
             except LogTrimmed:
                 self._drop_everything()

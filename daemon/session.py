@@ -195,7 +195,14 @@ class MountProcess:
         carried = None if self._inherited is None else self._inherited.carried
         done = self._take_over(volume, vfs)
         self._front = front = make_front(
-            self._request.front, vfs, self._request.mountpoint, options, volume.arena, self._inherited, done
+            self._request.front,
+            vfs,
+            self._request.mountpoint,
+            options,
+            volume.arena,
+            self._inherited,
+            done,
+            volume.metrics.meta_store_s["fence"].memory,
         )
         volume.metrics.fuse_requests.source = front.counts
         volume.metrics.fuse_answers.source = front.answers
@@ -209,6 +216,8 @@ class MountProcess:
         if carried is not None:
             follower.on_told = carried.tell
             follower.on_told(follower.position)
+        if not is_pushed and volume.store.watch() is None:
+            follower.on_read = partial(front.tend, volume.store)
         vfs.follow(follower.fence, front.invalidate_attributes)
         volume.store.on_commit = tell_own(front)
         announcer = threading.Thread(target=self._announce, args=(volume,), name="announce", daemon=True)

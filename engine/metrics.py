@@ -1,7 +1,7 @@
 """What is counted: every counter, gauge and histogram of the engine, declared here and nowhere else.
 
 `Metrics` belongs to one open volume. Counters and histograms are cells of one flat run of 64-bit integers (`Cells`), and this
-file is all that knows where which of them is: a list today, and any memory that several processes share would do.
+file is all that knows where which of them is: an array of its own, or any memory that several processes share.
 Adding is one read and one write of a cell without a call in between, so under the GIL no count is lost and no lock is needed.
 Gauges, and what others count for us, cost nothing until somebody asks: they are read from a `source` that their owner sets.
 
@@ -9,13 +9,14 @@ Names are those of the Prometheus text format, with the base unit in the name. A
 fixed, so that two mounts always show the same lines.
 """
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 N_BUCKETS = 25  # upper bounds of 1 us, 2 us, 4 us, ... 16.8 s; one more bucket holds what took longer
 BUCKETS_US = tuple(1 << i for i in range(N_BUCKETS))
 
-STORE_CALLS = ("read", "scan", "commit", "log", "position", "sync")
+STORE_CALLS = ("read", "scan", "commit", "log", "position", "fence", "sync")  # fence: position, asked for by compiled code
 CONDITIONS = ("unchanged", "exists", "absent", "at_most", "max")
 META_OPERATIONS = (
     ("names.create", "names.fetch", "names.get", "names.get_first", "names.link", "names.list", "names.lookup")
@@ -112,6 +113,12 @@ class Histogram:
         cells[self._at + N_BUCKETS + 1] += ns
 
     @property
+    def memory(self) -> memoryview:
+        """Its cells, for compiled code that counts by itself: nobody else may then."""
+        cells: Any = self._cells
+        return memoryview(cells)[self._at : self._at + self.N_CELLS]
+
+    @property
     def value(self) -> Distribution:
         everybody = (self._cells, *self._others)
         numbers = [sum(cells[self._at + i] for cells in everybody) for i in range(self.N_CELLS)]
@@ -181,7 +188,7 @@ class Metrics:
         self._others = others
         self.families: list[Family] = []
         self.n_cells = 0
-        self._grown: list[int] = []
+        self._grown = array("q")
         self._cells: Cells = self._grown if cells is None else cells
         self._declare_fuse()
         self._declare_meta()
@@ -280,7 +287,7 @@ class Metrics:
         at = self.n_cells
         self.n_cells += n
         if self._cells is self._grown:
-            self._grown += [0] * n
+            self._grown.extend([0] * n)
         return at
 
     def _counter(self, name: str, unit: str, text: str) -> Counter:

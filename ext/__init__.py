@@ -19,6 +19,7 @@ KERNELS = (
     "ino_map",
     "journal",
     "listing",
+    "log_end",
     "page",
     "parts",
     "rados_io",

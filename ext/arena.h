@@ -51,7 +51,7 @@
 #define AR_MAX_BYTES (UINT64_C(1) << 43) /* so that a segment is shorter than 2**32 bytes */
 
 enum {
-    AR_VERSION = 3,
+    AR_VERSION = 4,
     AR_N_LOCKS = 64,
     AR_WAYS = 8,
     AR_OPEN_WAYS = 16,
@@ -176,6 +176,7 @@ struct ar_header {
     _Atomic uint32_t is_pushed;  /* under a lease, opens need no fence of their own */
     _Atomic uint32_t is_careful; /* opens, and names that do not exist, are left to Python, whatever else says that all is fresh */
     uint64_t applied;            /* every commit up to this position is known; seen_lock and seen_seq */
+    uint64_t beyond;             /* bit i: so is that at applied + 1 + i, of a store that is not watched; bit 0 is 0. seen_lock */
     uint8_t seen[AR_MARK_BYTES]; /* what the watched store showed then */
     uint64_t usage_at;           /* position at which `usage` was right, plus 1; 0: none. As `applied` */
     uint64_t usage[AR_N_USAGE];
@@ -228,6 +229,12 @@ void ar_saw(struct ar_arena *arena, uint64_t position, const uint8_t *mark);
 
 /* The process's own commit at `position` has been applied; `mark` is what the store showed right after it, NULL when unknown. */
 void ar_applied(struct ar_arena *arena, uint64_t position, const uint8_t *mark);
+
+/* So has somebody else's, found in the log: own ones of before may still be on their way. */
+void ar_heard(struct ar_arena *arena, uint64_t position);
+
+/* The position up to which every commit is known. */
+uint64_t ar_known_to(const struct ar_arena *arena);
 
 /* Keep the usage of the volume, read after the arena had `applied` == position; nothing happens when there was a commit since. */
 void ar_usage_put(struct ar_arena *arena, uint64_t position, const uint64_t usage[AR_N_USAGE]);

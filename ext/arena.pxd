@@ -76,6 +76,7 @@ cdef extern from "arena.h" nogil:
     void ar_refused(ar_arena *arena)
     void ar_saw(ar_arena *arena, uint64_t position, const uint8_t *mark)
     void ar_applied(ar_arena *arena, uint64_t position, const uint8_t *mark)
+    void ar_heard(ar_arena *arena, uint64_t position)
     void ar_usage_put(ar_arena *arena, uint64_t position, const uint64_t *usage)
     int ar_usage_find(const ar_arena *arena, uint64_t *usage)
     void ar_usage_drop(ar_arena *arena)

@@ -96,6 +96,9 @@ class Arena:
     def changed(self, keys: list[tuple[bytes, bytes]], position: int) -> None:
         """Somebody else's commit at `position` has changed these rows."""
 
+    def heard(self, positions: list[int]) -> None:
+        """Commits of others at these positions were told of to everybody here. One's own between them may be under way."""
+
     def forget(self, ino: int) -> None:
         """Drop the attributes of an inode."""
 

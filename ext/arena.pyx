@@ -153,6 +153,11 @@ cdef class Arena:
             self.drop_row(part, key, position)
         ar_advance(&self.arena, position)
 
+    def heard(self, list positions not None):
+        """Commits of others at these positions were told of to everybody here."""
+        for position in positions:
+            ar_heard(&self.arena, position)
+
     def forget(self, uint64_t ino):
         """Drop the attributes of an inode."""
         ar_attr_forget(&self.arena, ino)

@@ -5,7 +5,7 @@
  * commit changed is never seen in its old state after somebody saw the new one.
  *
  * A store on another machine shows nothing. There a lease says until when the log counts as read; commits of this mount are applied before
- * they are answered, those of others as the log brings them, and opens ask for the log's end first (Python's fence).
+ * they are answered, those of others as the log brings them, and opens ask for the log's end first (log_end_impl.h, or Python's fence).
  */
 #include "arena_impl.h"
 
@@ -61,7 +61,10 @@ static void end(struct ar_header *h)
 static void set_seen(struct ar_header *h, uint64_t position, const uint8_t *mark)
 {
     begin(h);
-    h->applied = position;
+    h->beyond = position - h->applied < 64 ? h->beyond >> (position - h->applied) : 0;
+    for (; h->beyond & 1; h->beyond >>= 1)
+        position++;
+    __atomic_store_n(&h->applied, position, __ATOMIC_RELEASE);
     h->seen_valid = mark != NULL;
     if (mark != NULL)
         memcpy(h->seen, mark, AR_MARK_BYTES);
@@ -72,6 +75,7 @@ void ar_repair_seen(struct ar_header *h)
 {
     atomic_store(&h->seen_seq, atomic_load(&h->seen_seq) | 1);
     h->usage_at = 0;
+    h->beyond = 0; /* perhaps of another `applied` */
     __atomic_store_n(&h->seen_valid, 0, __ATOMIC_SEQ_CST); /* before readers look again at what is perhaps half written */
     end(h);
 }
@@ -95,14 +99,35 @@ void ar_saw(struct ar_arena *arena, uint64_t position, const uint8_t *mark)
     ar_unlock(&h->seen_lock);
 }
 
+/* One commit more is known. */
+static void add_seen(struct ar_arena *arena, uint64_t position, const uint8_t *mark)
+{
+    struct ar_header *h = arena->h;
+    if (position == h->applied + 1)
+        set_seen(h, position, mark);
+    else if (arena->watch == NULL && position > h->applied && position - h->applied <= 64) /* something before it is not known yet */
+        h->beyond |= UINT64_C(1) << (position - h->applied - 1);
+}
+
 void ar_applied(struct ar_arena *arena, uint64_t position, const uint8_t *mark)
 {
     struct ar_header *h = arena->h;
     ar_lock(arena, &h->seen_lock);
-    if (position == h->applied + 1) /* else something before it is not known yet */
-        set_seen(h, position, mark);
+    add_seen(arena, position, mark);
     atomic_fetch_sub(&h->n_committing, 1);
     ar_unlock(&h->seen_lock);
+}
+
+void ar_heard(struct ar_arena *arena, uint64_t position)
+{
+    ar_lock(arena, &arena->h->seen_lock);
+    add_seen(arena, position, NULL);
+    ar_unlock(&arena->h->seen_lock);
+}
+
+uint64_t ar_known_to(const struct ar_arena *arena)
+{
+    return __atomic_load_n(&arena->h->applied, __ATOMIC_ACQUIRE);
 }
 
 /* ---- usage of the volume: a row of the store that every other commit changes, so it is of one position only ---- */

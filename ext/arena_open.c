@@ -154,6 +154,7 @@ void ar_resume(struct ar_arena *arena)
     }
     atomic_store(&h->hush, 0);
     atomic_store(&h->n_committing, 0);
+    h->beyond = 0;
     atomic_store(&h->leased_until_ns, 0);
     ar_drop_all(arena);
 }

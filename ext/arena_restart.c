@@ -32,6 +32,11 @@ void ar_restart(struct ar_arena *arena, uint64_t position)
 {
     struct ar_header *h = arena->h;
     ar_drop_all(arena); /* tokens count no more, so that nothing of before is put into what is cleared */
+    ar_lock(arena, &h->seen_lock);
+    h->beyond = 0;
+    if (position < h->applied) /* what is given a second time is not known */
+        __atomic_store_n(&h->applied, position, __ATOMIC_RELEASE);
+    ar_unlock(&h->seen_lock);
     atomic_store(&h->newest, position); /* before stamps go: commits that come now are beyond it */
     clear(arena, &h->attrs, sizeof(struct ar_attr));
     clear(arena, &h->names, sizeof(struct ar_name));

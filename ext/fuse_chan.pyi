@@ -14,6 +14,7 @@ from cairnfs.ext.arena import Arena
 from cairnfs.ext.fuse_notify import Notifier
 from cairnfs.ext.fuse_slots import Slots
 from cairnfs.ext.journal import Ring
+from cairnfs.ext.log_end import LogEnd
 
 @final
 class Channel(Notifier):
@@ -43,6 +44,7 @@ class Channel(Notifier):
         slots: Slots | None = None,
         uring_queues: int = 0,
         journal: Ring | None = None,
+        log_end: LogEnd | None = None,
         serving: object | None = None,
         done: Iterable[int] = (),
     ) -> Channel:
@@ -60,6 +62,7 @@ class Channel(Notifier):
         With `slots` requests in work are kept where a successor of this process finds them, and those that a predecessor has
         left are served first. While one is served its number is in `serving.request`, an attribute of the thread's own. Of
         the requests `done` the effects are there already.
+        `log_end`: where a store that cannot be watched says how far its log goes; compiled code asks there, else Python does.
         `uring_queues`, one for each possible CPU: requests come through io_uring if that can be; not with `slots`.
         """
 

@@ -18,11 +18,12 @@ from cairnfs.ext cimport fuse_wire as fw
 from cairnfs.ext.arena cimport Arena
 from cairnfs.ext.fuse_files cimport abandon
 from cairnfs.ext.fuse_notify cimport Notifier
-from cairnfs.ext.fuse_req cimport FC_UNWANTED, Handler, Payload, Request, Rules, fc_chan, fc_lane, fc_write
+from cairnfs.ext.fuse_req cimport FC_UNWANTED, Handler, Payload, Request, Rules, errno_of, fc_chan, fc_lane, fc_write
 from cairnfs.ext.fuse_resumed cimport serve_done
 from cairnfs.ext.fuse_slots cimport FC_N_BUCKETS, Slots, fc_shared, fc_shared_of, fc_slot_request, fc_times
 from cairnfs.ext.fuse_table cimport operations, served_by
 from cairnfs.ext.journal cimport Ring
+from cairnfs.ext.log_end cimport LogEnd
 
 import logging
 import os
@@ -84,6 +85,7 @@ cdef class Channel(Notifier):
     cdef Arena arena  # keeps it alive
     cdef Slots slots  # likewise
     cdef Ring journal  # likewise
+    cdef LogEnd log_end  # likewise
     cdef object serving
     cdef set done
 
@@ -111,6 +113,7 @@ cdef class Channel(Notifier):
         Slots slots=None,
         unsigned int uring_queues=0,
         Ring journal=None,
+        LogEnd log_end=None,
         object serving=None,
         done=(),
     ):
@@ -161,6 +164,9 @@ cdef class Channel(Notifier):
             if journal is not None:
                 self.journal = journal
                 self.chan.journal = &journal.journal
+            if log_end is not None:
+                self.log_end = log_end
+                self.chan.log_end = &log_end.end
 
     def __dealloc__(self):
         if self.chan != NULL:
@@ -488,12 +494,3 @@ cdef class Channel(Notifier):
 cdef str name_of(unsigned int opcode):
     """The kernel's name of an opcode."""
     return fuse_table.OPCODES[opcode][0] if opcode in fuse_table.OPCODES else "UNKNOWN"
-
-
-cdef int errno_of(object failure) noexcept:
-    """What the kernel is told. An OSError without a number, or with one the kernel refuses, is EIO."""
-    try:
-        code = failure.errno
-        return code if 0 < code <= fw.FW_MAX_ERRNO else EIO
-    except BaseException:
-        return EIO

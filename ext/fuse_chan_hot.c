@@ -1,12 +1,14 @@
 /* Requests answered from the arena, without Python.
  *
  * What may be answered at all: while somebody follows the change log, nobody reads the access log, and the fence says that
- * everything committed is known (ar_fresh), so that no answer is older than the request. An inode with marks is left to Python, and
+ * everything committed is known (ar_fresh), so that no answer is older than the request; or under a lease, where names and attributes are as
+ * old as the log's way here, and only opens, and names that are absent, ask first (is_fenced). An inode with marks is left to Python, and
  * so is whatever is not found. Each function returns 1 when the request has its reply.
  */
 #include "fuse_chan_hot.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -72,6 +74,32 @@ int fc_reply_body(struct fc_lane *lane, void *body, size_t n_bytes)
     return result;
 }
 
+/* ---- the fence ---- */
+
+enum { LOOKS = 20 }; /* for commits of this mount that are told of just now; more, and Python's log may as well bring them */
+
+/* Is everything known that was committed before this call? Where the store cannot be watched, it is asked. */
+static int is_fenced(struct fc_chan *chan)
+{
+    struct ar_arena *arena = chan->arena;
+    if (ar_fresh_for_open(arena))
+        return 1;
+    if (chan->log_end == NULL || __atomic_load_n(&arena->watch, __ATOMIC_RELAXED) != NULL || atomic_load(&arena->h->is_careful))
+        return 0;
+    uint64_t before = ar_known_to(arena);
+    int64_t end = le_ask(chan->log_end);
+    if (end < 0 || (uint64_t)end < before) /* a store that lacks what is known here: Python sees to it */
+        return 0;
+    for (int i = 0; ar_known_to(arena) < (uint64_t)end; i++) {
+        if (i == LOOKS)
+            return 0;
+        sched_yield();
+    }
+    return fc_may_answer(chan) && !atomic_load(&arena->h->is_careful);
+}
+
+/* ---- names and attributes ---- */
+
 static int lookup(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
 {
     struct fc_chan *chan = lane->chan;
@@ -83,10 +111,13 @@ static int lookup(struct fc_lane *lane, const struct fw_in_header *header, struc
     if (name == NULL || !ar_name_find(chan->arena, header->nodeid, name, n_bytes, &ino))
         return 0;
     if (ino == 0) {
-        if (chan->keeps_negative || !ar_fresh_for_open(chan->arena)) /* whoever opens it must see what others have made */
+        /* Whoever opens it must see what others have made. */
+        if (chan->keeps_negative || !is_fenced(chan) || !ar_name_find(chan->arena, header->nodeid, name, n_bytes, &ino))
             return 0;
-        fc_reply_error(lane, ENOENT);
-        return 1;
+        if (ino == 0) {
+            fc_reply_error(lane, ENOENT);
+            return 1;
+        }
     }
     if (!fc_find(chan, ino, &attr) || fc_known(chan, ino, 1) < 0)
         return 0;
@@ -232,11 +263,6 @@ static int open_fresh(struct fc_lane *lane, const struct fw_in_header *header, s
     return 0;
 }
 
-static int open_file(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
-{
-    return ar_fresh_for_open(lane->chan->arena) ? open_fresh(lane, header, cursor) : 0;
-}
-
 int fc_wants_fence(struct fc_chan *chan, uint64_t ino)
 {
     struct ar_attr attr;
@@ -247,6 +273,26 @@ int fc_wants_fence(struct fc_chan *chan, uint64_t ino)
     if (S_ISDIR(attr.mode)) /* all requests of a listing follow from who has opened it */
         return fc_has_listing(chan, &attr);
     return attr.layout != AR_OTHER && __atomic_load_n(&chan->arena->watch, __ATOMIC_RELAXED) == NULL;
+}
+
+static int open_file(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
+{
+    struct fc_chan *chan = lane->chan;
+    struct fc_cursor peek = *cursor;
+    const struct fw_open_in *in = fc_take(&peek, sizeof *in);
+    if (in == NULL || (in->flags & (O_ACCMODE | O_TRUNC)))
+        return 0;
+    if (!ar_fresh_for_open(chan->arena) && !(fc_wants_fence(chan, header->nodeid) && is_fenced(chan)))
+        return 0;
+    return open_fresh(lane, header, cursor);
+}
+
+static int open_dir(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
+{
+    struct fc_chan *chan = lane->chan;
+    if (!ar_fresh_for_open(chan->arena) && !(fc_wants_fence(chan, header->nodeid) && is_fenced(chan)))
+        return 0;
+    return fc_open_dir(lane, header, cursor);
 }
 
 int fc_open_fenced(struct fc_lane *lane)
@@ -404,7 +450,7 @@ static int answer(struct fc_lane *lane, const struct fw_in_header *header, struc
     case FW_OPEN:
         return open_file(lane, header, cursor);
     case FW_OPENDIR:
-        return ar_fresh_for_open(chan->arena) && fc_open_dir(lane, header, cursor);
+        return open_dir(lane, header, cursor);
     case FW_READDIR:
     case FW_READDIRPLUS:
         return fc_read_dir(lane, header, cursor);

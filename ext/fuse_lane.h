@@ -34,6 +34,7 @@
 #include "fuse_wire.h"
 #include "ino_map_impl.h"
 #include "journal_impl.h"
+#include "log_end_impl.h"
 
 /* How long the kernel may keep something. */
 struct fc_span {
@@ -122,6 +123,7 @@ struct fc_chan {
     struct fu_transport *uring;        /* fuse_uring.h; NULL: not asked for. Freed with the channel */
     struct ar_arena *arena;            /* what may be answered without Python; NULL: nothing */
     struct jn_journal *journal;        /* where WRITE may leave its bytes; NULL: nowhere */
+    struct le_log_end *log_end;        /* whom to ask what was committed; NULL: only Python can */
     struct fc_span attr_valid, entry_valid, dir_entry_valid; /* of what is answered from it */
     int keeps_negative;                /* the kernel may keep names known to be absent: Python tells it */
     uint64_t fleeting_from;            /* inodes from here on are not the volume's */

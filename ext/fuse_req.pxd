@@ -7,6 +7,7 @@ from posix.uio cimport iovec
 from cairnfs.ext.arena cimport ar_arena
 from cairnfs.ext.fuse_slots cimport fc_times, fc_slot, fc_slots
 from cairnfs.ext.journal cimport jn_journal
+from cairnfs.ext.log_end cimport le_log_end
 from cairnfs.ext.fuse_wire cimport fw_attr, fw_entry_out, fw_in_header
 
 
@@ -74,6 +75,7 @@ cdef extern from "fuse_lane.h" nogil:
         int follows
         const fc_slots *slots
         fu_transport *uring
+        le_log_end *log_end
         fc_times *answers
         int (*is_known)(fc_chan *chan, uint64_t ino) noexcept
         int (*wants_fence)(fc_chan *chan, uint64_t ino) noexcept
@@ -215,3 +217,4 @@ cdef int fill_attr(Rules rules, object attr, fw_attr *out) except -1
 cdef const Span *attr_validity(Rules rules, bint versioned) noexcept
 cdef int fill_entry(Rules rules, object attr, fw_entry_out *out, bint versioned) except -1
 cdef void split_ns(int64_t ns, uint64_t *seconds, uint32_t *nanoseconds) noexcept nogil
+cdef int errno_of(object failure) noexcept

@@ -9,13 +9,13 @@ Attributes come as any object with the fields of `cairnfs.types.Attr`.
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.errno cimport EINVAL
+from libc.errno cimport EINVAL, EIO
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 from posix.stdlib cimport posix_memalign
 from posix.uio cimport iovec
 
-from cairnfs.ext.fuse_wire cimport fw_attr_out
+from cairnfs.ext.fuse_wire cimport FW_MAX_ERRNO, fw_attr_out
 
 import os
 
@@ -350,3 +350,12 @@ cdef int fill_entry(Rules rules, object attr, fw_entry_out *out, bint versioned)
     if fc_known(rules.chan, out.nodeid, 1) < 0:
         raise MemoryError
     return 0
+
+
+cdef int errno_of(object failure) noexcept:
+    """What the kernel is told. An OSError without a number, or with one the kernel refuses, is EIO."""
+    try:
+        code = failure.errno
+        return code if 0 < code <= FW_MAX_ERRNO else EIO
+    except BaseException:
+        return EIO

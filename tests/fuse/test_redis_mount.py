@@ -46,6 +46,16 @@ def counted(mount: Mount, kind: str) -> int:
     return next(int(line[len(name) :]) for line in (mount.path / ".stats").read_text().splitlines() if line.startswith(name))
 
 
+def fences(mount: Mount) -> int:
+    """Times that the end of the log was asked for, by compiled code or with what came of it in Python; and polls."""
+    return counted(mount, "fence") + counted(mount, "log")
+
+
+def in_python(mount: Mount, operation: str) -> int:
+    name = f'cairnfs_operation_seconds_count{{op="{operation}"}} '
+    return next(int(line[len(name) :]) for line in (mount.path / ".stats").read_text().splitlines() if line.startswith(name))
+
+
 def asked(mount: Mount, call: Callable[[], object]) -> int:
     """Round trips for reading rows that a call takes."""
     before = counted(mount, "read") + counted(mount, "scan")
@@ -68,9 +78,9 @@ def test_round_trips(mount: Mount) -> None:
     data = os.urandom(5000)
     # Which names there are is known, for this mount has made the directory, and the log says that nobody else has made one. Then
     # creating it, and storing what was written.
-    before = counted(mount, "log")
+    before = fences(mount)
     costs(round_trips(mount, lambda path: path.write_bytes(data)), read=0, commit=2)
-    assert counted(mount, "log") - before >= N
+    assert fences(mount) - before >= N
     costs(round_trips(mount, lambda path: path.stat()), read=0, commit=0)
     costs(round_trips(mount, lambda path: path.chmod(0o600)), read=0, commit=1)
     costs(round_trips(mount, lambda path: os.rename(path, f"{path}.new")), read=0, commit=1)
@@ -97,9 +107,12 @@ def test_what_is_known_costs_nothing_but_the_fence_of_an_open(mount: Mount) -> N
     def read(path: Path) -> None:
         assert path.read_bytes() == data
 
-    before = counted(mount, "log")
+    before, n_opened, n_looked_up = fences(mount), in_python(mount, "open"), in_python(mount, "lookup")
     costs(round_trips(mount, read), read=0, commit=0)
-    assert counted(mount, "log") - before >= N
+    assert fences(mount) - before >= N
+    assert in_python(mount, "open") - n_opened <= FEW
+    costs(round_trips(mount, lambda path: os.path.exists(f"{path}.absent")), read=0, commit=0)
+    assert in_python(mount, "lookup") - n_looked_up <= FEW
     mount.restart()
     # Unknown again: names bring their inodes, where the bytes are, and their neighbours.
     found = round_trips(mount, read)
@@ -119,7 +132,7 @@ def test_a_cold_directory_takes_few_round_trips_in_any_order(mounts: MountFactor
     mount.restart()
     assert asked(mount, lambda: [path.stat() for path in paths]) <= 20
     mount.restart()
-    before = counted(mount, "log")
+    before = fences(mount)
 
     def read(paths: list[Path]) -> None:
         for path in paths:
@@ -127,7 +140,7 @@ def test_a_cold_directory_takes_few_round_trips_in_any_order(mounts: MountFactor
 
     some = paths[:1000]
     assert asked(mount, lambda: read(some)) <= 20
-    assert counted(mount, "log") - before >= len(some)  # each open asks for the end of the log
+    assert fences(mount) - before >= len(some)  # each open asks for the end of the log
     mount.options = ("--consistency", "push")
     mount.restart()
     with redis_server.client() as client:

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cairnfs.ext.arena import MARK_BYTES, Arena, Watch
 from support.arenas import MARK_AT, MIB, WATCHED_BYTES, Shown, commit, ended, in_child, inode_row, killed_after, mark_of
@@ -116,6 +118,76 @@ def test_an_own_commit_without_a_mark_waits_for_a_look(arena: Arena, shown: Show
     assert not arena.fresh()
     arena.saw(6, mark_of(6))
     assert arena.fresh()
+
+
+# Without a watch: what is known is counted position by position
+
+
+@pytest.fixture
+def leased() -> Arena:
+    found = Arena(MIB)
+    found.saw(5, None)
+    return found
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations((6, 7, 8))))
+def test_commits_told_of_in_any_order_are_known_when_all_before_are(leased: Arena, order: tuple[int, ...]) -> None:
+    """6 is one's own, the others' are found in the log."""
+    told = {5}
+    leased.committing()
+    for position in order:
+        if position == 6:
+            leased.committed({}, 6, leased.token(), None)
+        else:
+            leased.heard([position])
+        told.add(position)
+        assert leased.applied == next(known for known in itertools.count(5) if known + 1 not in told)
+    leased.check()
+
+
+def test_what_is_far_beyond_waits_for_a_look(leased: Arena) -> None:
+    leased.heard(list(range(7, 200)))
+    assert leased.applied == 5
+    leased.heard([6])
+    assert leased.applied == 69, "as many as there are bits"
+    leased.saw(199, None)
+    assert leased.applied == 199
+    leased.heard([201, 200, 203])
+    assert leased.applied == 201
+    leased.saw(202, None)
+    assert leased.applied == 203
+    leased.heard([3, 203])
+    assert leased.applied == 203
+
+
+@given(st.integers(0, 100), st.lists(st.integers(1, 90), max_size=60), st.sets(st.integers(0, 200)))
+def test_it_is_known_up_to_where_nothing_is_missing(first: int, steps: list[int], looks: set[int]) -> None:
+    """Each step tells of the position that far beyond; now and then, of everything up to there."""
+    arena = Arena(MIB)
+    arena.saw(first, None)
+    known, told = first, set[int]()
+    for n, step in enumerate(steps):
+        position = known + step
+        if n in looks:
+            arena.saw(position, None)
+            known = position
+        else:
+            arena.heard([position])
+            if step <= 64:
+                told.add(position)
+        while known + 1 in told:
+            known += 1
+        assert arena.applied == known
+
+
+def test_a_store_that_went_back_is_known_no_further_than_it_goes(leased: Arena) -> None:
+    leased.heard([7, 8])
+    leased.restart(3)
+    assert leased.applied == 3
+    leased.heard([4])
+    assert leased.applied == 4
+    leased.heard([5, 6])
+    assert leased.applied == 6
 
 
 # Usage of the volume

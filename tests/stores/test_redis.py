@@ -17,6 +17,7 @@ from threading import Semaphore
 import pytest
 
 from cairnfs.errors import StoreError, UsageError
+from cairnfs.ext.log_end import LogEnd
 from cairnfs.meta.stores import open_store, redis_store
 from cairnfs.meta.stores.base import Add, Delete, Effect, Exists, Put
 from cairnfs.meta.stores.redis_link import Address, parse_url
@@ -225,6 +226,10 @@ def test_a_login_is_needed_and_comes_from_url_environment_or_file(
     for n, url in enumerate([*urls, f"unix://:pass%20word@{short_folder}/s?db=0"]):
         with opened(url) as store:
             assert put(store, A, b"") == n + 1
+            end = LogEnd()
+            end.add(*(store.end_link() or pytest.fail("no connection")))
+            assert end.ask() == n + 1
+            end.close()
     monkeypatch.setenv("META_PASSWORD", "pass word")
     with opened(f"redis://{where}") as store:
         assert put(store, A, b"") == len(urls) + 2
@@ -259,6 +264,7 @@ def test_tls(own_server: Callable[..., RedisServer], tmp_path: Path) -> None:
     own_server(*tls, "--tls-ca-cert-file", f"{tmp_path}/cert", "--tls-auth-clients", "no")
     with opened(f"rediss://127.0.0.1:{port}?tls-ca-cert-file={tmp_path}/cert") as store:
         assert put(store, A, b"") == 1
+        assert store.end_link() is None, "compiled code cannot speak TLS"
     with opened(f"rediss://127.0.0.1:{port}?insecure-skip-verify=true") as store:
         assert put(store, A, b"") == 2
     with pytest.raises(StoreError, match="has not answered"):
@@ -275,6 +281,7 @@ def test_cluster(own_server: Callable[..., RedisServer]) -> None:
         store.commit([Exists(COUNT)] * 0, [Add(COUNT, 0, 5), Put(A, b"a"), Put(B, b"b")])
         put(other, A, b"other")
         assert value(store, A) == b"a"
+        assert store.end_link() is None, "compiled code does not look for the node that has the key"
         assert [row.value if row else None for row in store.read([A, COUNT])] == [b"a", (5).to_bytes(8, "big")]
         assert store.partitions(b"", None, 10) == [b"count", b"p"]
         assert [record.position for record in store.log(Position(0), 10)] == [1]

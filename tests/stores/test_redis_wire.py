@@ -1,9 +1,13 @@
 """Connections that are kept, given up when the server has closed them, and made anew."""
 
+import os
+from collections.abc import Callable
 from contextlib import closing
 
+from cairnfs.ext.log_end import LogEnd
 from cairnfs.meta.stores import open_store
 from cairnfs.meta.stores.redis_store import RedisStore
+from support.redis_rows import opened
 from support.redis_server import RedisServer
 from support.rows import A, put
 
@@ -24,3 +28,53 @@ def test_one_connection_serves_one_call_after_the_other(redis_server: RedisServe
         for i in range(1, 21):
             assert put(store, A, b"%d" % i) == i
         assert client.info("stats")["total_connections_received"] - before <= 1
+
+
+def test_compiled_code_asks_on_connections_of_its_own(redis_server: RedisServer) -> None:
+    end = LogEnd()
+    url, elsewhere = f"{redis_server.url}/2", redis_server.url
+    with opened(url) as store, opened(url) as other, opened(elsewhere) as separate:
+        for _ in range(3):
+            assert (link := store.end_link()) is not None
+            end.add(*link)
+        for i in range(1, 20):
+            position = put(other if i % 2 else store, A, b"%d" % i)
+            assert end.ask() == position == store.position()
+            put(separate, A, b"x")
+        assert end.n_links == 3
+        end.close()
+
+
+def test_connections_for_compiled_code_are_not_the_pools_any_more(redis_server: RedisServer) -> None:
+    with opened(redis_server.url) as store:
+        for _ in range(MORE_THAN_A_POOL_HAS + 1):
+            link = store.end_link()
+            assert link is not None
+            os.close(link.fd)
+        assert put(store, A, b"x")
+
+
+def test_a_server_that_was_restarted_is_asked_after_it_was_greeted(own_server: Callable[..., RedisServer]) -> None:
+    """Else it would tell a position from before: it may have lost the newest commits, whose positions are not used again."""
+    server = own_server()
+    end = LogEnd()
+    with opened(server.url) as store:
+        before = put(store, A, b"x")
+        assert (link := store.end_link()) is not None
+        end.add(*link)
+        assert end.ask() == before
+        server.kill()
+        server.start()
+        assert end.ask() is None
+        assert end.wants_link
+        assert (link := store.end_link()) is not None
+        end.add(*link)
+        told = end.ask()
+        assert told is not None
+        assert told > before + 2**26
+        assert told == store.position()
+        server.kill()
+        assert end.ask() is None
+        assert store.end_link() is None
+        server.start()
+        end.close()

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from cairnfs.daemon.invalidate import Follower
 from cairnfs.ext.arena import Arena
 from cairnfs.ext.fuse_slots import Slots
+from cairnfs.ext.log_end import LogEnd
 from cairnfs.meta.records import SUSTAINED_PREFIX
 from cairnfs.types import Inode
 from support.engine import ROOT, Engine
@@ -42,8 +43,8 @@ class Node:
         self.follower = Follower(self.engine.volume.store, self.vfs, Kernel(), self.arena)
         self.vfs.follow(self.follower.fence, lambda inos: None)
 
-    def asks(self, slots: Slots | None = None) -> FusePeer:
-        return FusePeer(self.vfs, min_threads=1, max_threads=4, arena=self.arena, slots=slots)
+    def asks(self, slots: Slots | None = None, log_end: LogEnd | None = None) -> FusePeer:
+        return FusePeer(self.vfs, min_threads=1, max_threads=4, arena=self.arena, slots=slots, log_end=log_end)
 
     def warm(self, path: str, data: bytes) -> Inode:
         """A file that compiled code can open and read."""

@@ -10,10 +10,12 @@ import pytest
 from cairnfs.const import MIB
 from cairnfs.daemon.invalidate import Follower
 from cairnfs.ext.arena import DIRTY
+from cairnfs.ext.log_end import LogEnd
 from cairnfs.types import Inode, Position
 from support.compiled import COMPILED_FH, Asking, Kernel, Node
 from support.engine import ROOT, Engine, new_volume
 from support.fuse_peer import OPEN_OUT
+from support.telling import COMMAND, Teller, bulk
 
 
 class Pair:
@@ -24,6 +26,7 @@ class Pair:
         self.node = Node(url)
         self.other = Engine(url)
         self.n_log_reads = 0
+        self.end = LogEnd()
         store = self.node.engine.volume.store
         read_log = store.log
 
@@ -185,3 +188,132 @@ def test_a_directory_that_is_opened_costs_one_read_of_the_log_and_shows_what_oth
             found = peer.call("READDIR", struct.pack("=QQIIQII", fh, 0, 4096, 0, 0, 0, 0), ROOT)
             assert f"other{n}".encode() in found.body
             assert peer.call("RELEASEDIR", struct.pack("=QIIQ", fh, 0, 0, 0), ROOT).error == 0
+
+
+# With somebody to ask without Python
+
+
+@pytest.fixture
+def teller(pair: Pair) -> Iterator[Teller]:
+    """Says where the log ends; `pair.end` has its connection."""
+    with Teller(lambda: bulk(pair.other.volume.store.position())) as found:
+        pair.end.add(found.fd, COMMAND)
+        yield found
+        pair.end.close()
+
+
+def opens(asking: Asking, ino: int) -> bytes:
+    fh = asking.open_compiled(ino)
+    data = asking.read(ino, fh)
+    asking.release(ino, fh)
+    return data
+
+
+def test_opens_ask_for_the_end_of_the_log_without_python(pair: Pair, teller: Teller) -> None:
+    ino = warm(pair, "file", b"data")
+    assert pair.node.files.names() >= {"file"}
+    with pair.node.asks(log_end=pair.end) as peer:
+        peer.init()
+        asking = Asking(peer)
+        pair.n_log_reads = 0
+        for n in range(1, 4):
+            assert opens(asking, ino) == b"data"
+            assert (asking.answered["OPEN"], teller.n_asked, pair.n_log_reads) == (n, n, 0)
+        assert pair.node.engine.volume.metrics.operation_s["open"].value.n == 0
+        fh = OPEN_OUT.unpack(peer.call("OPENDIR", bytes(8), ROOT).body)[0]
+        assert (asking.answered["OPENDIR"], teller.n_asked, pair.n_log_reads) == (1, 4, 0)
+        assert peer.call("RELEASEDIR", struct.pack("=QIIQ", fh, 0, 0, 0), ROOT).error == 0
+
+
+def test_what_others_have_committed_is_read_out_of_the_log_before_an_open(pair: Pair, teller: Teller) -> None:
+    ino = warm(pair, "file", b"old")
+    with pair.node.asks(log_end=pair.end) as peer:
+        peer.init()
+        asking = Asking(peer)
+        for n in range(1, 6):
+            pair.other.files.write("file", b"newer%d" % n)
+            pair.n_log_reads = 0
+            fh = asking.open(ino)
+            assert asking.read(ino, fh) == b"newer%d" % n
+            asking.release(ino, fh)
+            assert pair.n_log_reads == 1
+            assert opens(asking, ino) == b"newer%d" % n
+            assert pair.n_log_reads == 1, "what is known is read again"
+
+
+def test_names_that_are_absent_are_so_by_the_end_of_the_log(pair: Pair, teller: Teller) -> None:
+    pair.node.files.mkdir("d")  # so all its names are known
+    pair.node.follower.catch_up()
+    there = pair.node.files.ino("d")
+    with pair.node.asks(log_end=pair.end) as peer:
+        peer.init()
+        asking = Asking(peer)
+        pair.n_log_reads = 0
+        for n in range(3):
+            assert asking.lookup(b"file", there) == 0
+            assert (asking.answered["LOOKUP"], pair.n_log_reads) == (n + 1, 0)
+        pair.other.files.write("d/file", b"data")
+        assert asking.lookup(b"file", there) == pair.other.files.ino("d/file")
+
+
+def test_own_commits_do_not_send_opens_to_python(pair: Pair, teller: Teller) -> None:
+    ino = warm(pair, "file", b"data")
+    with pair.node.asks(log_end=pair.end) as peer:
+        peer.init()
+        asking = Asking(peer)
+        pair.n_log_reads = 0
+        for n in range(10):
+            pair.node.files.write(f"own{n}", b"x")
+            pair.n_log_reads = 0
+            assert opens(asking, ino) == b"data"
+            assert pair.n_log_reads == 0
+        pair.other.files.write("other", b"x")
+        pair.node.files.write("own", b"x")
+        assert opens(asking, ino) == b"data"
+        pair.n_log_reads = 0
+        assert opens(asking, ino) == b"data"
+        assert pair.n_log_reads == 0, "a commit after one of others is not known"
+
+
+def test_whoever_may_have_walked_through_what_moved_is_pythons(pair: Pair, teller: Teller) -> None:
+    ino = warm(pair, "file", b"data")
+    with pair.node.asks(log_end=pair.end) as peer:
+        peer.init()
+        asking = Asking(peer)
+        assert asking.lookup(b"file") == ino
+        pair.node.vfs.moved.note({Inode(ROOT): True})
+        assert asking.open(ino) == 0
+        assert asking.open(ino) != 0
+        assert teller.n_asked == 0
+
+
+@pytest.mark.parametrize("said", [None, b"-LOADING\r\n", bulk(1), bulk(2**52)])
+def test_python_asks_where_the_answer_is_none(pair: Pair, said: bytes | None) -> None:
+    """Or that of a store which lacks what is known here, or has what nobody else knows of."""
+    ino = warm(pair, "file", b"data")
+    with Teller(lambda: said) as teller, pair.node.asks(log_end=pair.end) as peer:
+        pair.end.add(teller.fd, COMMAND)
+        peer.init()
+        asking = Asking(peer)
+        pair.n_log_reads = 0
+        for n in range(1, 4):
+            assert opens(asking, ino) == b"data"
+            assert pair.n_log_reads == n
+        pair.end.close()
+
+
+def test_a_lease_that_ends_meanwhile_ends_it_for_compiled_code(pair: Pair) -> None:
+    ino = warm(pair, "file", b"data")
+
+    def answer() -> bytes:
+        pair.node.arena.lease(0, False)
+        return bulk(pair.other.volume.store.position())
+
+    with Teller(answer) as teller, pair.node.asks(log_end=pair.end) as peer:
+        pair.end.add(teller.fd, COMMAND)
+        peer.init()
+        asking = Asking(peer)
+        fh = asking.open(ino)
+        assert not fh & COMPILED_FH
+        asking.release(ino, fh)
+        pair.end.close()

@@ -127,7 +127,7 @@ def test_a_store_counts_each_round_trip_by_kind_and_conflicts_by_condition() -> 
     store.log(store.position(), 10)
     store.sync()
     counts = {kind: histogram.value.n for kind, histogram in metrics.meta_store_s.items()}
-    assert counts == {"read": 1, "scan": 1, "commit": 2, "log": 1, "position": 1, "sync": 1}
+    assert counts == {"read": 1, "scan": 1, "commit": 2, "log": 1, "position": 1, "fence": 0, "sync": 1}
     assert {name: c.value for name, c in metrics.meta_conflicts.items() if c.value} == {"absent": 1}
     store.wipe()
 

@@ -168,6 +168,13 @@ class LogTrimmed(Exception):
     """Records after the asked position are gone: whoever follows the log must drop everything it cached."""
 
 
+class EndLink(NamedTuple):
+    """A connection to the store for compiled code (`ext/log_end`): a socket, which is whoever asked's, and what to send on it."""
+
+    fd: int
+    command: bytes
+
+
 class Store(Protocol):
     """One metadata store, safe to use from several threads; `origin` marks this user's commits in the log.
 
@@ -236,6 +243,10 @@ class Store(Protocol):
 
     def mark(self) -> bytes | None:
         """Bytes that differ after every commit of anybody, taken from shared memory; None: not known (at the moment)."""
+        ...
+
+    def end_link(self) -> EndLink | None:
+        """Another connection on which compiled code may ask for `position` by itself; None where that cannot be."""
         ...
 
     def sync(self) -> None:

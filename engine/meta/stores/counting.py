@@ -14,6 +14,7 @@ from cairnfs.meta.stores.base import (
     Condition,
     ConditionFailed,
     Effect,
+    EndLink,
     Exists,
     Key,
     LogRecord,
@@ -136,6 +137,9 @@ class CountingStore:
 
     def mark(self) -> bytes | None:
         return self._store.mark()
+
+    def end_link(self) -> EndLink | None:
+        return self._store.end_link()
 
     def sync(self) -> None:
         started_ns = perf_counter_ns()

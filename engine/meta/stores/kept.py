@@ -17,6 +17,7 @@ from cairnfs.meta.stores.base import (
     Condition,
     ConditionFailed,
     Effect,
+    EndLink,
     Key,
     LogRecord,
     Put,
@@ -117,6 +118,9 @@ class KeptStore:
 
     def mark(self) -> bytes | None:
         return self._store.mark()
+
+    def end_link(self) -> EndLink | None:
+        return self._store.end_link()
 
     def sync(self) -> None:
         self._store.sync()

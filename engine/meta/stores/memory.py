@@ -21,6 +21,7 @@ from cairnfs.meta.stores.base import (
     ConditionFailed,
     Delete,
     Effect,
+    EndLink,
     Exists,
     Key,
     LogRecord,
@@ -170,6 +171,9 @@ class MemoryStore:
         return None
 
     def mark(self) -> bytes | None:
+        return None
+
+    def end_link(self) -> EndLink | None:
         return None
 
     def sync(self) -> None:

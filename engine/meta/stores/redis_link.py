@@ -201,6 +201,18 @@ class Link:
             return self.call(lambda client: client.execute_command(command, *arguments))
         return self.call(lambda _: wire.ask(command, *arguments))
 
+    def new_socket(self) -> int | None:
+        """The descriptor of another connection, which is the caller's. None where there is more to it than that: with TLS, in a
+        Cluster, or when nobody answers just now.
+        """
+        if self._wire is None or self.address.tls:
+            return None
+        try:
+            return self._wire.new_socket()
+        except redis.RedisError as error:
+            log.debug("Redis at %s: %s", self.address.shown, error)
+            return None
+
     def greet(self, script: bytes, keys: tuple[bytes, ...]) -> None:
         """Run a Lua script first on each connection from now on. Not to a Cluster, whose connections are redis-py's."""
         if self._wire is not None:

@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import hiredis
 import redis
 
 from cairnfs.errors import StoreError
@@ -38,6 +39,7 @@ from cairnfs.meta.stores.base import (
     ConditionFailed,
     Delete,
     Effect,
+    EndLink,
     Exists,
     Key,
     LogRecord,
@@ -248,6 +250,11 @@ class RedisStore:
 
     def mark(self) -> bytes | None:
         return None
+
+    def end_link(self) -> EndLink | None:
+        fd = self._link.new_socket()
+        get: Any = ("GET", self._position)  # a tuple: hiredis's types know of a single one
+        return None if fd is None else EndLink(fd, hiredis.pack_command(get))
 
     def sync(self) -> None:
         if tuple(int(n) for n in str(self._link.server["redis_version"]).split(".")[:2]) >= (7, 2):

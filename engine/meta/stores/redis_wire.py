@@ -39,6 +39,14 @@ class Wire:
                 self.close()  # the others are most likely closed, too
         return self._exchange(self._connected(), command, *arguments)
 
+    def new_socket(self) -> int:
+        """The descriptor of another connection, which is the caller's from now on. Raises as redis-py."""
+        connection = self._connected()
+        try:
+            return int(connection._sock.detach())  # redis-py has no other way to it
+        finally:
+            self._give_up(connection)
+
     def close(self) -> None:
         """Close all connections that no call uses."""
         while (connection := self._take()) is not None:

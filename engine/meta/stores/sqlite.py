@@ -34,6 +34,7 @@ from cairnfs.meta.stores.base import (
     ConditionFailed,
     Delete,
     Effect,
+    EndLink,
     Exists,
     Key,
     LogRecord,
@@ -223,6 +224,9 @@ class SqliteStore:
 
     def mark(self) -> bytes | None:
         return None if self._index is None else self._index.mark()
+
+    def end_link(self) -> EndLink | None:
+        return None
 
     def sync(self) -> None:
         # What is no longer in the log was synced into the database file by the checkpoint that took it out.
