@@ -137,6 +137,12 @@ class Follower(threading.Thread):
             return
         self._shared_fence()
 
+    def way(self) -> Position | None:
+        """The position up to which the VFS knows everything, where it takes a round trip to know more, and opens do so."""
+        if self._is_watched or self._is_pushed:
+            return None
+        return max(self._position, Position(0 if self._arena is None else self._arena.applied))
+
     def _ask_for_the_end(self) -> None:
         if self._catch_up():
             self._wake.set()

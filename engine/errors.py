@@ -35,6 +35,13 @@ class SessionLost(FsError):
         super().__init__(errno.EIO, message)
 
 
+class WayChanged(FsError):
+    """Somebody has renamed or removed a directory or a symbolic link, and that is not known here yet: nothing was applied."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ESTALE)
+
+
 class UsageError(CairnError):
     """The request itself is malformed (a bad URL, a bad size): exit code 2."""
 

@@ -17,7 +17,7 @@ N_BUCKETS = 25  # upper bounds of 1 us, 2 us, 4 us, ... 16.8 s; one more bucket 
 BUCKETS_US = tuple(1 << i for i in range(N_BUCKETS))
 
 STORE_CALLS = ("read", "scan", "commit", "log", "position", "fence", "sync")  # fence: position, asked for by compiled code
-CONDITIONS = ("unchanged", "exists", "absent", "at_most", "max")
+CONDITIONS = ("unchanged", "not_since", "exists", "absent", "at_most", "max")
 META_OPERATIONS = (
     ("names.create", "names.fetch", "names.get", "names.get_first", "names.link", "names.list", "names.lookup")
     + ("names.page", "names.path_of", "names.recalled")

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from cairnfs.const import MAX_LINKS
-from cairnfs.errors import CorruptError, FsError
+from cairnfs.errors import CorruptError, FsError, WayChanged
 from cairnfs.meta.core import MetaCore
 from cairnfs.meta.records import (
     CTIME_AT,
+    MOVES_KEY,
     MTIME_AT,
     NLINK_AT,
     SIZE_AT,
@@ -27,7 +28,7 @@ from cairnfs.meta.records import (
 )
 from cairnfs.meta.stores.base import Committed, Row
 from cairnfs.meta.txn import Txn
-from cairnfs.types import Attr, Inode
+from cairnfs.types import Attr, Inode, Position
 
 T = TypeVar("T")
 
@@ -92,6 +93,20 @@ def change_directory(txn: Txn, attr: Attr, now_ns: int, *, entries: int = 0, sub
         txn.add(key, SIZE_AT, entries)
     if subdirs:
         txn.add(key, NLINK_AT, subdirs)
+
+
+def walk(txn: Txn, way: Position | None) -> None:
+    """Condition for changes of names that were found by walking along a path: no directory and no symbolic link has got another
+    name since a position up to which all changes are known (None: not known). WayChanged.
+    """
+    if way is not None:
+        txn.not_since(MOVES_KEY, way, WayChanged())
+
+
+def tell_walkers(txn: Txn, *moved: Attr | None) -> None:
+    """Effect of a change of names on whoever walks through them: see `walk`. Once in a commit."""
+    if any(attr is not None and (attr.is_dir or attr.is_symlink) for attr in moved):
+        txn.add(MOVES_KEY, 0, 1)
 
 
 def _bring_to_present(txn: Txn, attr: Attr, now_ns: int) -> None:

@@ -8,11 +8,11 @@ from typing import NamedTuple
 from cairnfs.const import MAX_LINKS
 from cairnfs.errors import FsError
 from cairnfs.meta.core import MetaCore
-from cairnfs.meta.dirs import change_directory, change_names, directory, entry, inode_of
+from cairnfs.meta.dirs import change_directory, change_names, directory, entry, inode_of, tell_walkers, walk
 from cairnfs.meta.free import free_inode
 from cairnfs.meta.records import decode_attr, dentry_key, dentry_value, encode_attr, inode_key, sustained_key
 from cairnfs.meta.txn import Txn
-from cairnfs.types import Attr, Inode
+from cairnfs.types import Attr, Inode, Position
 
 IsOpen = Callable[[Inode], bool]
 
@@ -24,8 +24,8 @@ class Unlinked(NamedTuple):
     kept: bool
 
 
-def link(core: MetaCore, ino: Inode, parent: Inode, name: bytes) -> Attr:
-    """Give an inode another name; from then on it does not know its directory (`parent` 0).
+def link(core: MetaCore, ino: Inode, parent: Inode, name: bytes, way: Position | None = None) -> Attr:
+    """Give an inode another name; from then on it does not know its directory (`parent` 0). `way`: see `dirs.walk`.
 
     ENOENT when it has no name left or the directory is gone, EPERM for a directory, EEXIST, EMLINK, ENOTDIR.
     """
@@ -40,6 +40,7 @@ def link(core: MetaCore, ino: Inode, parent: Inode, name: bytes) -> Attr:
         attr = _with_another_name(decode_attr(ino, row), now_ns)
         if taken is not None:
             raise FsError(errno.EEXIST)
+        walk(txn, way)
         txn.unchanged(inode_key(ino))
         txn.exists(inode_key(parent), FsError(errno.ENOENT))
         txn.absent(dentry_key(parent, name), FsError(errno.EEXIST))
@@ -53,8 +54,8 @@ def link(core: MetaCore, ino: Inode, parent: Inode, name: bytes) -> Attr:
     return attr
 
 
-def unlink(core: MetaCore, parent: Inode, name: bytes, is_open: IsOpen) -> Unlinked:
-    """Remove a name of something that is no directory. ENOENT, EISDIR.
+def unlink(core: MetaCore, parent: Inode, name: bytes, is_open: IsOpen, way: Position | None = None) -> Unlinked:
+    """Remove a name of something that is no directory. ENOENT, EISDIR. `way`: see `dirs.walk`.
 
     `is_open` is asked when no other name is left, perhaps more than once: whether this session holds the inode open. Then
     it stays without a name until `release_deleted`; otherwise the same commit frees it.
@@ -69,8 +70,10 @@ def unlink(core: MetaCore, parent: Inode, name: bytes, is_open: IsOpen) -> Unlin
         if stat.S_ISDIR(dentry.type):
             raise FsError(errno.EISDIR)
         attr = inode_of(txn, dentry)
+        walk(txn, way)
         txn.unchanged(dentry_key(parent, name))
         txn.delete(dentry_key(parent, name))
+        tell_walkers(txn, attr)
         change_directory(txn, directory(parent, parent_row), now_ns, entries=-1)
         return drop_name(core, txn, attr, now_ns, is_open)
 
@@ -79,8 +82,8 @@ def unlink(core: MetaCore, parent: Inode, name: bytes, is_open: IsOpen) -> Unlin
     return unlinked
 
 
-def rmdir(core: MetaCore, parent: Inode, name: bytes) -> Unlinked:
-    """Remove an empty directory. ENOENT, ENOTDIR, ENOTEMPTY.
+def rmdir(core: MetaCore, parent: Inode, name: bytes, way: Position | None = None) -> Unlinked:
+    """Remove an empty directory. ENOENT, ENOTDIR, ENOTEMPTY. `way`: see `dirs.walk`; who is in it finds that it is gone.
 
     Its row goes at once even when it is open somewhere, so that no node can create a name in it.
     """
@@ -94,6 +97,7 @@ def rmdir(core: MetaCore, parent: Inode, name: bytes) -> Unlinked:
         if not stat.S_ISDIR(dentry.type):
             raise FsError(errno.ENOTDIR)
         attr = inode_of(txn, dentry)
+        walk(txn, way)
         txn.unchanged(dentry_key(parent, name))
         txn.delete(dentry_key(parent, name))
         change_directory(txn, directory(parent, parent_row), now_ns, entries=-1, subdirs=-1)

@@ -16,7 +16,7 @@ from cairnfs.errors import FsError
 from cairnfs.ext.page import Page
 from cairnfs.meta import acl
 from cairnfs.meta.core import MetaCore
-from cairnfs.meta.dirs import Vanished, change_directory, directory, look_again
+from cairnfs.meta.dirs import Vanished, change_directory, directory, look_again, walk
 from cairnfs.meta.links import IsOpen, Unlinked, link, release_deleted, rmdir, unlink
 from cairnfs.meta.records import (
     ATTR_SUBKEY,
@@ -93,38 +93,57 @@ class Names:
         """Attributes of the inode that a name stands for; its neighbours come along now and then. NoSuchName (ENOENT)."""
         return look_again(lambda: self._look_up_once(parent, name), parent, name)
 
-    def create(self, caller: Caller, parent: Inode, name: bytes, mode: int, rdev: int = 0, target: bytes = b"") -> Attr:
+    def create(
+        self,
+        caller: Caller,
+        parent: Inode,
+        name: bytes,
+        mode: int,
+        rdev: int = 0,
+        target: bytes = b"",
+        way: Position | None = None,
+    ) -> Attr:
         """Make a new inode of the type in `mode` and give it a name; `target` is that of a symbolic link.
 
         The umask, or the directory's default ACL instead of it, narrows the permissions; a set-group-id directory gives
-        its group. EEXIST, ENOENT (the directory is gone), ENOTDIR, EMLINK, ENAMETOOLONG (target), ENOSPC (inodes).
+        its group. EEXIST, ENOENT (the directory is gone), ENOTDIR, EMLINK, ENAMETOOLONG (target), ENOSPC (inodes). `way`, here
+        and below: what paths lead through is as it was at that position (see `dirs.walk`), else WayChanged (ESTALE).
         """
         if len(target) > MAX_SYMLINK_BYTES:
             raise FsError(errno.ENAMETOOLONG)
         new = _new_attr(self._core, caller, parent, mode, rdev, target)
-        attr, committed = self._core.transact_at(lambda txn: self._create(txn, new.copy(), name, caller.umask))
+        attr, committed = self._core.transact_at(lambda txn: self._create(txn, new.copy(), name, caller.umask, way))
         attr.version = committed.position
         return attr
 
-    def link(self, ino: Inode, parent: Inode, name: bytes) -> Attr:
+    def link(self, ino: Inode, parent: Inode, name: bytes, way: Position | None = None) -> Attr:
         """Give an inode another name. EEXIST, EPERM (a directory), ENOENT (no name left, or no directory), EMLINK."""
-        return link(self._core, ino, parent, name)
+        return link(self._core, ino, parent, name, way)
 
-    def unlink(self, parent: Inode, name: bytes, is_open: IsOpen) -> Unlinked:
+    def unlink(self, parent: Inode, name: bytes, is_open: IsOpen, way: Position | None = None) -> Unlinked:
         """Remove a name of something that is no directory. ENOENT, EISDIR. `is_open`: see `links.unlink`."""
-        return unlink(self._core, parent, name, is_open)
+        return unlink(self._core, parent, name, is_open, way)
 
-    def rmdir(self, parent: Inode, name: bytes) -> Unlinked:
+    def rmdir(self, parent: Inode, name: bytes, way: Position | None = None) -> Unlinked:
         """Remove an empty directory. ENOENT, ENOTDIR, ENOTEMPTY."""
-        return rmdir(self._core, parent, name)
+        return rmdir(self._core, parent, name, way)
 
     def release_deleted(self, ino: Inode) -> None:
         """The last handle of an inode without names was closed: free it. Does nothing for one that is gone or has names."""
         release_deleted(self._core, ino)
 
-    def rename(self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int, is_open: IsOpen) -> Renamed:
+    def rename(
+        self,
+        parent: Inode,
+        name: bytes,
+        new_parent: Inode,
+        new_name: bytes,
+        flags: int,
+        is_open: IsOpen,
+        way: Position | None = None,
+    ) -> Renamed:
         """Move a name, replacing what is there; `flags` are those of renameat2(). Errors: see `rename.rename`."""
-        return rename(self._core, parent, name, new_parent, new_name, flags, is_open)
+        return rename(self._core, parent, name, new_parent, new_name, flags, is_open, way)
 
     def list(self, parent: Inode, after: bytes | None, limit: int, with_attrs: bool) -> list[Listed]:
         """Up to `limit` names greater than `after` in bytewise order, in one round trip."""
@@ -179,7 +198,7 @@ class Names:
             along = page.along
             page.got_page(self.page(parent, along.after, along.limit).page if along.limit else NO_ROWS)
 
-    def _create(self, txn: Txn, attr: Attr, name: bytes, umask: int) -> Attr:
+    def _create(self, txn: Txn, attr: Attr, name: bytes, umask: int, way: Position | None) -> Attr:
         parent = Inode(attr.parent)
         # The kernel has looked; if a worker that fetches answered it, this one knows nothing of that.
         txn.suppose_absent([dentry_key(parent, name)])
@@ -187,6 +206,7 @@ class Names:
         into = directory(parent, parent_row)
         if taken is not None:
             raise FsError(errno.EEXIST)
+        walk(txn, way)
         txn.exists(inode_key(parent), FsError(errno.ENOENT))
         txn.absent(dentry_key(parent, name), FsError(errno.EEXIST))
         self._count_inode(txn)

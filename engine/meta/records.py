@@ -64,7 +64,7 @@ OBJECT_BYTES_AT = 16
 FORMAT_KEY: Key = (b"v", b"format")
 USAGE_KEY: Key = (b"v", b"usage")
 NEXT_KEY: Key = (b"v", b"next")
-MOVES_KEY: Key = (b"v", b"moves")
+MOVES_KEY: Key = (b"v", b"moves")  # names that directories and symbolic links have lost or got instead of others
 
 INODE_PREFIX = b"i"
 DENTRY_PREFIX = b"d"

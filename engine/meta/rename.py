@@ -2,7 +2,8 @@
 
 A directory must not be moved below itself. To know that, its new ancestors are walked from `parent` to `parent`, and
 nobody else may move a directory to another parent meanwhile. So such moves, and only they, take turns: each requires
-the `moves` counter to be unchanged and adds one to it, as a single kernel does with one mutex per file system.
+the `moves` counter to be unchanged, as a single kernel does with one mutex per file system. Every commit that gives a
+directory or a symbolic link another name adds one to it, for those who walk through these names (`dirs.walk`).
 """
 
 import errno
@@ -12,12 +13,12 @@ from typing import NamedTuple
 from cairnfs.const import ROOT_INO
 from cairnfs.errors import FsError
 from cairnfs.meta.core import MetaCore
-from cairnfs.meta.dirs import change_directory, change_names, directory, entry, inode_of
+from cairnfs.meta.dirs import change_directory, change_names, directory, entry, inode_of, tell_walkers, walk
 from cairnfs.meta.links import IsOpen, Unlinked, drop_directory, drop_name
 from cairnfs.meta.records import CTIME_AT, MOVES_KEY, decode_attr, dentry_key, dentry_value, encode_attr, inode_key, time_field
 from cairnfs.meta.stores.base import Key
 from cairnfs.meta.txn import Txn
-from cairnfs.types import Attr, Inode
+from cairnfs.types import Attr, Inode, Position
 
 NOREPLACE = 1  # RENAME_* of renameat2(); WHITEOUT (4) is for overlays on block devices and refused
 EXCHANGE = 2
@@ -47,19 +48,27 @@ class _Place(NamedTuple):
 
 
 def rename(
-    core: MetaCore, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int, is_open: IsOpen
+    core: MetaCore,
+    parent: Inode,
+    name: bytes,
+    new_parent: Inode,
+    new_name: bytes,
+    flags: int,
+    is_open: IsOpen,
+    way: Position | None = None,
 ) -> Renamed:
     """Move a name; what has the new name already loses it, or with EXCHANGE gets the old one.
 
     Two names of one inode are left as they are. ENOENT, EEXIST (NOREPLACE), EINVAL (a directory into itself or below,
-    other flags), ENOTDIR and EISDIR (one is a directory, the other is not), ENOTEMPTY, EMLINK. `is_open`: see `unlink`.
+    other flags), ENOTDIR and EISDIR (one is a directory, the other is not), ENOTEMPTY, EMLINK. `is_open`: see `unlink`;
+    `way`: see `dirs.walk`.
     """
     if flags not in (0, NOREPLACE, EXCHANGE):
         raise FsError(errno.EINVAL)
     now_ns = core.now_ns()
 
     def build(txn: Txn) -> Renamed:
-        return _Rename(core, txn, now_ns).run(parent, name, new_parent, new_name, flags, is_open)
+        return _Rename(core, txn, now_ns, way).run(parent, name, new_parent, new_name, flags, is_open)
 
     renamed, committed = change_names(core, build, parent, name)
     for attr in (renamed.moved, renamed.exchanged, renamed.replaced and renamed.replaced.attr):
@@ -71,10 +80,11 @@ def rename(
 class _Rename:
     """One attempt at a rename."""
 
-    def __init__(self, core: MetaCore, txn: Txn, now_ns: int) -> None:
+    def __init__(self, core: MetaCore, txn: Txn, now_ns: int, way: Position | None) -> None:
         self._core = core
         self._txn = txn
         self._now_ns = now_ns
+        self._way = way
 
     def run(self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int, is_open: IsOpen) -> Renamed:
         old, new = self._places(parent, name, new_parent, new_name, flags)
@@ -87,11 +97,13 @@ class _Rename:
         moved = inode_of(self._txn, source)
         if target is None:
             self._require(old, new)
+            tell_walkers(self._txn, moved)
             return Renamed(self._move(moved, old, new), None, None)
         there = inode_of(self._txn, target)
         if moved.ino == there.ino:
             return Renamed(moved, None, None)
         self._require(old, new)
+        tell_walkers(self._txn, moved, there)
         if flags == EXCHANGE:
             return self._exchange(moved, there, old, new)
         return self._replace(moved, there, old, new, is_open)
@@ -107,6 +119,7 @@ class _Rename:
         return _Place(directory(parent, rows[0]), name), _Place(directory(new_parent, rows[1]), new_name)
 
     def _require(self, old: _Place, new: _Place) -> None:
+        walk(self._txn, self._way)
         self._txn.unchanged(old.key)
         self._txn.unchanged(new.key)
 
@@ -161,10 +174,13 @@ class _Rename:
         return attr
 
     def _forbid_loop(self, moved: Attr, into: _Place, origin: _Place) -> None:
-        """EINVAL when `into` is the directory `moved` or lies below it. What is above `origin` cannot be."""
+        """EINVAL when `into` is the directory `moved` or lies below it. What is above `origin` cannot be.
+
+        Nobody else may move a directory meanwhile.
+        """
         if not stat.S_ISDIR(moved.mode):
             return
-        self._take_turn()
+        self._txn.unchanged(MOVES_KEY)
         ino, attr = into.ino, into.into
         while ino != moved.ino:
             if ino in (ROOT_INO, origin.ino):
@@ -175,9 +191,3 @@ class _Rename:
                 raise FsError(errno.ENOENT)
             attr = decode_attr(ino, row)
         raise FsError(errno.EINVAL)
-
-    def _take_turn(self) -> None:
-        """This commit moves a directory to another parent: exclude others that do, once."""
-        if all(effect.key != MOVES_KEY for effect in self._txn.effects):
-            self._txn.unchanged(MOVES_KEY)
-            self._txn.add(MOVES_KEY, 0, 1)

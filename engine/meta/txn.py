@@ -30,6 +30,7 @@ from cairnfs.meta.stores.base import (
     Exists,
     Key,
     Max,
+    NotSince,
     Put,
     Row,
     Store,
@@ -114,6 +115,10 @@ class Txn:
     def absent(self, key: Key, error: FsError | None = None) -> None:
         """Condition: the row does not exist before the commit. With `error`, that is raised instead of trying again."""
         self._condition(Absent(key), error)
+
+    def not_since(self, key: Key, position: Position, error: FsError | None = None) -> None:
+        """Condition: nobody has written the row after a position. With `error`, that is raised instead of trying again."""
+        self._condition(NotSince(key, position), error)
 
     def at_most(self, key: Key, offset: int, n: int, limit: int, error: FsError | None = None) -> None:
         """Condition: the field plus `n` is at most `limit`; its value is that before this commit's effects."""

@@ -96,15 +96,15 @@ class Vfs:
 
     def unlink(self, c: Caller, parent: Inode, name: bytes) -> None:
         """Remove a name; an inode that is open here stays until its last close. ENOENT, EISDIR, EROFS."""
-        self._names.unlink(parent, name)
+        self._names.unlink(c, parent, name)
 
     def rmdir(self, c: Caller, parent: Inode, name: bytes) -> None:
         """Remove an empty directory. ENOENT, ENOTDIR, ENOTEMPTY, EINVAL ("."), EROFS."""
-        self._names.rmdir(parent, name)
+        self._names.rmdir(c, parent, name)
 
     def rename(self, c: Caller, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int = 0) -> None:
         """Rename atomically; `flags` as in renameat2(2) without RENAME_WHITEOUT. See `engine.meta.rename` for errors."""
-        self._names.rename(parent, name, new_parent, new_name, flags)
+        self._names.rename(c, parent, name, new_parent, new_name, flags)
 
     # Attributes
 
@@ -250,13 +250,21 @@ class Vfs:
         """Is to be told what names others have changed."""
         return self._state.moved
 
-    def follow(self, fence: Callable[[Position], None], forget: Callable[[Iterable[Inode]], None]) -> None:
+    def follow(
+        self,
+        fence: Callable[[Position], None],
+        forget: Callable[[Iterable[Inode]], None],
+        way: Callable[[], Position | None] | None = None,
+    ) -> None:
         """`fence` returns when everything that others committed before the call was passed to `invalidate`, or with a position
         everything up to there; opens call it. `forget` makes the kernel ask for attributes again, where they changed without a
-        commit: what was written is lost.
+        commit: what was written is lost. `way`: the position up to which everything was passed, for those who change names and
+        have not asked; None where `fence` costs nothing.
         """
         self._state.fence = fence
         self._state.files.on_lost = forget
+        if way is not None:
+            self._state.way = way
         self._locking.is_followed = True
 
     def released(self, inos: Iterable[Inode]) -> None:

@@ -42,7 +42,7 @@ class FileIo:
         for _ in range(MAX_CREATE_RACES):
             try:
                 before = files.n_removals, files.n_invalidations
-                attr = self._names.make(c, parent, name, stat.S_IFREG | stat.S_IMODE(mode))
+                attr = self._names.create(c, parent, name, stat.S_IFREG | stat.S_IMODE(mode))
             except FsError as error:
                 if error.errno != errno.EEXIST or flags & os.O_EXCL:
                     raise

@@ -1,14 +1,15 @@
 """Names that others have changed while the kernel may still walk through them: who came that way is sent back once.
 
-The kernel resolves a path from names it keeps, and opens an inode. If another node has renamed, replaced or removed something on
-the way, the names are dropped here and, a moment later, in the kernel; but a walk that was over before, or has begun, ends with
-the OPEN of what the path meant. It is answered ESTALE: the kernel then walks the path again with a LOOKUP for every name, and
-opens what it finds. That OPEN, the thread's next one in the same system call, is let pass, since the path may well lead through
-what has moved. Likewise for a LOOKUP of a name that does not exist, in a directory that may not be the one the path means any
-more; but mkdir, mknod, symlink and link have no second try then, and one when the request that makes the name is refused: it is
-that which is sent back. The kernel tries twice and no more, so whatever refuses a walk with ESTALE counts (`walk`), and who was
-sent back is known after a death. As long as somebody is to come again, compiled code leaves opens to Python: else that OPEN would
-not be seen, and a later one be let pass.
+The kernel resolves a path from names it keeps, and opens an inode. If another node has renamed, replaced or removed something
+on the way, the names are dropped here and, a moment later, in the kernel; but a walk that was over before, or has begun, ends
+with the OPEN of what the path meant. It is answered ESTALE: the kernel then walks the path again with a LOOKUP for every name,
+and opens what it finds. That OPEN, the thread's next one in the same system call, is let pass, since the path may well lead
+through what has moved. Likewise for a LOOKUP of a name that does not exist, in a directory that may not be the one the path
+means any more; but mkdir, mknod, symlink and link have no second try then, and one when the request that makes the name is
+refused: it is that which is sent back. So are CREATE, UNLINK, RMDIR and RENAME, whose names the kernel may have had for long.
+The kernel tries twice and no more, so whatever refuses a walk with ESTALE counts (`walk`), and who was sent back is known after
+a death. As long as somebody is to come again, compiled code leaves opens to Python: else that OPEN would not be seen, and a
+later one be let pass.
 
 An inode is *noted* when the log tells of a change of names it took part in. It counts until the kernel has dropped the names
 (`settle`), and if the kernel knew it, for GRACE_S more, so that walks that had gone through them have ended. What is below a
@@ -28,7 +29,7 @@ from cairnfs.errors import FsError
 from cairnfs.ext.arena import Arena
 from cairnfs.types import Inode
 from cairnfs.vfs.carried import Carried
-from cairnfs.vfs.sent_back import UNKNOWN_PID, SentBack, SentBackRecords, place_of
+from cairnfs.vfs.sent_back import UNKNOWN_PID, Place, SentBack, SentBackRecords, place_of
 from cairnfs.vfs.system_call import UNKNOWN_CALL, SystemCall, waiting_in
 
 GRACE_S = 5.0  # as the lease: a walk that takes longer from a name to its end is waiting for a store that is away
@@ -119,10 +120,31 @@ class Moved:
         if name is None or not call.makes_name:  # else `check_new` is to come
             self._check(pid, call, ino, name, NAME_GRACE_S if name is not None and call == UNKNOWN_CALL else GRACE_S)
 
-    def check_new(self, pid: int, parent: Inode, name: bytes) -> None:
-        """The same, for a thread that makes a name by a call of its own. If the call is unknown, `check` has seen to it."""
-        if (self._noted or self._counting) and parent != ROOT_INO and (call := self.waiting_in(pid)) != UNKNOWN_CALL:
-            self._check(pid, call, parent, name, GRACE_S)
+    def check_new(self, pid: int, parent: Inode, name: bytes) -> bool:
+        """The same, for a thread that makes a name by a call of its own. If the call is unknown, `check` has seen to it.
+
+        True if the thread has to be let pass from here on: it was sent back in this very call, or cannot be.
+        """
+        if parent == ROOT_INO or not (self._noted or self._counting or self._coming):
+            return False
+        call = self.waiting_in(pid)
+        return call == UNKNOWN_CALL or self._check(pid, call, parent, name, GRACE_S)
+
+    def check_change(self, pid: int, *names: tuple[Inode, bytes]) -> bool:
+        """The same, for a thread that changes these names of directories by a call that always has a second try: open, unlink,
+        rmdir, rename.
+        """
+        if not (self._noted or self._counting or self._coming):
+            return False
+        now_s, call = self._clock.monotonic_s(), self.waiting_in(pid)
+        number = max((self._newest_above(parent, now_s) for parent, _ in names if parent != ROOT_INO), default=0)
+        with self._lock:
+            if self._lets_pass(self._take(pid), call, now_s, number, [place_of(*name) for name in names]):
+                return True
+            if not number:
+                return False
+            self._send_back(pid, call, now_s)
+        raise FsError(errno.ESTALE)
 
     @contextmanager
     def walk(self, pid: int) -> Iterator[None]:
@@ -138,23 +160,32 @@ class Moved:
                     self._send_back(pid, call, self._clock.monotonic_s())
             raise
 
-    def _check(self, pid: int, call: SystemCall, ino: Inode, name: bytes | None, grace_s: float) -> None:
+    def _check(self, pid: int, call: SystemCall, ino: Inode, name: bytes | None, grace_s: float) -> bool:
+        """Whether the thread was sent back before, and is let pass."""
         now_s = self._clock.monotonic_s()
         number = self._newest_above(ino, now_s + GRACE_S - grace_s)
         place = None if name is None else place_of(ino, name)
         with self._lock:
             sent = self._take(pid)
+            if self._lets_pass(sent, call, now_s, number, (place,)):
+                is_last = sent is not None and sent.place is not None and not call.mark
+                if place is not None and not is_last:  # the kernel may look it up again, or ask for what it is to become
+                    self._sent_back.put(pid, SentBack(now_s, call.mark, place, self._n_notes))
+                return True
             if not number:
-                return
-            if sent is not None and now_s - sent.when_s < SECOND_TRY_S and sent.may_be_in(call.mark):
-                if sent.place is None:
-                    if place is not None:  # which the kernel may look up twice on its second try
-                        self._sent_back.put(pid, SentBack(now_s, call.mark, place, number))
-                    return
-                if sent.place == place and number <= sent.number:
-                    return
+                return False
             self._send_back(pid, call, now_s)
         raise FsError(errno.ESTALE)
+
+    def _lets_pass(
+        self, sent: SentBack | None, call: SystemCall, now_s: float, number: int, places: Collection[Place | None]
+    ) -> bool:
+        """Whether this is the second try of a thread: the first request since it was sent back, or one at a place that it has
+        looked at since, with nothing new.
+        """
+        if sent is None or now_s - sent.when_s >= SECOND_TRY_S or not sent.may_be_in(call.mark):
+            return False
+        return sent.place is None or (sent.place in places and number <= sent.number)
 
     def _send_back(self, pid: int, call: SystemCall, now_s: float) -> None:
         """The caller holds the lock, as for what follows."""

@@ -4,11 +4,13 @@ import errno
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
 
 from cairnfs.const import MAX_NAME_BYTES, MAX_SYMLINK_BYTES, ROOT_INO
-from cairnfs.errors import FsError
+from cairnfs.errors import FsError, WayChanged
 from cairnfs.meta.names import NoSuchName
 from cairnfs.types import Attr, Caller, Inode, Position
 from cairnfs.vfs.carried import MAX_REMOVED, RemovedRecords
@@ -16,6 +18,10 @@ from cairnfs.vfs.openfile import CLEAN, stale
 from cairnfs.vfs.state import UNKNOWN, VfsState, check_name
 
 LONGEST_REMOVAL_S = 60.0
+MAX_WAYS = 3  # each needs another node to rename a directory or a link in between; one that always does is not waited for
+MISLED = frozenset({errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY})
+
+T = TypeVar("T")
 
 
 class RemovedDirs:
@@ -120,19 +126,23 @@ class Namespace:
             raise FsError(errno.EINVAL)
         return attr.tail
 
-    def make(self, c: Caller, parent: Inode, name: bytes, mode: int, rdev: int = 0, target: bytes = b"") -> Attr:
+    def create(self, c: Caller, parent: Inode, name: bytes, mode: int) -> Attr:
+        """Create a regular file that is opened at once."""
+        self._state.writable()
+        check_name(name)
+        check = partial(self._state.moved.check_change, c.pid, (parent, name))
+        return self._walked(check, [(parent, name)], partial(self._names.create, c, parent, name, mode))
+
+    def mknod(self, c: Caller, parent: Inode, name: bytes, mode: int, rdev: int = 0, target: bytes = b"") -> Attr:
         """Create a node of the type in `mode` (a regular file when it has none)."""
         self._state.writable()
         check_name(name)
         if not stat.S_IFMT(mode):
             mode |= stat.S_IFREG
-        return self._names.create(c, parent, name, mode, rdev, target)
-
-    def mknod(self, c: Caller, parent: Inode, name: bytes, mode: int, rdev: int = 0, target: bytes = b"") -> Attr:
-        """As `make`, for a call of its own: none that has looked for the name with a second try."""
-        if not stat.S_ISSOCK(mode):  # bind has none at all
-            self._state.moved.check_new(c.pid, parent, name)
-        return self.make(c, parent, name, mode, rdev, target)
+        make = partial(self._names.create, c, parent, name, mode, rdev, target)
+        if stat.S_ISSOCK(mode):  # bind has no second try
+            return make()
+        return self._walked(partial(self._state.moved.check_new, c.pid, parent, name), [(parent, name)], make)
 
     def mkdir(self, c: Caller, parent: Inode, name: bytes, mode: int) -> Attr:
         return self.mknod(c, parent, name, stat.S_IFDIR | stat.S_IMODE(mode))
@@ -147,36 +157,69 @@ class Namespace:
     def link(self, c: Caller, ino: Inode, parent: Inode, name: bytes) -> Attr:
         self._state.writable()
         check_name(name)
-        self._state.moved.check_new(c.pid, parent, name)
+        check = partial(self._state.moved.check_new, c.pid, parent, name)
         file = self._state.files.get(ino)
         dirty = CLEAN if file is None else file.dirty_state()
-        attr = self._names.link(ino, parent, name)
+        attr = self._walked(check, [(parent, name)], partial(self._names.link, ino, parent, name))
         return attr if file is None else file.overlay(attr, dirty)
 
-    def unlink(self, parent: Inode, name: bytes) -> None:
+    def unlink(self, c: Caller, parent: Inode, name: bytes) -> None:
         self._state.writable()
         check_name(name)
         with self._state.files.removal() as removal:
-            removal.done(self._names.unlink(parent, name, removal.is_open))
+            removal.done(self._changed(c, [(parent, name)], partial(self._names.unlink, parent, name, removal.is_open)))
 
-    def rmdir(self, parent: Inode, name: bytes) -> None:
+    def rmdir(self, c: Caller, parent: Inode, name: bytes) -> None:
         self._state.writable()
         if name == b"..":
             raise FsError(errno.ENOTEMPTY)
         check_name(name)
         with self._removed.removing():
-            self._removed.add(self._names.rmdir(parent, name).attr)
+            self._removed.add(self._changed(c, [(parent, name)], partial(self._names.rmdir, parent, name)).attr)
 
-    def rename(self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int) -> None:
+    def rename(self, c: Caller, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int) -> None:
         self._state.writable()
         check_name(name)
         check_name(new_name)
         with self._removed.removing(), self._state.files.removal() as removal:
-            replaced = self._names.rename(parent, name, new_parent, new_name, flags, removal.is_open).replaced
+            rename = partial(self._names.rename, parent, name, new_parent, new_name, flags, removal.is_open)
+            replaced = self._changed(c, [(parent, name), (new_parent, new_name)], rename).replaced
             if replaced is not None:
                 removal.done(replaced)
                 if replaced.attr.is_dir:
                     self._removed.add(replaced.attr)
+
+    def _changed(self, c: Caller, names: Sequence[tuple[Inode, bytes]], change: Callable[..., T]) -> T:
+        """`_walked`, for names that the kernel has had all the time: nobody has asked what others have made of them."""
+        if self._state.way() is None:
+            self._state.fence(UNKNOWN)
+        return self._walked(partial(self._state.moved.check_change, c.pid, *names), names, change)
+
+    def _walked(self, check: Callable[[], bool], names: Sequence[tuple[Inode, bytes]], change: Callable[..., T]) -> T:
+        """Change names in directories that the kernel has found by walking along a path, unless others have changed what it
+        leads to: in the same round trip, where they may have and nobody has asked.
+
+        `check` raises ESTALE, or says that the thread has to be let pass; `change` takes `way`, see `dirs.walk`.
+        """
+        state = self._state
+        for _ in range(MAX_WAYS):
+            way = state.way()  # before the check: what becomes known after it has not been looked at
+            try:
+                if check() or all(parent == ROOT_INO for parent, _ in names):
+                    break
+            except FsError:
+                state.fence(UNKNOWN)  # for the second try, which asks for each name on the way
+                raise
+            try:
+                return change(way=way)
+            except WayChanged:
+                state.fence(UNKNOWN)
+            except FsError as error:
+                if way is not None and error.errno in MISLED:
+                    state.fence(UNKNOWN)
+                    check()
+                raise
+        return change()
 
     def _dot(self, ino: Inode, name: bytes) -> Attr:
         attr = self._names.get(ino)

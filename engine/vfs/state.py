@@ -29,6 +29,10 @@ def _alone(position: Position) -> None:
     """The fence of a volume that nobody follows: each open reads the inode afresh, and no kernel keeps anything."""
 
 
+def _nowhere() -> None:
+    """Up to where changes are known, if nobody follows them, or the fence tells without asking the store."""
+
+
 class VfsState:
     """One per Vfs. `numbers` gives handle numbers to files and directories alike, so one never passes for the other."""
 
@@ -54,6 +58,7 @@ class VfsState:
         self.clock = clock
         journal, records = (None, None) if carried is None else (carried.journal, carried.handles)
         self.fence: Callable[[Position], None] = _alone
+        self.way: Callable[[], Position | None] = _nowhere
         self.moved = Moved(self._parent_of, arena, clock, carried)
         self.pages = PageVersions(arena)
         self.capacity = Capacity(meta, clock)

@@ -42,6 +42,7 @@ def made(folder: Path, content: str) -> Path:
     (folder / "sub").mkdir(parents=True)
     (folder / "sub" / "f").write_text(content)
     (folder / "sub" / content).touch()
+    (folder / "sub" / "e").mkdir()
     return folder
 
 
@@ -270,6 +271,73 @@ def test_names_are_made_where_the_path_leads_now(two: Two, way: Callable[[Path, 
         MAKING[making](reader / "d" / "sub" / f"new{n}")
         assert (writer / "d" / "sub" / str(n)).exists()
         assert os.path.lexists(writer / "d" / "sub" / f"new{n}"), making
+
+
+def _replace_by_new(sub: Path) -> None:
+    (sub.parents[1] / "new").write_text("new")
+    (sub.parents[1] / "new").rename(sub / "f")
+
+
+CHANGING: dict[str, Callable[[Path], object]] = {  # of names that the kernel has, and has had for something else
+    "unlink": lambda sub: (sub / "f").unlink(),
+    "rename": lambda sub: (sub / "f").rename(sub / "g"),
+    "replace": _replace_by_new,
+    "rmdir": lambda sub: (sub / "e").rmdir(),
+    "move directory": lambda sub: (sub / "e").rename(sub.parents[1] / "e"),
+    "exchange": lambda sub: exchange(sub / "f", sub / "e"),
+}
+
+
+def contents(sub: Path) -> list[tuple[str, str]]:
+    return [(path.name, path.read_text() if path.is_file() else "") for path in sorted(sub.iterdir())]
+
+
+@pytest.mark.parametrize("way", [replace_directory, exchange_directories, replace_link])
+def test_names_are_changed_where_the_path_leads_now(two: Two, way: Callable[[Path, int], None]) -> None:
+    """What was put away keeps its names, and no call fails."""
+    for n, pause_s in enumerate(pauses()):
+        changing = [*CHANGING][n % len(CHANGING)]
+        for root in two:
+            (root / str(n)).mkdir(exist_ok=True)
+        writer, reader = (root / str(n) for root in two)
+        begin(way, writer)
+        for name in ("f", "e"):
+            os.stat(reader / "d" / "sub" / name)  # the kernel has the whole path
+        before = contents(writer / "d" / "sub")
+        way(writer, n)
+        put_away = writer / {replace_directory: f"old{n}", exchange_directories: f"other{n}", replace_link: "first"}[way] / "sub"
+        assert contents(put_away) == before
+        now = contents(writer / "d" / "sub")
+        time.sleep(pause_s)
+        CHANGING[changing](reader / "d" / "sub")
+        assert contents(put_away) == before, f"{changing} was done to what had been put away"
+        assert contents(writer / "d" / "sub") != now, f"{changing} has done nothing"
+
+
+def test_one_of_two_nodes_that_rename_directories_all_the_time_is_not_held_up(two: Two) -> None:
+    """Each has to look again when the other has renamed something, and neither fails."""
+    problems: list[OSError] = []
+
+    def rename(root: Path, own: str) -> None:
+        try:
+            (root / own).mkdir()
+            (root / own / "d0").mkdir()
+            for n in range(ROUNDS):
+                (root / own / f"d{n}").rename(root / own / f"d{n + 1}")
+                (root / own / f"d{n + 1}" / "f").write_text(str(n))
+                (root / own / f"d{n + 1}" / "f").unlink()
+        except OSError as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=rename, args=(root, f"{i}-{n}")) for i, root in enumerate(two) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not problems, problems
+    for root in two:
+        assert sorted(os.listdir(root)) == ["0-0", "0-1", "0-2", "1-0", "1-1", "1-2"]
+        assert all(os.listdir(root / own) == [f"d{ROUNDS}"] for own in os.listdir(root))
 
 
 def requests(mount: Mount, opcode: str) -> int:

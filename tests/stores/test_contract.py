@@ -15,6 +15,7 @@ from cairnfs.meta.stores.base import (
     Exists,
     Key,
     Max,
+    NotSince,
     Put,
     Row,
     Store,
@@ -139,6 +140,9 @@ def test_counter_that_would_pass_2_to_the_53_fails_the_commit(store: Store, star
 # --- conditions ---
 
 
+HOLD = [NotSince(A, Position(1)), NotSince(A, Position(2)), NotSince(A, Position(2**52)), NotSince(B, Position(0))]
+
+
 @pytest.mark.parametrize(
     "condition",
     [
@@ -147,6 +151,8 @@ def test_counter_that_would_pass_2_to_the_53_fails_the_commit(store: Store, star
         Unchanged(A, Position(1)),
         Unchanged(B, Position(1)),
         Unchanged(B, Position(0)),
+        NotSince(A, Position(1)),
+        NotSince(A, Position(0)),
         AtMost(A, 0, 1, 5),
         AtMost(B, 0, 1, 0),
         AtMost(A, 0, 0, -1),
@@ -166,7 +172,7 @@ def test_failed_condition_applies_nothing_and_tells_the_present_row(store: Store
 
 @pytest.mark.parametrize(
     "condition",
-    [Exists(A), Absent(B), Unchanged(A, Position(1)), AtMost(A, 0, 1, 6), AtMost(B, 0, 3, 3), AtMost(A, 0, -9, -4)],
+    [Exists(A), Absent(B), Unchanged(A, Position(1)), *HOLD, AtMost(A, 0, 1, 6), AtMost(B, 0, 3, 3), AtMost(A, 0, -9, -4)],
 )
 def test_condition_that_holds_lets_the_commit_through(store: Store, condition: Condition) -> None:
     put(store, A, i64(5))

@@ -314,3 +314,74 @@ def test_a_slot_half_written_is_empty() -> None:
     assert records.take(ME) is None
     records.put(ME, SentBack(2.0, 1, place_of(DIR, b"a"), 7))
     assert records.take(ME) == SentBack(2.0, 1, place_of(DIR, b"a"), 7)
+
+
+# Threads that change names by calls that always have a second try
+
+
+def is_refused(tree: Tree, pid: int, *names: tuple[Inode, bytes]) -> bool | None:
+    """None: it is let pass, having been sent back."""
+    try:
+        return False if not tree.moved.check_change(pid, *names) else None
+    except FsError as error:
+        assert error.errno == errno.ESTALE
+        return True
+
+
+def test_whoever_changes_names_below_what_has_moved_is_sent_back_once_each_time(tree: Tree) -> None:
+    assert is_refused(tree, ME, (DIR, b"a")) is False
+    tree.change(DIR)
+    assert [is_refused(tree, ME, (DIR, b"a")) for _ in range(4)] == [True, None, True, None]
+    assert is_refused(tree, ME, (OTHER, b"a")) is False
+    assert is_refused(tree, ME, (ROOT, b"a")) is False, "no way leads to the root"
+
+
+def test_either_directory_of_a_rename_may_be_another_one(tree: Tree) -> None:
+    tree.change(DIR)
+    for parents in ((DIR, OTHER), (OTHER, DIR), (ROOT, DIR)):
+        assert [is_refused(tree, ME, *((parent, b"a") for parent in parents)) for _ in range(2)] == [True, None]
+    assert is_refused(tree, ME, (OTHER, b"a"), (ROOT, b"b")) is False
+
+
+def test_the_second_try_of_a_call_is_let_pass_wherever_it_leads_and_whatever_is_noted_by_then(tree: Tree) -> None:
+    tree.calls[ME] = SystemCall(False, 7)
+    tree.change(DIR)
+    assert is_refused(tree, ME, (DIR, b"a")) is True
+    tree.change(OTHER)
+    assert is_refused(tree, ME, (OTHER, b"a")) is None
+    assert is_refused(tree, ME, (OTHER, b"a")) is True
+    tree.calls[ME] = SystemCall(False, 8)
+    assert is_refused(tree, ME, (OTHER, b"a")) is True, "another call"
+
+
+@pytest.mark.parametrize("mark", [0, 7])
+def test_a_second_try_that_looks_up_the_new_name_first_is_let_pass_then_too(tree: Tree, mark: int) -> None:
+    """rename: the directory of the new name may be one that nothing has happened to."""
+    if mark:
+        tree.calls[ME] = SystemCall(False, mark)
+    tree.change(DIR)
+    names = (DIR, b"old"), (OTHER, b"new")
+    for _ in range(3):
+        assert not tree.is_sent_back(ME, OTHER, b"new")
+        assert is_refused(tree, ME, *names) is True
+        assert not tree.is_sent_back(ME, OTHER, b"new")
+        assert is_refused(tree, ME, *names) is None
+    assert is_refused(tree, ME, *names) is True
+
+
+def test_what_was_looked_up_on_a_second_try_is_no_pass_for_another_place(tree: Tree) -> None:
+    tree.calls[ME] = SystemCall(False, 7)  # a loop over names in one buffer
+    tree.change(DIR)
+    assert tree.is_sent_back(ME, DIR, b"absent")
+    assert not tree.is_sent_back(ME, DIR, b"absent")
+    assert is_refused(tree, ME, (DIR, b"other")) is True
+
+
+def test_makers_say_whether_they_have_to_be_let_pass(tree: Tree) -> None:
+    assert tree.moved.check_new(ME, DIR, b"new") is False
+    tree.change(DIR)
+    assert tree.moved.check_new(ME, DIR, b"new") is True, "the call is not known, and may have no second try"
+    tree.calls[ME] = SystemCall(True, 7)
+    assert tree.is_sent_back(ME, DIR, b"new", makes=True)
+    assert tree.moved.check_new(ME, DIR, b"new") is True
+    assert tree.moved.check_new(ME, ROOT, b"new") is False

@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import pytest
 
-from cairnfs.errors import FsError
+from cairnfs.errors import FsError, WayChanged
 from cairnfs.meta import records
 from cairnfs.meta.rename import EXCHANGE, NOREPLACE
 from cairnfs.meta.stores.base import Unchanged
-from cairnfs.types import Inode
-from support.namespaces import ROOT, Node, Volume
+from cairnfs.types import Inode, Position
+from support.namespaces import ROOT, USER, Node, Volume
 
 
 @pytest.fixture
@@ -190,12 +190,67 @@ class TestOtherNodes:
     def test_only_moves_of_directories_between_parents_take_turns(self, node: Node) -> None:
         target = node.dir(b"d")
         node.file(b"f")
-        node.dir(b"a")
-        node.rename((ROOT, b"f"), (target.ino, b"f"))
-        node.rename((ROOT, b"a"), (ROOT, b"b"))
-        assert node.row(records.MOVES_KEY) is None
-        node.rename((ROOT, b"b"), (target.ino, b"b"))
-        assert node.row(records.MOVES_KEY) is not None
+        for name in (b"a", b"x", b"y", b"z"):
+            node.dir(name)
+        required = Unchanged(records.MOVES_KEY, Position(1))
+        for old, new, is_turn in [
+            ((ROOT, b"f"), (target.ino, b"f"), False),
+            ((ROOT, b"a"), (ROOT, b"b"), False),
+            ((ROOT, b"b"), (target.ino, b"b"), True),
+        ]:
+            node.rename(old, new)
+            conditions, _ = node.store.commits[-1]
+            assert any(condition.key == required.key for condition in conditions) == is_turn
+
+    def test_what_changes_the_way_of_others_is_told(self, node: Node) -> None:
+        def tells(change: Callable[[], object]) -> bool:
+            before = node.row(records.MOVES_KEY)
+            change()
+            return node.row(records.MOVES_KEY) != before
+
+        target = node.dir(b"d")
+        assert not tells(lambda: node.file(b"f"))
+        assert not tells(lambda: node.rename((ROOT, b"f"), (target.ino, b"f")))
+        assert not tells(lambda: node.dir(b"a"))
+        assert not tells(lambda: node.symlink(b"s", b"a"))
+        assert not tells(lambda: node.names.link(node.names.lookup(ROOT, b"s").ino, ROOT, b"t"))
+        assert tells(lambda: node.rename((ROOT, b"a"), (ROOT, b"b")))
+        assert tells(lambda: node.rename((ROOT, b"b"), (target.ino, b"b")))
+        assert tells(lambda: node.rename((ROOT, b"t"), (target.ino, b"t")))
+        node.file(b"g")
+        assert tells(lambda: node.rename((ROOT, b"g"), (ROOT, b"s"))), "a link is gone"
+        node.file(b"h")
+        assert tells(lambda: node.rename((ROOT, b"h"), (target.ino, b"b"), EXCHANGE))
+        assert tells(lambda: node.unlink(b"t", target.ino))
+        assert not tells(lambda: node.unlink(b"s"))
+        assert not tells(lambda: node.names.rmdir(ROOT, b"h")), "whoever is in it finds out"
+
+    @pytest.mark.parametrize("own", [True, False])
+    def test_a_way_that_has_changed_since_a_position_is_refused(self, volume: Volume, node: Node, own: bool) -> None:
+        there = node.dir(b"d")
+        node.file(b"f", there.ino)
+        node.dir(b"e", there.ino)
+        node.dir(b"other")
+        before = node.store.position()
+        changes: list[Callable[[Position], object]] = [
+            lambda way: node.names.create(USER, there.ino, b"new", 0o100644, way=way),
+            lambda way: node.names.link(node.names.lookup(there.ino, b"f").ino, there.ino, b"g", way),
+            lambda way: node.names.rename(there.ino, b"g", there.ino, b"h", 0, node.is_open, way),
+            lambda way: node.names.rename(there.ino, b"h", there.ino, b"new", EXCHANGE, node.is_open, way),
+            lambda way: node.names.rename(there.ino, b"h", there.ino, b"new", 0, node.is_open, way),
+            lambda way: node.names.unlink(there.ino, b"f", node.is_open, way),
+            lambda way: node.names.rmdir(there.ino, b"e", way),
+        ]
+        other = node if own else volume.node()
+        other.rename((ROOT, b"other"), (ROOT, b"moved"))
+        after = node.store.position()
+        for change in changes:
+            entries = node.names_in(there.ino)
+            with pytest.raises(WayChanged):
+                change(before)
+            assert node.names_in(there.ino) == entries
+            change(after)
+            assert node.names_in(there.ino) != entries or change is changes[3]
 
     def test_target_directory_removed_before_the_commit(self, volume: Volume, node: Node) -> None:
         target = node.dir(b"d")

@@ -48,6 +48,13 @@ class Unchanged(NamedTuple):
     version: Position
 
 
+class NotSince(NamedTuple):
+    """The row must not have been written by a commit after this position. One that is missing was not."""
+
+    key: Key
+    position: Position
+
+
 class AtMost(NamedTuple):
     """The signed field at `offset` (0 when the row is missing) plus `n` must be <= `limit`."""
 
@@ -94,7 +101,7 @@ class Max(NamedTuple):
     value: bytes
 
 
-Condition = Exists | Absent | Unchanged | AtMost
+Condition = Exists | Absent | Unchanged | NotSince | AtMost
 Effect = Put | Delete | Add | Max
 
 

@@ -19,6 +19,7 @@ from cairnfs.meta.stores.base import (
     Key,
     LogRecord,
     Max,
+    NotSince,
     Row,
     Scanned,
     Store,
@@ -30,6 +31,7 @@ from cairnfs.types import Position, SessionId
 
 CONDITION_NAMES: dict[type, str] = {
     Unchanged: "unchanged",
+    NotSince: "not_since",
     Exists: "exists",
     Absent: "absent",
     AtMost: "at_most",

@@ -27,6 +27,7 @@ from cairnfs.meta.stores.base import (
     LogRecord,
     LogTrimmed,
     Max,
+    NotSince,
     Put,
     Row,
     Scanned,
@@ -201,6 +202,8 @@ class MemoryStore:
                 holds = row is None
             case Unchanged():
                 holds = row is not None and row.version == condition.version
+            case NotSince():
+                holds = row is None or row.version <= condition.position
             case AtMost():
                 present = field(None if row is None else row.value, condition.offset)
                 holds = present + condition.n <= condition.limit

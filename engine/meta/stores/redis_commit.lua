@@ -3,7 +3,8 @@
 -- KEYS   1 position (decimal)   2 log (list, newest last)   3 done (hash of this client)   4.. partitions (hashes)
 -- ARGV   1 slot   2 number of the commit in its slot   3 log record   4 records to keep   5 partitions larger than this have an index
 --        6 number of conditions, then each condition, then each effect:
---        e P F   a P F   u P F VERSION   m P F OFFSET N LIMIT      exists, absent, unchanged, at most
+--        e P F   a P F   u P F VERSION   s P F VERSION             exists, absent, unchanged, not since
+--        m P F OFFSET N LIMIT                                      at most
 --        p P F VALUE   d P F   + P F OFFSET N   > P F OFFSET BYTES  put, delete, add, max
 --        n P F OFFSET N                                            add, giving out numbers
 --        P is the number of a partition among KEYS, F the field
@@ -72,6 +73,9 @@ for i = 1, n_conditions do
   if op == 'e' then holds = raw
   elseif op == 'a' then holds = not raw
   elseif op == 'u' then holds = raw and string.sub(raw, 1, 8) == take(1)
+  elseif op == 's' then
+    local newest = take(1)
+    holds = not raw or not is_less(newest, string.sub(raw, 1, 8))
   else
     local offset, n, limit = take(3)
     holds = number_at(raw and string.sub(raw, 9) or '', tonumber(offset)) + tonumber(n) <= tonumber(limit)

@@ -45,6 +45,7 @@ from cairnfs.meta.stores.base import (
     LogRecord,
     LogTrimmed,
     Max,
+    NotSince,
     Put,
     Row,
     Scanned,
@@ -351,6 +352,8 @@ class _Batch:
                 self.arguments += (b"a", self._part(part), key)
             case Unchanged():
                 self.arguments += (b"u", self._part(part), key, _VERSION.pack(condition.version))
+            case NotSince():
+                self.arguments += (b"s", self._part(part), key, _VERSION.pack(condition.position))
             case AtMost():
                 self.arguments += (b"m", self._part(part), key, condition.offset, condition.n, condition.limit)
 

@@ -40,6 +40,7 @@ from cairnfs.meta.stores.base import (
     LogRecord,
     LogTrimmed,
     Max,
+    NotSince,
     Put,
     Row,
     Scanned,
@@ -424,6 +425,8 @@ def _check(conditions: Sequence[Condition], present: dict[Key, Row | None]) -> N
             holds = row is None
         elif isinstance(condition, Unchanged):
             holds = row is not None and row.version == condition.version
+        elif isinstance(condition, NotSince):
+            holds = row is None or row.version <= condition.position
         else:
             holds = field(None if row is None else row.value, condition.offset) + condition.n <= condition.limit
         if not holds:
