@@ -259,6 +259,26 @@ def test_a_commit_that_dies_on_the_way_is_not_taken_for_known(world: World) -> N
         judge.judge(f"change {n} of {deaths.n_changes}")
 
 
+def test_no_position_is_known_after_a_death_that_nobody_has_told_of(world: World) -> None:
+    """Nor are those that were known before forgotten; what was beyond a gap may be, until the log is looked at."""
+    arena = world.arena
+    arena.watch(None)
+    arena.heard([3, 4, 6])
+    deaths = Deaths(lambda: arena.heard([2]), world.memory, HEADER, code_of(arena_module))
+    found = set()
+    for _ in deaths.at_changes():
+        found.add(arena.applied)
+        arena.hold_lock(FENCE_LOCK)
+        arena.give_lock(FENCE_LOCK)
+        assert arena.applied in (1, 4)
+        before = arena.applied
+        arena.heard([before + 1])
+        assert arena.applied in ((2, 4) if before == 1 else (5, 6))
+        arena.saw(9, None)
+        assert arena.applied == 9
+    assert found == {1, 4}
+
+
 def test_a_death_at_any_instruction_leaves_locks_that_can_be_taken(world: World) -> None:
     """Between two changes of the arena a thread notes, in memory of its own, which lock it has or is about to take."""
     deaths = Deaths(lambda: world.arena.open(OPENED), world.memory, HEADER, code_of(arena_module))
