@@ -8,6 +8,7 @@ with one name knows its directory by `parent`.
 import errno
 import stat
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -122,10 +123,12 @@ class Names:
 
     def unlink(self, parent: Inode, name: bytes, is_open: IsOpen, way: Position | None = None) -> Unlinked:
         """Remove a name of something that is no directory. ENOENT, EISDIR. `is_open`: see `links.unlink`."""
+        self._bring(parent, name)
         return unlink(self._core, parent, name, is_open, way)
 
     def rmdir(self, parent: Inode, name: bytes, way: Position | None = None) -> Unlinked:
         """Remove an empty directory. ENOENT, ENOTDIR, ENOTEMPTY."""
+        self._bring(parent, name)
         return rmdir(self._core, parent, name, way)
 
     def release_deleted(self, ino: Inode) -> None:
@@ -143,6 +146,7 @@ class Names:
         way: Position | None = None,
     ) -> Renamed:
         """Move a name, replacing what is there; `flags` are those of renameat2(). Errors: see `rename.rename`."""
+        self._bring(parent, name)
         return rename(self._core, parent, name, new_parent, new_name, flags, is_open, way)
 
     def list(self, parent: Inode, after: bytes | None, limit: int, with_attrs: bool) -> list[Listed]:
@@ -192,6 +196,13 @@ class Names:
         if found.named is None:
             raise Vanished
         return decode_attr(dentry.ino, found.named)
+
+    def _bring(self, parent: Inode, name: bytes) -> None:
+        """What a name stands for, for a transaction to recall: in one round trip, if any, that brings neighbours along."""
+        core = self._core
+        if core.neighbours.started and not core.recall.known([dentry_key(parent, name)]):
+            with suppress(FsError, Vanished):  # the transaction sees for itself
+                self._look_up_once(parent, name)
 
     def _bring_neighbours(self, parent: Inode) -> None:
         with self._core.neighbours.beside(parent, None) as page:

@@ -11,7 +11,7 @@ Pages are taken apart only when a transaction begins: whoever does nothing but r
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from cairnfs.ext.page import Page
@@ -22,6 +22,7 @@ from cairnfs.types import Position
 
 MAX_ROWS = 20_000  # some 10 MiB
 MAX_VALUE_BYTES = 4096
+MAX_CHANGED = 8192  # keys of latest changes; a read that takes longer than as many changes is not remembered
 
 
 def _always() -> bool:
@@ -55,6 +56,8 @@ class Recall:
         self._n_late = 0  # rows and keys in it
         self._lock = threading.Lock()
         self._n_changes = 0
+        self._changed: OrderedDict[Key, int] = OrderedDict()  # -> number of its latest change
+        self._n_forgotten = 0  # changes up to this number may have changed anything
         self._is_current: Callable[[], bool] = _always
         self.started = False
 
@@ -68,7 +71,7 @@ class Recall:
         return self._store.scan(partition, after, limit, prefix=prefix)
 
     def read(self, keys: Sequence[Key]) -> list[Row | None]:
-        """Rows from the store, which are remembered unless something was changed meanwhile."""
+        """Rows from the store, which are remembered but for those that were changed meanwhile."""
         n_changes = self._n_changes
         rows = self._store.read(keys)
         self.learn(dict(zip(keys, rows, strict=True)), n_changes)
@@ -103,9 +106,10 @@ class Recall:
         if not self.started:
             return
         with self._lock:
-            if moment == self._n_changes:
+            if moment >= self._n_forgotten:
                 for key, row in rows.items():
-                    self._put(key, row)
+                    if self._changed.get(key, 0) <= moment:
+                        self._put(key, row)
 
     def known(self, keys: Iterable[Key]) -> dict[Key, Row | None]:
         """Those of the rows that are remembered; None for one that did not exist."""
@@ -120,7 +124,7 @@ class Recall:
         if not self.started:
             return
         with self._lock:
-            self._n_changes += 1
+            self._note(rows)
             self._supersede(rows)
             for key, value in rows.items():
                 before = self._rows.get(key)
@@ -130,8 +134,8 @@ class Recall:
     def changed(self, keys: Iterable[Key]) -> None:
         """Others have changed these rows."""
         with self._lock:
-            self._n_changes += 1
             keys = tuple(keys)
+            self._note(keys)
             self._supersede(keys)
             for key in keys:
                 self._rows.pop(key, None)
@@ -140,6 +144,8 @@ class Recall:
         """Nobody knows what was changed."""
         with self._lock:
             self._n_changes += 1
+            self._n_forgotten = self._n_changes
+            self._changed.clear()
             self._rows.clear()
             self._forget_late()
 
@@ -147,13 +153,31 @@ class Recall:
         if not self.started or not late.n_rows:
             return
         with self._lock:
-            if moment != self._n_changes:
+            if moment < self._n_forgotten:
                 return
             self._late.append(late)
             self._n_late += late.n_rows
-            while self._n_late > self._max_rows:
+            if since := tuple(self._since(moment)):
+                self._supersede(since)
+            while self._n_late > self._max_rows and self._late:
                 first = self._late.popleft()
                 self._n_late -= first.n_rows if isinstance(first, _Late) else len(first)
+
+    def _note(self, keys: Iterable[Key]) -> None:
+        """One change more, of these rows."""
+        self._n_changes += 1
+        for key in keys:
+            self._changed[key] = self._n_changes
+            self._changed.move_to_end(key)
+        while len(self._changed) > MAX_CHANGED:
+            _, self._n_forgotten = self._changed.popitem(last=False)
+
+    def _since(self, moment: int) -> Iterator[Key]:
+        """Keys of rows that were changed after a moment."""
+        for key, number in reversed(self._changed.items()):
+            if number <= moment:
+                return
+            yield key
 
     def _supersede(self, keys: Iterable[Key]) -> None:
         """Rows of pages that were read until now count no more."""

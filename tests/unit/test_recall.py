@@ -2,13 +2,17 @@
 
 import errno
 from collections.abc import Callable
+from functools import partial
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cairnfs.errors import FsError
+from cairnfs.meta import recall as recall_module
 from cairnfs.meta.recall import Recall
 from cairnfs.meta.records import ATTR_SUBKEY, INODE_PREFIX, chunk_key, dentry_key, dentry_value, inode_key
-from cairnfs.meta.stores.base import Key, Put
+from cairnfs.meta.stores.base import Key, Put, Row
 from cairnfs.meta.stores.memory import MemoryStore
 from cairnfs.types import SetAttr
 from support.namespaces import ROOT, USER, Node, Volume
@@ -130,18 +134,84 @@ def test_what_others_change_is_forgotten_when_told(nodes: tuple[Node, Node]) -> 
     assert node.names.get(ino).mode & 0o777 == 0o640
 
 
-def test_rows_read_while_others_were_changing_are_not_remembered() -> None:
+def test_rows_that_changed_while_they_were_read_are_not_remembered_and_others_are() -> None:
     store = MemoryStore()
     recall = Recall(store)
     recall.start()
-    key = inode_key(7)
+    keys = [inode_key(n) for n in range(5)]
     moment = recall.moment
-    row = store.read([key])[0]
-    recall.changed([inode_key(8)])
-    recall.learn({key: row}, moment)
-    assert recall.known([key]) == {}
-    recall.read([key])
-    assert recall.known([key]) == {key: None}
+    rows = dict(zip(keys, store.read(keys), strict=True))
+    recall.changed([keys[0]])
+    mine = store.commit([], [Put(keys[1], b"mine")])
+    recall.committed({keys[1]: b"mine"}, mine.position)
+    recall.learn(rows, moment)
+    assert recall.known(keys) == {keys[1]: Row(b"mine", mine.position), **dict.fromkeys(keys[2:])}
+    recall.read(keys)
+    assert recall.known(keys) == {**dict.fromkeys(keys), keys[1]: Row(b"mine", mine.position)}
+
+
+def test_a_read_that_took_too_long_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recall_module, "MAX_CHANGED", 10)
+    recall = Recall(MemoryStore())
+    recall.start()
+    moment = recall.moment
+    recall.changed([inode_key(n) for n in range(10)])
+    recall.learn({inode_key(99): None}, moment)
+    assert inode_key(99) in recall.known([inode_key(99)])
+    recall.changed([inode_key(20)])
+    recall.learn({inode_key(98): None}, moment)
+    assert recall.known([inode_key(98)]) == {}
+    moment = recall.moment
+    recall.clear()
+    recall.learn({inode_key(98): None}, moment)
+    assert recall.known([inode_key(98)]) == {}
+
+
+N_FILES = 4
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["others", "mine", "finish"]), st.integers(0, 2 * N_FILES - 1)),
+        st.tuples(st.sampled_from(["read", "page", "look"]), st.integers(0, 2 * N_FILES - 1)),
+    ),
+    max_size=60,
+)
+
+
+@given(STEPS, st.sampled_from([3, 8192]))
+def test_what_is_known_is_what_the_store_has_however_reads_and_changes_overlap(steps: list[tuple[str, int]], most: int) -> None:
+    """Each change is told of at once; reads begin, and are remembered later."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recall_module, "MAX_CHANGED", most)
+        store = MemoryStore()
+        recall = Recall(store)
+        recall.start()
+        keys = put_files(store, N_FILES)
+        under_way: list[Callable[[], object]] = []
+        for what, n in steps:
+            key, moment = keys[n], recall.moment
+            value = dentry_value(100 + n // 2, 0o100644) if n % 2 == 0 else b"%d" % store.position()
+            if what == "others":
+                store.commit([], [Put(key, value)])
+                recall.changed([key])
+            elif what == "mine":
+                recall.committed({key: value}, store.commit([], [Put(key, value)]).position)
+            elif what == "read":
+                row = store.read([key])[0]
+                under_way.append(partial(recall.learn, {key: row}, moment))
+            elif what == "page":
+                under_way.append(page_under_way(store, recall, moment))
+            elif what == "finish" and under_way:
+                under_way.pop(n % len(under_way))()
+            elif what == "look":
+                recall.known([key])
+        known = recall.known(keys)
+        assert known == {key: row for key, row in zip(keys, store.read(keys), strict=True) if key in known}
+
+
+def page_under_way(store: MemoryStore, recall: Recall, moment: int) -> Callable[[], object]:
+    found = store.scan_via(dentry_key(1, b"")[0], None, 100, INODE_PREFIX, ATTR_SUBKEY)
+    late = recall_module._Late(dentry_key(1, b"")[0], found.page, INODE_PREFIX, ATTR_SUBKEY)
+    return partial(recall._learn_page, late, moment)
 
 
 def test_only_rows_that_are_conditions_are_remembered_and_not_too_many() -> None:
@@ -210,7 +280,7 @@ def test_a_row_of_a_page_does_not_outlive_its_change(is_taken_apart: bool) -> No
     assert known == {key: row for key, row in zip(keys, store.read(keys), strict=True) if key in known}
 
 
-def test_a_page_read_while_others_were_changing_is_not_remembered() -> None:
+def test_what_changed_while_its_page_was_read_is_not_remembered() -> None:
     store = MemoryStore()
     recall = Recall(store)
     recall.start()
@@ -224,4 +294,22 @@ def test_a_page_read_while_others_were_changing_is_not_remembered() -> None:
 
     store.scan_via = overtaken  # type: ignore[method-assign, assignment]
     page(recall)
-    assert recall.known(keys) == {}
+    assert sorted(recall.known(keys)) == sorted(keys[1:])
+
+
+def test_removing_what_is_not_known_takes_one_round_trip_more_and_brings_neighbours() -> None:
+    volume = Volume()
+    node = recalling(volume)
+    node.core.neighbours.start()
+    there = node.dir(b"d").ino
+    for i in range(300):
+        node.file(b"%03d" % i, there)
+    node.dir(b"e", there)
+    node.core.recall.clear()
+    assert trips(node, lambda: node.unlink(b"000", there)) == ["read", "read", "commit"], "the directory is not known either"
+    assert trips(node, lambda: node.unlink(b"001", there)) == ["read", "commit"]
+    assert trips(node, lambda: node.rename((there, b"200"), (there, b"x200"))) == ["read", "commit"]
+    assert trips(node, lambda: node.names.rmdir(there, b"e")) == ["read", "commit"]
+    taken = [trip for i in range(2, 300) if i != 200 for trip in trips(node, lambda i=i: node.unlink(b"%03d" % i, there))]  # type: ignore[misc]
+    assert taken.count("commit") == 297
+    assert taken.count("read") <= 4
