@@ -6,6 +6,7 @@ Requests do not pass through this file. It owns the descriptor of the mount and 
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from cairnfs.vfs.virtual import FIRST_INO
 log = logging.getLogger(__name__)
 
 KEPT_S = 86400.0  # what the kernel may keep when nothing else is asked for: changes are told of, so this is no staleness
+LINK_PAUSE_S = 1.0  # after a connection that could not be had
 MAX_BACKGROUND = 65535  # what the protocol can say
 
 
@@ -58,6 +60,7 @@ class ChannelFront:
         self._apart: Apart | None = None
         self._mounted: Mounted | None = None
         self._transport = descriptor("nothing is mounted yet")
+        self._no_link_until_s = 0.0
         self._log_end: LogEnd | None = None if arena is None else LogEnd(fences)
 
     def run(self) -> None:
@@ -126,10 +129,11 @@ class ChannelFront:
 
     def tend(self, store: Store) -> None:
         """See `Front`. Compiled code asks by itself what was committed; while it has no connection, Python does."""
-        if self._log_end is None or not self._log_end.wants_link:
+        if self._log_end is None or not self._log_end.wants_link or time.monotonic() < self._no_link_until_s:
             return
         link = store.end_link()
         if link is None:
+            self._no_link_until_s = time.monotonic() + LINK_PAUSE_S
             return
         try:
             self._log_end.add(*link)
