@@ -322,7 +322,11 @@ def changes(records: Iterable[LogRecord]) -> Changes:
 
 
 def moved(record: LogRecord) -> set[Inode]:
-    """Inodes that have got or lost a name by a commit: all that it has changed but the directories with these names."""
+    """Inodes that have lost a name by a commit, or got one instead of others: all that it has changed but the directories with
+    these names. Nobody has come anywhere by a name that was not there.
+    """
+    if record.only_adds:
+        return set()
     into = {Inode(int.from_bytes(partition[1:], "big")) for partition, _ in record.keys if is_dentry(partition)}
     return changed_inodes(record.keys) - into if into else set()
 

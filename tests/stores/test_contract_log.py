@@ -8,11 +8,14 @@ from typing import TypeVar
 import pytest
 
 from cairnfs.meta.stores.base import (
+    DENTRY_PREFIX,
     Absent,
     Add,
     AtMost,
+    Condition,
     ConditionFailed,
     Delete,
+    Effect,
     Exists,
     Key,
     LogRecord,
@@ -22,8 +25,9 @@ from cairnfs.meta.stores.base import (
     Row,
     Store,
 )
+from cairnfs.meta.stores.memory import MemoryStore
 from cairnfs.meta.txn import Txn, transact
-from cairnfs.types import Position, SessionId
+from cairnfs.types import Position, SessionId, serving
 from support.rows import LOG_RECORDS, A, B, C, Opener, i64, put, value
 
 T = TypeVar("T")
@@ -41,6 +45,37 @@ def test_log_tells_who_touched_which_rows(store: Store) -> None:
         LogRecord(Position(1), SessionId(7), [B, C]),
         LogRecord(Position(2), SessionId(2**53), [A, C]),
     ]
+
+
+def name(ino: int, text: bytes) -> Key:
+    return DENTRY_PREFIX + ino.to_bytes(8, "big"), text
+
+
+def test_log_tells_of_commits_that_only_add_names(store: Store) -> None:
+    old, new = name(5, b"old"), name(6, b"new")
+    commits: list[tuple[list[Condition], list[Effect], bool]] = [
+        ([Absent(old)], [Put(old, b"1"), Put(A, b"inode"), Delete(B)], True),
+        ([Absent(new), Exists(old)], [Put(new, b"1"), Delete(old)], False),  # renamed
+        ([Exists(new)], [Put(new, b"2")], False),  # replaced
+        ([Absent(old)], [Put(old, b"1"), Put(new, b"1")], False),
+        ([Absent(A)] * 0, [Put(A, b"2")], False),
+        ([], [Delete(new)], False),
+        ([Absent(name(7, b"a")), Absent(name(7, b"b"))], [Put(name(7, b"a"), b"1"), Put(name(7, b"b"), b"1")], True),
+    ]
+    for request in (0, 1 << 40):
+        serving.request = request
+        try:
+            for conditions, effects, _ in commits:
+                store.commit(conditions, effects)
+        finally:
+            serving.request = 0
+        records = store.log(Position(store.position() - len(commits)), 10)
+        assert [record.only_adds for record in records] == [expected for _, _, expected in commits]
+        for record, (_, effects, _) in zip(records, commits, strict=True):
+            assert {effect.key for effect in effects} == set(record.keys)
+            named = any(part[:1] == DENTRY_PREFIX for part, _ in record.keys)
+            assert record.request == (request if named and not isinstance(store, MemoryStore) else 0)
+        store.wipe()
 
 
 def test_log_keeps_keys_of_any_bytes_and_length(store: Store) -> None:

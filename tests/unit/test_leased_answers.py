@@ -275,6 +275,28 @@ def test_own_commits_do_not_send_opens_to_python(pair: Pair, teller: Teller) -> 
         assert pair.n_log_reads == 0, "a commit after one of others is not known"
 
 
+def test_new_names_of_others_leave_opens_to_compiled_code_and_lost_ones_do_not(pair: Pair, teller: Teller) -> None:
+    node = pair.node
+    node.follower = Follower(node.engine.volume.store, node.vfs, Kernel(), node.arena, moved=node.vfs.moved)
+    node.vfs.follow(node.follower.fence, lambda inos: None)
+    ino = warm(pair, "file", b"data")
+    with pair.node.asks(log_end=pair.end) as peer:
+        peer.init()
+        asking = Asking(peer)
+        for n in range(5):
+            pair.other.files.write(f"new{n}", b"x")
+            pair.other.files.mkdir(f"dir{n}")
+            pair.node.follower.catch_up()
+            assert opens(asking, ino) == b"data"
+            assert asking.answered["OPEN"] == n + 1
+        pair.other.files.rename("dir0", "dir9")
+        pair.node.follower.catch_up()
+        n_asked = teller.n_asked
+        fh = asking.open(ino) or asking.open(ino)  # perhaps sent back once
+        assert teller.n_asked == n_asked, "Python is to see who may have come through what was renamed"
+        asking.release(ino, fh)
+
+
 def test_whoever_may_have_walked_through_what_moved_is_pythons(pair: Pair, teller: Teller) -> None:
     ino = warm(pair, "file", b"data")
     with pair.node.asks(log_end=pair.end) as peer:

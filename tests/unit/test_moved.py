@@ -12,7 +12,7 @@ from cairnfs.meta.records import encode_attr, inode_key
 from cairnfs.meta.stores.base import Row
 from cairnfs.types import Attr, Inode, Position
 from cairnfs.vfs.carried import Carried
-from cairnfs.vfs.moved import GRACE_S, NAME_GRACE_S, SECOND_TRY_S, Moved
+from cairnfs.vfs.moved import GRACE_S, NAME_GRACE_S, SAME_CALL_S, SECOND_TRY_S, Moved
 from cairnfs.vfs.sent_back import MAX_SENT_BACK, UNKNOWN_PID, SentBack, SentBackRecords, place_of
 from cairnfs.vfs.system_call import UNKNOWN_CALL, SystemCall
 from support.namespaces import TickingClock
@@ -375,6 +375,24 @@ def test_what_was_looked_up_on_a_second_try_is_no_pass_for_another_place(tree: T
     assert tree.is_sent_back(ME, DIR, b"absent")
     assert not tree.is_sent_back(ME, DIR, b"absent")
     assert is_refused(tree, ME, (DIR, b"other")) is True
+
+
+def test_a_change_between_the_look_and_the_request_of_a_second_try_does_not_fail_the_call(tree: Tree) -> None:
+    """There is no third try. Later the same call is another one, of a loop."""
+    tree.calls[ME] = SystemCall(False, 7)
+    for pause_s, is_let_pass in ((0.0, True), (2 * SAME_CALL_S, False)):
+        tree.change(DIR)
+        assert tree.is_sent_back(ME, DIR, b"new")
+        assert not tree.is_sent_back(ME, DIR, b"new")
+        tree.change(DIR)
+        tree.clock.sleep(pause_s)
+        assert (is_refused(tree, ME, (DIR, b"new")) is None) == is_let_pass
+    tree.change(DIR)
+    assert is_refused(tree, ME, (DIR, b"new")) is None, "it was sent back just now"
+    assert tree.is_sent_back(ME, DIR, b"absent")
+    assert not tree.is_sent_back(ME, DIR, b"absent")
+    tree.change(DIR)
+    assert tree.is_sent_back(ME, DIR, b"absent"), "a name that is missed in another directory now"
 
 
 def test_makers_say_whether_they_have_to_be_let_pass(tree: Tree) -> None:

@@ -128,13 +128,14 @@ class Committed(NamedTuple):
 
 class LogRecord(NamedTuple):
     """What one commit touched: the keys of its effects, without duplicates; `origin` is the store's session; `request` is that of
-    `types.serving` when the commit changed names or extended attributes, else 0.
+    `types.serving` when the commit changed names or extended attributes, else 0; `only_adds`: it has given names, and taken none.
     """
 
     position: Position
     origin: SessionId
     keys: list[Key]
     request: int = 0
+    only_adds: bool = False
 
 
 class Along(NamedTuple):

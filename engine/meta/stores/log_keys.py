@@ -1,34 +1,53 @@
-"""What a record of the change log says: the keys that a commit touches, and the request that it belongs to.
+"""What a record of the change log says: the keys that a commit touches, the request that it belongs to, and what kind it is of.
 
-Each key is u8 length of the partition, u16 length of the key (big-endian), partition, key; a partition without a name stands for
-the request.
+Each key is u8 length of the partition, u16 length of the key (big-endian), partition, key; partitions without a name stand for
+the rest: a key of 8 bytes for the request, one of 1 byte for the kind (1: of names it has only added some).
 """
 
 import struct
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from cairnfs.meta.stores.base import DENTRY_PREFIX, XATTR_SUBPREFIX, Key
+from cairnfs.meta.stores.base import DENTRY_PREFIX, XATTR_SUBPREFIX, Absent, Condition, Effect, Key, Put
 from cairnfs.types import serving
 
 _KEY_LENGTHS = struct.Struct(">BH")
+_REQUEST, _KIND = 8, 1  # bytes
+_ONLY_ADDS = _KEY_LENGTHS.pack(0, _KIND) + b"\x01"
 
 
-def encode_keys(keys: dict[Key, bytes | None]) -> bytes:
-    """What a commit touches."""
-    return b"".join([_KEY_LENGTHS.pack(len(part), len(key)) + part + key for part, key in keys])
+class Told(NamedTuple):
+    """What a record says besides who made it where: as of `LogRecord`."""
+
+    keys: list[Key]
+    request: int
+    only_adds: bool
 
 
-def encode_request(keys: dict[Key, bytes | None]) -> bytes:
-    """The request that a commit belongs to, as a key of a partition without a name; nothing unless it must not be made twice."""
+def only_adds(conditions: Sequence[Condition], effects: Sequence[Effect]) -> bool:
+    """Whether a commit gives names, and takes or replaces none."""
+    names = [effect for effect in effects if effect.key[0][:1] == DENTRY_PREFIX]
+    if not names or not all(type(effect) is Put for effect in names):
+        return False
+    absent = {condition.key for condition in conditions if type(condition) is Absent}
+    return all(effect.key in absent for effect in names)
+
+
+def encode_record(keys: dict[Key, bytes | None], conditions: Sequence[Condition], effects: Sequence[Effect]) -> bytes:
+    """What a commit touches, what kind it is of, and, if it must not be made twice, the request that it belongs to."""
+    told = [_KEY_LENGTHS.pack(len(part), len(key)) + part + key for part, key in keys]
+    if only_adds(conditions, effects):
+        told.append(_ONLY_ADDS)
     request = serving.request
-    if not request or not any(part[:1] == DENTRY_PREFIX or key[:1] == XATTR_SUBPREFIX for part, key in keys):
-        return b""
-    return _KEY_LENGTHS.pack(0, 8) + request.to_bytes(8, "big")
+    if request and any(part[:1] == DENTRY_PREFIX or key[:1] == XATTR_SUBPREFIX for part, key in keys):
+        told.append(_KEY_LENGTHS.pack(0, _REQUEST) + request.to_bytes(_REQUEST, "big"))
+    return b"".join(told)
 
 
-def decode_keys(encoded: bytes) -> tuple[list[Key], int]:
-    """The keys, and the request."""
+def decode_record(encoded: bytes) -> Told:
+    """What `encode_record` has said."""
     keys: list[Key] = []
-    request = 0
+    request, only_adds = 0, False
     at = 0
     while at < len(encoded):
         part_length, key_length = _KEY_LENGTHS.unpack_from(encoded, at)
@@ -36,10 +55,12 @@ def decode_keys(encoded: bytes) -> tuple[list[Key], int]:
         key = encoded[at + part_length : at + part_length + key_length]
         if part_length:
             keys.append((encoded[at : at + part_length], key))
-        else:
+        elif key_length == _REQUEST:
             request = int.from_bytes(key, "big")
+        elif key_length == _KIND:
+            only_adds = key == b"\x01"
         at += part_length + key_length
-    return keys, request
+    return Told(keys, request, only_adds)
 
 
 def prefix_end(prefix: bytes) -> bytes | None:

@@ -35,6 +35,7 @@ from cairnfs.meta.stores.base import (
     Via,
 )
 from cairnfs.meta.stores.fields import added, field, raised
+from cairnfs.meta.stores.log_keys import only_adds
 from cairnfs.types import Position, SessionId
 
 LOG_RECORDS = 100_000
@@ -80,9 +81,9 @@ class _Volume:
             start = max(start, bisect_right(held.keys, after))
         return [(key, held.rows[key]) for key in held.keys[start : start + limit] if key.startswith(prefix)]
 
-    def append(self, origin: SessionId, keys: list[Key]) -> Position:
+    def append(self, origin: SessionId, keys: list[Key], only_adds: bool) -> Position:
         self.position += 1
-        self.log.append(LogRecord(Position(self.position), origin, keys))
+        self.log.append(LogRecord(Position(self.position), origin, keys, only_adds=only_adds))
         if len(self.log) > 2 * self.log_records:
             del self.log[: -self.log_records]
         return Position(self.position)
@@ -145,7 +146,7 @@ class MemoryStore:
             if not effects:
                 return Committed(Position(self._volume.position), [], {})
             changed, totals = self._apply(effects)
-            position = self._volume.append(self.origin, list(changed))
+            position = self._volume.append(self.origin, list(changed), only_adds(conditions, effects))
             self._volume.store(changed, position)
             return Committed(position, totals, changed)
 
@@ -185,7 +186,7 @@ class MemoryStore:
             self._volume.partitions.clear()
             self._volume.log.clear()
             self._volume.position += 1  # without a record: the gap that makes every follower drop what it has
-            self._volume.append(self.origin, [])
+            self._volume.append(self.origin, [], False)
 
     def hazards(self) -> list[str]:
         return []

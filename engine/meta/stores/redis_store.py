@@ -52,7 +52,7 @@ from cairnfs.meta.stores.base import (
     Unchanged,
     Via,
 )
-from cairnfs.meta.stores.log_keys import decode_keys, encode_keys, encode_request, prefix_end
+from cairnfs.meta.stores.log_keys import decode_record, encode_record, prefix_end
 from cairnfs.meta.stores.redis_link import Address, Link
 from cairnfs.meta.stores.redis_wire import Argument
 from cairnfs.types import Position, SessionId
@@ -193,7 +193,7 @@ class RedisStore:
         keys = [self._position, self._log_key, self._done, *(self._rows + part for part in batch.parts)]
         with self._slot() as slot:
             slot[1] += 1
-            record = self._record(slot, batch.changed)
+            record = self._identity(slot) + encode_record(batch.changed, conditions, effects)
             head: list[Argument] = [slot[0], slot[1], record, self._log_records, INDEX_FROM, len(conditions)]
             reply = self._run(self._commit, keys, head + batch.arguments)
         if reply[0] == 0:
@@ -208,9 +208,9 @@ class RedisStore:
             batch.changed[names[part - 4], key] = value
         return Committed(Position(position), totals, batch.changed)
 
-    def _record(self, slot: list[int], changed: dict[Key, bytes | None]) -> bytes:
+    def _identity(self, slot: list[int]) -> bytes:
         identity = self._client_id[:4] + struct.pack(">HH", slot[0] & 0xFFFF, slot[1] & 0xFFFF)
-        return _RECORD.pack(self.origin, identity) + encode_keys(changed) + encode_request(changed)
+        return _RECORD.pack(self.origin, identity)
 
     @contextmanager
     def _slot(self) -> Iterator[list[int]]:
@@ -396,4 +396,4 @@ def _page(packed: bytes, after: bytes | None = None, limit: int = MAX_ROWS) -> P
 
 def _log_record(position: int, raw: bytes) -> LogRecord:
     origin, _ = _RECORD.unpack_from(raw)
-    return LogRecord(Position(position), SessionId(origin), *decode_keys(raw[_RECORD.size :]))
+    return LogRecord(Position(position), SessionId(origin), *decode_record(raw[_RECORD.size :]))

@@ -48,7 +48,7 @@ from cairnfs.meta.stores.base import (
     Via,
 )
 from cairnfs.meta.stores.fields import added, field, raised
-from cairnfs.meta.stores.log_keys import decode_keys, encode_keys, encode_request, prefix_end
+from cairnfs.meta.stores.log_keys import decode_record, encode_record, prefix_end
 from cairnfs.meta.stores.sqlite_ahead import LogAhead
 from cairnfs.meta.stores.sqlite_checkpoint import LOG_LIMIT_BYTES, Checkpointer
 from cairnfs.meta.stores.sqlite_watch import WalIndex
@@ -184,7 +184,7 @@ class SqliteStore:
             connection.execute("COMMIT")
         if after + 1 < oldest or after > newest:
             raise LogTrimmed(after)
-        return [LogRecord(Position(at), SessionId(origin), *decode_keys(keys)) for at, origin, keys in found]
+        return [LogRecord(Position(at), SessionId(origin), *decode_record(keys)) for at, origin, keys in found]
 
     # --- writing ---
 
@@ -201,7 +201,7 @@ class SqliteStore:
             present = dict(zip(needed, _fetch_all(connection, list(needed)), strict=True))
             _check(conditions, present)
             changed, totals = _apply(effects, present)
-            position = self._append(connection, changed)
+            position = self._append(connection, encode_record(changed, conditions, effects))
             puts = [(part, key, value, position) for (part, key), value in changed.items() if value is not None]
             if puts:
                 connection.executemany(_PUT, puts)
@@ -264,9 +264,9 @@ class SqliteStore:
             self._index = None
         os.close(self._wal_fd)
 
-    def _append(self, connection: sqlite3.Connection, changed: dict[Key, bytes | None]) -> Position:
+    def _append(self, connection: sqlite3.Connection, record: bytes) -> Position:
         """Write the log record, which assigns the commit's position, and drop records that are too old."""
-        position = connection.execute(_LOG, (self.origin, encode_keys(changed) + encode_request(changed))).lastrowid or 0
+        position = connection.execute(_LOG, (self.origin, record)).lastrowid or 0
         if position % TRIM_EVERY == 0:
             connection.execute("DELETE FROM log WHERE position <= ?", (position - self._log_records,))
         return Position(position)
