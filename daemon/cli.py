@@ -108,12 +108,22 @@ def run(args: Sequence[str]) -> int:
         return error.exit_code
     except (KeyboardInterrupt, click.exceptions.Abort):
         return INTERRUPTED
+    except RuntimeError as error:
+        if comes_of_interrupt(error):
+            return INTERRUPTED
+        raise
     except BrokenPipeError:
         # The interpreter flushes stdout once more at exit, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OUTPUT_CLOSED
     except OSError as error:
         return report(error, debug=debug)
+
+
+def comes_of_interrupt(error: BaseException) -> bool:
+    """Ctrl-C may come while a lock of the interpreter's own modules is half taken, which then complains of that."""
+    cause = error.__context__
+    return cause is not None and (isinstance(cause, KeyboardInterrupt) or comes_of_interrupt(cause))
 
 
 def report(error: OSError, *, debug: bool) -> int:

@@ -10,7 +10,8 @@ import pytest
 import cairnfs.ext
 
 FOLDER = Path(cairnfs.ext.__file__).parent
-TREE = Path(__file__).parents[2] / "build" / "tree"
+ROOT = Path(__file__).parents[2]
+TREE = ROOT / "build" / "tree"
 
 
 def stems(pattern: str) -> list[str]:
@@ -29,5 +30,7 @@ def test_every_kernel_has_a_stub_and_no_stub_is_without_a_kernel() -> None:
 def test_stub_says_what_the_kernel_has(kernel: str) -> None:
     path = os.pathsep.join([str(TREE), *filter(None, sys.path)])
     command = [sys.executable, "-m", "mypy.stubtest", f"cairnfs.ext.{kernel}"]
-    done = subprocess.run(command, env={**os.environ, "MYPYPATH": str(TREE), "PYTHONPATH": path}, capture_output=True, text=True)
+    cache = ROOT / ".mypy_cache" / os.environ.get("PYTEST_XDIST_WORKER", "alone")  # one that others write to may be locked
+    env = {**os.environ, "MYPYPATH": str(TREE), "PYTHONPATH": path, "MYPY_CACHE_DIR": str(cache)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+import threading
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from cairnfs.daemon import cli
 from support.mounts import CAIRNFS, cairnfs
 
 ROOT = Path(__file__).parents[2]
@@ -111,3 +113,24 @@ def test_a_closed_output_ends_quietly() -> None:
     )
     assert done.returncode in (0, 1), done
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_an_interrupt_in_the_middle_of_a_lock_is_an_interrupt(monkeypatch: pytest.MonkeyPatch, interrupted: bool) -> None:
+    """As `threading` ends it: by complaining that a lock is not locked, while it undoes what it has begun."""
+
+    def main(**_: object) -> int:
+        try:
+            try:
+                raise KeyboardInterrupt if interrupted else ValueError
+            finally:
+                threading.Lock().release()
+        finally:
+            threading.Lock().release()
+
+    monkeypatch.setattr(cli.root, "main", main)
+    if interrupted:
+        assert cli.run(["version"]) == cli.INTERRUPTED == 130
+    else:
+        with pytest.raises(RuntimeError, match="unlocked"):
+            cli.run(["version"])

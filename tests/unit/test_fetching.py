@@ -1,9 +1,11 @@
 """Workers that fetch: what the arena lacks comes from another process while the interpreter is busy, and never depends on it."""
 
 import errno
+import itertools
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -114,12 +116,14 @@ def test_misses_are_fetched_by_another_process_and_answered_by_compiled_code(ser
 def take_while(serving: Busy, ask: "ThreadPoolExecutor", name: bytes) -> tuple[int, int, bytes | None, bool] | None:
     """A job that comes of a lookup that nobody has answered yet."""
     taking = ask.submit(serving.slots.take_job, 1, PATIENCE_MS)
-    for i in range(1000):
+    deadline_s = time.monotonic() + 20
+    for i in itertools.count():
         asked = name + b"-%d" % i
         serving.peer.send("LOOKUP", asked + b"\0", ROOT)
         if serving.peer.is_silent(0.2):
             return taking.result()
         assert serving.peer.receive().error == errno.ENOENT  # nobody waited for jobs yet
+        assert time.monotonic() < deadline_s
     return None
 
 
