@@ -30,7 +30,10 @@ def test_every_kernel_has_a_stub_and_no_stub_is_without_a_kernel() -> None:
 def test_stub_says_what_the_kernel_has(kernel: str) -> None:
     path = os.pathsep.join([str(TREE), *filter(None, sys.path)])
     command = [sys.executable, "-m", "mypy.stubtest", f"cairnfs.ext.{kernel}"]
-    cache = ROOT / ".mypy_cache" / os.environ.get("PYTEST_XDIST_WORKER", "alone")  # one that others write to may be locked
-    env = {**os.environ, "MYPYPATH": str(TREE), "PYTHONPATH": path, "MYPY_CACHE_DIR": str(cache)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    here = (
+        ROOT / ".mypy_cache" / os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    )  # its cache: one that others write to may be locked
+    here.mkdir(parents=True, exist_ok=True)
+    env = {**os.environ, "MYPYPATH": str(TREE), "PYTHONPATH": path}
+    done = subprocess.run(command, cwd=here, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
