@@ -194,15 +194,9 @@ class MountProcess:
         options = replace(self._request.fuse, volume_name=volume.format.name)
         carried = None if self._inherited is None else self._inherited.carried
         done = self._take_over(volume, vfs)
+        fences = volume.metrics.meta_store_s["fence"].memory
         self._front = front = make_front(
-            self._request.front,
-            vfs,
-            self._request.mountpoint,
-            options,
-            volume.arena,
-            self._inherited,
-            done,
-            volume.metrics.meta_store_s["fence"].memory,
+            self._request.front, vfs, self._request.mountpoint, options, volume.arena, self._inherited, done, fences
         )
         volume.metrics.fuse_requests.source = front.counts
         volume.metrics.fuse_answers.source = front.answers

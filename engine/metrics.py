@@ -238,7 +238,8 @@ class Metrics:
         self.meta_conflicts = self._counters(
             "cairnfs_meta_conflicts_total",
             "commits",
-            "Commits refused, by the condition that did not hold: unchanged is a race, and is tried again with fresh rows.",
+            "Commits refused, by the condition that did not hold: unchanged is a race, tried again with fresh rows; "
+            "not_since, that others have moved a directory.",
             "condition",
             CONDITIONS,
         )

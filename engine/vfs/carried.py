@@ -142,6 +142,19 @@ class RemovedRecords:
         return found
 
 
+class _Number:
+    """One of the page's numbers, as an attribute."""
+
+    def __init__(self, at: int) -> None:
+        self._at = at
+
+    def __get__(self, carried: "Carried", _: type) -> int:
+        return carried._get(self._at)
+
+    def __set__(self, carried: "Carried", value: int) -> None:
+        carried._set(self._at, value)
+
+
 class Carried:
     """Everything that is handed on, and a page of numbers."""
 
@@ -180,57 +193,19 @@ class Carried:
 
     # Numbers: each is written by one process at a time, in one step
 
+    generation = _Number(0)  # processes that have served before this one
+    session = _Number(1)  # that they share, 0 before there is one
+    told = _Number(2)  # the position up to which the kernel was told of all that changed
+    restarts = _Number(4)  # workers that died and were replaced
+    notes = _Number(5)  # how often others had changed names that were noted (`moved`)
+    closing = _Number(6)  # the session that whoever ends the mount began to close, which may be gone by now
+
     def _get(self, i: int) -> int:
         found: int = _NUMBER.unpack_from(self._numbers, 8 * i)[0]
         return found
 
     def _set(self, i: int, value: int) -> None:
         _NUMBER.pack_into(self._numbers, 8 * i, value)
-
-    @property
-    def generation(self) -> int:
-        """Processes that have served before this one."""
-        return self._get(0)
-
-    @generation.setter
-    def generation(self, value: int) -> None:
-        self._set(0, value)
-
-    @property
-    def session(self) -> int:
-        """The session that they share, 0 before there is one."""
-        return self._get(1)
-
-    @session.setter
-    def session(self, value: int) -> None:
-        self._set(1, value)
-
-    @property
-    def closing(self) -> int:
-        """The session that whoever ends the mount began to close, which may be gone by now."""
-        return self._get(6)
-
-    @closing.setter
-    def closing(self, value: int) -> None:
-        self._set(6, value)
-
-    @property
-    def told(self) -> int:
-        """The position up to which the kernel was told of all that changed."""
-        return self._get(2)
-
-    @told.setter
-    def told(self, value: int) -> None:
-        self._set(2, value)
-
-    @property
-    def notes(self) -> int:
-        """How often others had changed names that were noted (`moved`)."""
-        return self._get(5)
-
-    @notes.setter
-    def notes(self, value: int) -> None:
-        self._set(5, value)
 
     @property
     def turns(self) -> tuple[Cells, int]:
@@ -244,15 +219,6 @@ class Carried:
     def beat(self, worker: int) -> None:
         """It is."""
         self._set(_FIRST_PULSE + worker, self.pulse(worker) + 1)
-
-    @property
-    def restarts(self) -> int:
-        """Workers that died and were replaced."""
-        return self._get(4)
-
-    @restarts.setter
-    def restarts(self, value: int) -> None:
-        self._set(4, value)
 
     def tell(self, position: int) -> None:
         """The kernel was told of everything up to a position."""
