@@ -33,8 +33,10 @@ ALSO = {
         "slicer_impl.c",
         "ino_map_impl.c",
         "journal_impl.c",
+        "busy_poll_impl.c",
         "log_end_impl.c",
     ],
+    "log_end": ["busy_poll_impl.c"],
     "listing": ["arena_*.c", "page_impl.c", "shm_impl.c", "slicer_impl.c"],
     "page": ["arena_*.c", "shm_impl.c", "slicer_impl.c"],
 }

@@ -27,7 +27,7 @@ FOLDER, FOLDER_VERSION, N_ENTRIES = 7, 1000, 1000
 ONE = "one"  # the variant of a kernel that has no others
 
 # Kernels that only serve requests of the kernel's FUSE layer, memory for these, or a cluster: nothing to be called by itself.
-NOT_ALONE = ("fuse_chan", "fuse_files", "fuse_names", "fuse_notify") + (
+NOT_ALONE = ("busy_poll", "fuse_chan", "fuse_files", "fuse_names", "fuse_notify") + (
     "fuse_req",
     "fuse_resumed",
     "fuse_slots",

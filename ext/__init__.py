@@ -6,6 +6,7 @@ NAME.pyi (what a caller may use). README.md beside this file describes formats, 
 
 KERNELS = (
     "arena",
+    "busy_poll",
     "checksum",
     "file_io",
     "fuse_chan",

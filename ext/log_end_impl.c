@@ -79,12 +79,12 @@ static int64_t parse(const char *reply, size_t n_bytes)
     return position;
 }
 
-static int64_t exchange(const struct le_log_end *end, int fd)
+static int64_t exchange(struct le_log_end *end, int fd)
 {
     char reply[MAX_REPLY];
     size_t n_bytes = 0;
     int64_t position = UNFINISHED;
-    if (send(fd, end->command, end->n_command, MSG_NOSIGNAL) != (ssize_t)end->n_command)
+    if (bp_send(&end->habit, fd, end->command, end->n_command) != end->n_command)
         return BROKEN;
     while (position == UNFINISHED && n_bytes < sizeof reply) {
         ssize_t n = recv(fd, reply + n_bytes, sizeof reply - n_bytes, 0);

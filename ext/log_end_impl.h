@@ -9,6 +9,8 @@
 #ifndef CAIRN_LOG_END_IMPL_H
 #define CAIRN_LOG_END_IMPL_H
 
+#include "busy_poll_impl.h"
+
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -26,6 +28,7 @@ struct le_log_end {
     size_t n_command;
     _Atomic int links[LE_MAX_LINKS]; /* a descriptor plus 1; 0: none, or it is in use */
     _Atomic int n_links;
+    struct bp_habit habit;
     _Atomic int n_missed;   /* times that all were in use since one was added */
     int64_t *times;         /* LE_N_TIMES of those who got an answer, which nobody else writes; NULL: not wanted */
 };

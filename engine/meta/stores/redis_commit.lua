@@ -14,12 +14,13 @@
 -- Replies {1, position, {field after each add}, {P, F, value, ...} of rows with an add or max}, or {0, number of what does not hold, row or
 -- false}: conditions count from 1, effects go on. A client that was not answered asks again with the same number and gets the same reply.
 
+local call = redis.call
 local slot, number = ARGV[1], tonumber(ARGV[2])
-local done = redis.call('HGET', KEYS[3], slot)
+local done = call('HGET', KEYS[3], slot) -- the number of the latest commit (8 bytes, big-endian), its reply
 if done then
-  local last = cmsgpack.unpack(done)
-  if last[1] == number then return last[2] end
-  if last[1] > number then return redis.error_reply('LATE this commit was given up by its client') end
+  local last = struct.unpack('>I8', done)
+  if last == number then return cmsgpack.unpack(string.sub(done, 9)) end
+  if last > number then return redis.error_reply('LATE this commit was given up by its client') end
 end
 
 local at = 7
@@ -30,10 +31,9 @@ end
 
 local before, after, order, counted = {}, {}, {}, {}
 
-local function row(part, field)
-  local id = part .. ' ' .. field
-  if before[id] == nil then before[id] = redis.call('HGET', KEYS[tonumber(part)], field) end
-  return id, before[id]
+local function row(id, part, field)
+  if before[id] == nil then before[id] = call('HGET', KEYS[tonumber(part)], field) end
+  return before[id]
 end
 
 local function number_at(value, offset)
@@ -60,7 +60,7 @@ local gave = {}
 
 -- What a counter of numbers is further on. Asked for no numbers, it only says who gives them.
 local function skipped(counter, n)
-  if redis.call('HGET', givers, counter) == me() then return 0 end
+  if call('HGET', givers, counter) == me() then return 0 end
   gave[#gave + 1] = counter
   return n > 0 and jump() or 0
 end
@@ -68,7 +68,7 @@ end
 local n_conditions = tonumber(ARGV[6])
 for i = 1, n_conditions do
   local op, part, field = take(3)
-  local _, raw = row(part, field)
+  local raw = row(part .. ' ' .. field, part, field)
   local holds
   if op == 'e' then holds = raw
   elseif op == 'a' then holds = not raw
@@ -83,17 +83,20 @@ for i = 1, n_conditions do
   if not holds then return {0, i, raw} end
 end
 
-local position = tonumber(redis.call('GET', KEYS[1]) or '0')
+local position = tonumber(call('GET', KEYS[1]) or '0')
 if at > #ARGV then return {1, position, {}, {}} end
 
 local totals, i = {}, n_conditions
 while at <= #ARGV do
   i = i + 1
   local op, part, field = take(3)
-  local id, raw = row(part, field)
+  local id, raw, value = part .. ' ' .. field, nil, nil
+  if op ~= 'p' and op ~= 'd' then
+    raw = row(id, part, field)
+    value = after[id]
+    if value == nil then value = raw and string.sub(raw, 9) end
+  end
   if after[id] == nil then order[#order + 1] = {id, part, field} end
-  local value = after[id]
-  if value == nil then value = raw and string.sub(raw, 9) end
   if op == 'p' then value = take(1)
   elseif op == 'd' then value = false
   elseif op == '+' or op == 'n' then
@@ -122,13 +125,18 @@ local version = struct.pack('>I8', position)
 local rows = {}
 local index_from = tonumber(ARGV[5])
 
-local function keep_index(hash, field, is_new)
+local function index_of(hash)
   local tag = string.find(hash, '}', 1, true)
-  local index = string.sub(hash, 1, tag) .. 'x' .. string.sub(hash, tag + 2)
-  if redis.call('EXISTS', index) == 1 then
-    if is_new then redis.call('ZADD', index, 0, field) else redis.call('ZREM', index, field) end
-  elseif is_new and redis.call('HLEN', hash) > index_from then
-    for _, each in ipairs(redis.call('HKEYS', hash)) do redis.call('ZADD', index, 0, each) end
+  return string.sub(hash, 1, tag) .. 'x' .. string.sub(hash, tag + 2)
+end
+
+local function note_new(hash, field)
+  local n = call('HLEN', hash)
+  if n == 1 then return end -- an index has as many fields as its partition: there was none
+  local index = index_of(hash)
+  if call('EXISTS', index) == 1 then call('ZADD', index, 0, field)
+  elseif n > index_from then
+    for _, each in ipairs(call('HKEYS', hash)) do call('ZADD', index, 0, each) end
   end
 end
 
@@ -136,9 +144,9 @@ for _, changed in ipairs(order) do
   local id, part, field = unpack(changed)
   local hash, value = KEYS[tonumber(part)], after[id]
   if value then
-    if redis.call('HSET', hash, field, version .. value) == 1 then keep_index(hash, field, true) end
-  elseif redis.call('HDEL', hash, field) == 1 then
-    keep_index(hash, field, false)
+    if call('HSET', hash, field, version .. value) == 1 then note_new(hash, field) end
+  elseif call('HDEL', hash, field) == 1 then
+    call('ZREM', index_of(hash), field)
   end
   if counted[id] then
     local n = #rows
@@ -146,18 +154,18 @@ for _, changed in ipairs(order) do
   end
 end
 
-for _, counter in ipairs(gave) do redis.call('HSET', givers, counter, me()) end
-redis.call('SET', KEYS[1], string.format('%.0f', position))
+for _, counter in ipairs(gave) do call('HSET', givers, counter, me()) end
+call('SET', KEYS[1], string.format('%.0f', position))
 -- The run of commits by one origin that ends with this one: origin, position of its first, of its last, 8 bytes each.
 local streak, origin = prefix .. 'streak', string.sub(ARGV[3], 1, 8)
-local run, first = redis.call('GET', streak), version
+local run, first = call('GET', streak), version
 if run and string.sub(run, 1, 8) == origin and string.sub(run, 17) == struct.pack('>I8', position - 1) then first = string.sub(run, 9, 16) end
-redis.call('SET', streak, origin .. first .. version)
+call('SET', streak, origin .. first .. version)
 local keep = tonumber(ARGV[4])
-if redis.call('RPUSH', KEYS[2], ARGV[3]) > 2 * keep then redis.call('LTRIM', KEYS[2], -keep, -1) end
+if call('RPUSH', KEYS[2], ARGV[3]) > 2 * keep then call('LTRIM', KEYS[2], -keep, -1) end
 local reply = {1, position, totals, rows}
 local bell = prefix .. 'bell'
-if redis.call('DEL', bell) == 1 then redis.pcall('PUBLISH', bell, '') end -- an ACL user may lack the channel
-redis.call('HSET', KEYS[3], slot, cmsgpack.pack({number, reply}))
-redis.call('EXPIRE', KEYS[3], 86400)
+if call('DEL', bell) == 1 then redis.pcall('PUBLISH', bell, '') end -- an ACL user may lack the channel
+call('HSET', KEYS[3], slot, struct.pack('>I8', number) .. cmsgpack.pack(reply))
+call('EXPIRE', KEYS[3], 86400)
 return reply

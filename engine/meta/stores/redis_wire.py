@@ -5,11 +5,14 @@ command than redis-py's client with its pool, of 20 to 40. A connection is used 
 """
 
 import os
+import socket
 import threading
 from typing import Any
 
 import hiredis
 import redis
+
+from cairnfs.ext.busy_poll import BusyPoll
 
 Argument = bytes | int
 
@@ -23,6 +26,7 @@ class Wire:
         self._idle: list[Any] = []
         self._pid = os.getpid()
         self._greeting: tuple[str | Argument, ...] = ()
+        self._poll = BusyPoll()
 
     def greet(self, command: str, *arguments: Argument) -> None:
         """Send this first on each new connection."""
@@ -62,7 +66,7 @@ class Wire:
         connection = self._pool.get_connection()
         try:
             if self._greeting:
-                _say(connection, self._greeting)
+                self._say(connection, self._greeting)
         except BaseException:
             self._give_up(connection)
             raise
@@ -71,7 +75,7 @@ class Wire:
     def _exchange(self, connection: Any, *words: str | Argument) -> Any:
         is_usable = False
         try:
-            reply = _say(connection, words)
+            reply = self._say(connection, words)
             is_usable = True
         except redis.exceptions.ResponseError as error:
             # A master that has become a replica stays one: whoever connects is led elsewhere.
@@ -85,11 +89,16 @@ class Wire:
                 self._give_up(connection)
         return reply
 
+    def _say(self, connection: Any, words: Any) -> Any:  # a tuple: hiredis's types know of a single one
+        command = hiredis.pack_command(words)
+        if type(connection._sock) is socket.socket:  # and not TLS's; redis-py has no other way to it
+            n_sent = self._poll.send(connection._sock.fileno(), command)
+            if n_sent < len(command):
+                connection.send_packed_command([command[n_sent:]])
+        else:
+            connection.send_packed_command([command])
+        return connection.read_response()
+
     def _give_up(self, connection: Any) -> None:
         connection.disconnect()
         self._pool.release(connection)  # which counts how many there are
-
-
-def _say(connection: Any, words: Any) -> Any:  # a tuple: hiredis's types know of a single one
-    connection.send_packed_command([hiredis.pack_command(words)])
-    return connection.read_response()

@@ -1,0 +1,89 @@
+"""Sending and looking for a reply: what is sent, what is left to the caller, when looking is given up and taken up again."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from cairnfs.ext.busy_poll import BusyPoll
+
+VAIN, SKIPS = 4, 64
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    near, far = socket.socketpair()
+    with closing(near), closing(far):
+        yield near, far
+
+
+def test_a_reply_is_waited_for_and_not_read(pair: tuple[socket.socket, socket.socket]) -> None:
+    near, far = pair
+    near.setblocking(False)
+    poll = BusyPoll()
+
+    def answer() -> None:
+        while (asked := far.recv(100)) != b"end":
+            far.sendall(asked.upper())
+
+    server = threading.Thread(target=answer)
+    server.start()
+    for i in range(200):
+        asked = b"question %d" % i
+        assert poll.send(near.fileno(), asked) == len(asked)
+        near.settimeout(10)
+        assert near.recv(100) == asked.upper()
+        near.setblocking(False)
+    far_end = near.send(b"end")
+    server.join(10)
+    assert far_end == 3 and not server.is_alive()
+
+
+def test_what_the_socket_does_not_take_is_left_to_the_caller(pair: tuple[socket.socket, socket.socket]) -> None:
+    near, far = pair
+    data = bytes(range(256)) * (1 << 14)  # 4 MiB: more than a socket has room for
+    n_sent = BusyPoll().send(near.fileno(), data)
+    assert 0 < n_sent < len(data)
+    assert BusyPoll().send(near.fileno(), data) == 0  # full
+    received = b""
+    while len(received) < n_sent:
+        received += far.recv(1 << 20)
+    assert received == data[:n_sent]
+
+
+def test_errors_are_left_to_the_caller(pair: tuple[socket.socket, socket.socket]) -> None:
+    near, far = pair
+    far.close()
+    assert BusyPoll().send(near.fileno(), b"x") == 0  # and no SIGPIPE
+    assert BusyPoll().send(-1, b"x") == 0
+    assert BusyPoll().send(near.fileno(), b"") == 0
+    with pytest.raises(BrokenPipeError):
+        near.sendall(b"x")
+
+
+def test_looking_in_vain_is_given_up_until_a_reply_is_there_in_time(pair: tuple[socket.socket, socket.socket]) -> None:
+    near, far = pair
+    poll = BusyPoll()
+    for _ in range(VAIN):
+        assert not poll.is_vain
+        assert poll.send(near.fileno(), b"x") == 1
+    assert poll.is_vain
+    far.sendall(b"y")  # it is there before anybody looks
+    for _ in range(SKIPS):
+        assert poll.send(near.fileno(), b"x") == 1
+        assert poll.is_vain
+    assert poll.send(near.fileno(), b"x") == 1
+    assert not poll.is_vain
+    assert near.recv(10) == b"y"
+
+
+def test_the_end_of_the_stream_is_something_to_read(pair: tuple[socket.socket, socket.socket]) -> None:
+    near, far = pair
+    poll = BusyPoll()
+    far.shutdown(socket.SHUT_WR)
+    for _ in range(VAIN + 1):
+        assert poll.send(near.fileno(), b"x") == 1
+    assert not poll.is_vain
+    assert near.recv(10) == b""
