@@ -16,4 +16,4 @@ class BusyPoll:
 
     @property
     def is_vain(self) -> bool:
-        """Have the latest 4 replies taken longer than is looked for them? Then one of 65 is looked for, until it is there in time."""
+        """Have the latest 4 replies taken longer than that? Then only one of 65 is looked for, until it is there in time."""
