@@ -293,6 +293,15 @@ class FileWriter:
         while errors and among and (left := self._claim(among)) is not None:
             self._note_failed(left, errors[0], tried=False)
 
+    def _upload(self, batch: Batch) -> None:
+        """`_upload_waiting` for one batch that was claimed: a small file has no other."""
+        try:
+            self._note_stored(batch, self._s.uploader.store(self.ino, batch.slices))
+        except CairnError as e:
+            self._note_failed(batch, e)
+        except Exception as e:
+            self._note_failed(batch, CairnError(f"upload failed: {e!r}"))
+
     def _claim(self, among: Sequence[Batch] | None) -> Batch | None:
         with self._lock:
             for batch in self._batches if among is None else among:
@@ -332,10 +341,15 @@ class FileWriter:
         """Have every batch stored: this thread works through them, pool threads help where that is of use."""
         with self._lock:
             _try_again([b for b in batches if b.state is State.FAILED])
-            n_todo = sum(b.state is State.WAITING for b in batches)
-        for _ in range(self._s.uploader.n_threads(n_todo) - 1):
-            self._s.uploader.submit(lambda: self._upload_waiting(batches))
-        self._upload_waiting(batches)
+            todo = [b for b in batches if b.state is State.WAITING]
+            if len(todo) == 1:
+                todo[0].state = State.UPLOADING
+        if len(todo) == 1:
+            self._upload(todo[0])
+        else:
+            for _ in range(self._s.uploader.n_threads(len(todo)) - 1):
+                self._s.uploader.submit(lambda: self._upload_waiting(batches))
+            self._upload_waiting(batches)
         with self._settled:
             # What has failed may be tried again by a push meanwhile, and is not stored then.
             self._settled.wait_for(lambda: all(b.state in (State.STORED, State.FAILED) for b in batches))

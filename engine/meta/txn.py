@@ -50,7 +50,7 @@ UNCOMMITTED = Position(0)  # version of a row that this transaction itself has c
 class Txn:
     """Gathers one commit. Reads show the transaction's own effects; `unchanged` speaks of rows as they were read."""
 
-    __slots__ = ("_changed", "_errors", "_read", "_recall", "_store", "conditions", "effects", "recalled")
+    __slots__ = ("_changed", "_errors", "_n_adds", "_read", "_recall", "_store", "conditions", "effects", "recalled")
 
     def __init__(self, store: Store | Recall, recall: Recall | None = None) -> None:
         """`recall`: rows are taken from there if they are known; `recalled` says whether any were."""
@@ -60,6 +60,7 @@ class Txn:
         self._read: dict[Key, Row | None] = {}
         self._changed: dict[Key, list[Effect]] = {}
         self._errors: list[tuple[Condition, FsError]] = []
+        self._n_adds = 0
         self.conditions: list[Condition] = []
         self.effects: list[Effect] = []
 
@@ -134,9 +135,9 @@ class Txn:
 
     def add(self, key: Key, offset: int, n: int, *, unused: bool = False) -> int:
         """Effect: `n` is added to a field (see `Add`). Returns the index of its new value in `Committed.added`."""
-        index = sum(type(effect) is Add for effect in self.effects)
         self._effect(Add(key, offset, n, unused))
-        return index
+        self._n_adds += 1
+        return self._n_adds - 1
 
     def max(self, key: Key, offset: int, value: bytes) -> None:
         """Effect: a field becomes the greater of itself and `value`; the row must exist."""
