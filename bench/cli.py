@@ -72,6 +72,7 @@ def _sizes(text: str) -> object:
 @click.option("--rounds", type=COUNT, metavar="N", help="How often. [default: 3, of `quick` what fits into 4 minutes]")
 @click.option("--no-cold", is_flag=True, help="Leave out what needs the kernel's caches dropped.")
 @click.option("--peers", is_flag=True, help="Set up cairnfs, the local file system and JuiceFS in TMPDIR, and compare them.")
+@click.option("--io-uring", is_flag=True, help="Mount cairnfs of --peers for FUSE over io_uring, which is switched on meanwhile.")
 @click.option("--cpu-of", multiple=True, metavar="PID|NAME", help="Count the processor time of these processes, too.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), metavar="FILE", help="Write all values there.")
 @click.option("--html", "html_path", type=click.Path(path_type=Path), metavar="FILE", help="Write a report with plots there.")
@@ -86,6 +87,7 @@ def run_command(
     rounds: int | None,
     no_cold: bool,
     peers: bool,
+    io_uring: bool,
     cpu_of: tuple[str, ...],
     json_path: Path | None,
     html_path: Path | None,
@@ -105,6 +107,8 @@ def run_command(
 
     if not directories and not peers:
         raise UsageError("name a directory, or several that are to be compared")
+    if io_uring and not peers:
+        raise UsageError("--io-uring is about what --peers mounts: add it, or mount with --workers 0 yourself")
     n_files = SUITES[suite].n_files if files is None else files
     n_procs = len(os.sched_getaffinity(0)) if procs is None else procs
     large_bytes = SUITES[suite].large_bytes if large is None else large
@@ -121,7 +125,7 @@ def run_command(
     with ExitStack() as stack:
         places = places_of(directories, cpu_of)
         if peers:
-            places += set_up(stack, note, suite)
+            places += set_up(stack, note, suite, io_uring=io_uring)
         results = bench(places, SUITES[suite].workloads(settings), settings, suite, _Said())
     show(results)
     for path, writer in outputs.items():

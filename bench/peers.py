@@ -12,12 +12,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from cairnfs.bench.mounted import mounted_at
 from cairnfs.bench.places import Place, mount_of
 from cairnfs.bench.servers import CEPH, CephCluster, ServerError, redis_server, wait_for
-from cairnfs.errors import CairnError
+from cairnfs.daemon.transport import ENABLED
+from cairnfs.errors import CairnError, UsageError
 
 Say = Callable[[str], None]
 END_S = 20.0
@@ -25,14 +27,20 @@ LATE = ("--sync", "fsync")  # as JuiceFS does, which never syncs objects in a fo
 SMALL_CACHE = "64"  # MiB: less than what the suite `train` reads again and again
 
 
-def set_up(stack: ExitStack, say: Say, suite: str) -> list[Place]:
-    """cairnfs, the local file system, JuiceFS; with Redis as well, where there is a server. `stack` takes everything down."""
+def set_up(stack: ExitStack, say: Say, suite: str, *, io_uring: bool = False) -> list[Place]:
+    """cairnfs, the local file system, JuiceFS; with Redis as well, where there is a server. `stack` takes everything down.
+
+    `io_uring`: that is how requests come to cairnfs, and it is switched on meanwhile. UsageError where it cannot be.
+    """
+    if io_uring:
+        stack.enter_context(switched_on())
+    cairnfs = partial(mounted_cairnfs, options=("--workers", "0") if io_uring else ())
     root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cairnfs-bench-")))
     local = root / "local"
     local.mkdir()
     places = [cairnfs(root, stack), Place("local", local, mount_of(local))]
     if suite in ("train", "all"):
-        places.append(cairnfs(root, stack, "cairnfs, small cache", options=("--cache-memory", SMALL_CACHE)))
+        places.append(cairnfs(root, stack, "cairnfs, small cache", more=("--cache-memory", SMALL_CACHE)))
     late = suite in ("small-files", "all")
     if late:
         places.append(cairnfs(root, stack, "cairnfs, --sync fsync", synced=LATE))
@@ -62,7 +70,21 @@ def optional(what: str, say: Say) -> Iterator[None]:
         say(f"without {what}: {error}")
 
 
-def cairnfs(
+@contextmanager
+def switched_on() -> Iterator[None]:
+    """FUSE over io_uring for what is mounted meanwhile."""
+    try:
+        before = ENABLED.read_text()
+        ENABLED.write_text("Y")
+    except OSError as error:
+        raise UsageError(f"{ENABLED} cannot be set ({error.strerror}): io_uring needs root and Linux 6.14 or newer") from error
+    try:
+        yield
+    finally:
+        ENABLED.write_text(before)
+
+
+def mounted_cairnfs(
     root: Path,
     stack: ExitStack,
     name: str = "cairnfs",
@@ -71,13 +93,14 @@ def cairnfs(
     storage: tuple[str, ...] | None = None,
     synced: tuple[str, ...] = (),
     options: tuple[str, ...] = (),
+    more: tuple[str, ...] = (),
 ) -> Place:
     """A fresh volume, mounted; on SQLite and a folder unless `url` and `storage` (options of `cairnfs format`) say otherwise.
-    `synced`: more such options for the folder.
+    `synced`: more such options for the folder; `options` and `more`: those of `cairnfs mount`.
     """
     word = _word(name)
     storage = storage or ("--bucket", str(root / f"{word}-data"), *synced)
-    context = mounted_at(root / word, url or f"sqlite3://{root}/{word}.db", root / f"{word}.log", storage, options)
+    context = mounted_at(root / word, url or f"sqlite3://{root}/{word}.db", root / f"{word}.log", storage, (*options, *more))
     mountpoint = stack.enter_context(context)
     return Place(name, mountpoint, mount_of(mountpoint))
 

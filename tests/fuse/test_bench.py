@@ -3,8 +3,10 @@
 import json
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
+from conftest import missing
 
 from cairnfs.bench import peers, sense
 from cairnfs.bench.content import parse_sizes
@@ -17,6 +19,9 @@ from cairnfs.bench.suites import SUITES
 from cairnfs.bench.workload import Settings
 from cairnfs.bench.workloads.small_files import SmallFiles
 from cairnfs.const import MIB
+from cairnfs.errors import UsageError
+from support import uring
+from support.alone import alone
 from support.ceph_server import CEPH
 from support.mounts import Mount, cairnfs, cairnfs_mounts
 from support.redis_server import REDIS_SERVER
@@ -106,12 +111,12 @@ def test_results_name_what_a_mount_was_made_with(channel_mount: Mount, tmp_path:
     assert channel_mount.volume.url.startswith(found["metadata"] + ":") and found["storage"]
 
 
+def not_there(*_: Any, **__: Any) -> NoReturn:
+    raise ServerError("no network")
+
+
 def test_peers_are_set_up_and_taken_down(monkeypatch: pytest.MonkeyPatch, need_fuse: None) -> None:
     """Without JuiceFS, which comes over the network."""
-
-    def not_there(root: Path) -> Path:
-        raise ServerError("no network")
-
     monkeypatch.setattr(peers, "juicefs_program", not_there)
     said: list[str] = []
     with ExitStack() as stack:
@@ -128,3 +133,25 @@ def test_peers_are_set_up_and_taken_down(monkeypatch: pytest.MonkeyPatch, need_f
     assert "without JuiceFS: no network" in said
     assert not {str(place.top) for place in places} & set(cairnfs_mounts())
     assert not places[1].top.parent.exists()
+
+
+def test_peers_over_io_uring(monkeypatch: pytest.MonkeyPatch, need_fuse: None) -> None:
+    if not uring.may_switch():
+        missing("a fuse module whose parameter enable_uring can be set")
+    for name in ("redis_server", "juicefs_program"):
+        monkeypatch.setattr(peers, name, not_there)
+    with alone(uring.LOCK):
+        before = uring.PARAMETER.read_text()
+        with ExitStack() as stack:
+            places = peers.set_up(stack, lambda line: None, "quick", io_uring=True)
+            (ours,) = [place for place in places if place.cairnfs]
+            assert ours.describe()["cairnfs"]["transport"] == "io_uring"
+        assert uring.PARAMETER.read_text() == before
+
+
+def test_io_uring_that_cannot_be_switched_on_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(peers, "ENABLED", tmp_path / "enable_uring")
+    with ExitStack() as stack, pytest.raises(UsageError, match="cannot be set .*: io_uring needs root and Linux 6.14"):
+        peers.set_up(stack, lambda line: None, "quick", io_uring=True)
+    refused = cairnfs("bench", "--io-uring", tmp_path, check=False)
+    assert refused.returncode == 2 and "--io-uring is about what --peers mounts" in refused.stderr
