@@ -4,6 +4,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import redis
+
 from cairnfs.bench.mounted import counters
 from cairnfs.bench.places import Place
 
@@ -19,8 +21,9 @@ COUNTED: dict[str, tuple[str, ...]] = {
 }
 ANSWERED = "cairnfs_fuse_answers_total"
 IN_PYTHON = "of them in Python"
+AT_REDIS = "round trips that Redis counts"
 SERVER_CPU, CLIENT_CPU = "server CPU µs", "client CPU µs"
-COSTS = ("FUSE requests", IN_PYTHON, *list(COUNTED)[1:], SERVER_CPU, CLIENT_CPU)
+COSTS = ("FUSE requests", IN_PYTHON, *list(COUNTED)[1:], AT_REDIS, SERVER_CPU, CLIENT_CPU)
 REQUESTS = 'cairnfs_fuse_requests_total{opcode="'
 
 
@@ -29,11 +32,22 @@ class Reading(NamedTuple):
 
     samples: Mapping[str, float]
     cpu_s: float | None  # of the processes that serve it; None: none is known
+    n_at_redis: int | None = None  # times that its Redis server has read from a client; None: it has none
 
 
 def read(place: Place) -> Reading:
     pids = place.pids()
-    return Reading(counters(place.cairnfs) if place.cairnfs else {}, cpu_seconds(pids) if pids else None)
+    samples = counters(place.cairnfs) if place.cairnfs else {}
+    return Reading(samples, cpu_seconds(pids) if pids else None, None if place.redis is None else reads_of(place.redis))
+
+
+def reads_of(url: str) -> int | None:
+    """How often a Redis server has read from its clients: once for a command, a transaction or a pipeline, so these are round
+    trips. Asking for it adds a few.
+    """
+    with redis.Redis.from_url(url) as client:
+        found = client.info("stats").get("total_reads_processed")  # since Redis 6.0
+    return None if found is None else int(found)
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
@@ -56,6 +70,8 @@ def between(before: Reading, after: Reading, client_cpu_s: float, n_units: float
         costs |= {what: n / n_units for what, n in total.items()}
     if before.cpu_s is not None and after.cpu_s is not None:
         costs[SERVER_CPU] = (after.cpu_s - before.cpu_s) * 1e6 / n_units
+    if before.n_at_redis is not None and after.n_at_redis is not None:
+        costs[AT_REDIS] = (after.n_at_redis - before.n_at_redis) / n_units
     costs[CLIENT_CPU] = client_cpu_s * 1e6 / n_units
     return costs
 

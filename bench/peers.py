@@ -102,7 +102,7 @@ def mounted_cairnfs(
     storage = storage or ("--bucket", str(root / f"{word}-data"), *synced)
     context = mounted_at(root / word, url or f"sqlite3://{root}/{word}.db", root / f"{word}.log", storage, (*options, *more))
     mountpoint = stack.enter_context(context)
-    return Place(name, mountpoint, mount_of(mountpoint))
+    return Place(name, mountpoint, mount_of(mountpoint), redis=redis_of(url))
 
 
 def ceph(folder: Path, stack: ExitStack) -> tuple[str, ...]:
@@ -148,7 +148,11 @@ def juicefs(root: Path, stack: ExitStack, program: Path, name: str, url: str) ->
     stack.callback(end, process)
     stack.callback(unmount, mountpoint)
     wait_for(lambda: os.path.ismount(mountpoint), process, "juicefs")
-    return Place(name, mountpoint, mount_of(mountpoint), (str(process.pid),))
+    return Place(name, mountpoint, mount_of(mountpoint), (str(process.pid),), redis_of(url))
+
+
+def redis_of(url: str | None) -> str | None:
+    return url if url is not None and url.startswith("redis://") else None
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:

@@ -18,12 +18,15 @@ IN_MEMORY = ("tmpfs", "ramfs")
 
 @dataclass(frozen=True)
 class Place:
-    """One directory. `served_by`: processes that do its work, besides those that a cairnfs mount is known to have."""
+    """One directory. `served_by`: processes that do its work, besides those that a cairnfs mount is known to have; `redis`: URL
+    of the Redis server that has its metadata, if that is to be asked how many round trips the work took.
+    """
 
     name: str
     top: Path
     mount: Mounted
     served_by: tuple[str, ...] = ()  # process numbers or names of programs
+    redis: str | None = None
 
     @property
     def cairnfs(self) -> Path | None:

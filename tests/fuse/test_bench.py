@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import pytest
 from conftest import missing
 
-from cairnfs.bench import peers, sense
+from cairnfs.bench import costs, peers, sense
 from cairnfs.bench.content import parse_sizes
 from cairnfs.bench.places import places_of
 from cairnfs.bench.results import load
@@ -29,6 +29,7 @@ from support.redis_server import REDIS_SERVER
 pytestmark = [pytest.mark.fuse, pytest.mark.usefixtures("kernel_caches")]
 
 N_FILES, N_PROCS, LARGE = 40, 2, 16 * MIB
+N_COUNTED = 300
 AMOUNT = ("--files", str(N_FILES), "--procs", str(N_PROCS), "--large", "16", "--rounds", "1")
 
 
@@ -130,6 +131,13 @@ def test_peers_are_set_up_and_taken_down(monkeypatch: pytest.MonkeyPatch, need_f
         small = next(place for place in places if place.name == "cairnfs, small cache")
         assert small.describe()["cairnfs"]["engine"]["cache_bytes"] == 64 * MIB
         (places[1].top / "file").write_text("x")
+        if "cairnfs, Redis" in found:
+            on_redis = next(place for place in places if place.name == "cairnfs, Redis")
+            before = costs.read(on_redis)
+            for i in range(N_COUNTED):
+                (on_redis.top / f"{i}").write_text("x")
+            # The name is asked for, made, and gets its content; what all mounts ask in the background is counted, too.
+            assert 3 <= costs.between(before, costs.read(on_redis), 0, N_COUNTED)[costs.AT_REDIS] <= 4
     assert "without JuiceFS: no network" in said
     assert not {str(place.top) for place in places} & set(cairnfs_mounts())
     assert not places[1].top.parent.exists()
