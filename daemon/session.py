@@ -5,6 +5,7 @@ one of their own, so that they work however the front waits in compiled code: th
 for a clean end, a second aborts what still waits in the mount, a third ends the process with whatever is not stored.
 """
 
+import ctypes
 import errno
 import faulthandler
 import logging
@@ -45,6 +46,8 @@ ABANDON_SIGNAL = signal.SIGUSR2  # from the signal thread to the main thread, wh
 BUSY_WAIT_S = 5.0  # how long a signalled mount waits for its users to leave before it detaches from them
 BUSY_RETRY_S = 0.2
 ANSWER_POLL_S = 0.002
+M_ARENA_MAX = -8  # of mallopt(3), where the C library is glibc
+N_ARENAS = 2
 
 
 def serve(request: MountRequest, on_ready: Callable[[], None]) -> int:
@@ -53,6 +56,7 @@ def serve(request: MountRequest, on_ready: Callable[[], None]) -> int:
     Must run in the main thread, before any other is started. Raises CairnError for whatever prevents the mount, and
     KeyboardInterrupt when a signal ends it before there is one.
     """
+    share_arenas()
     if request.workers:
         from cairnfs.daemon.supervisor import supervise  # not at the top: it forks workers, which are this module's
 
@@ -62,6 +66,16 @@ def serve(request: MountRequest, on_ready: Callable[[], None]) -> int:
 
         refuse_to_take_over(request)
     return serve_here(request, on_ready)
+
+
+def share_arenas() -> None:
+    """Have all threads of this process, and of its forks, allocate from few arenas, unless the environment says how many.
+
+    Each arena keeps the holes that its thread has left. With one for each, a mount's memory grew as long as files came and went.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
+        mallopt(M_ARENA_MAX, N_ARENAS)
 
 
 def work(request: MountRequest, inherited: Inherited) -> int:

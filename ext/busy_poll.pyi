@@ -17,3 +17,7 @@ class BusyPoll:
     @property
     def is_vain(self) -> bool:
         """Have the latest 4 replies taken longer than that? Then only one of 65 is looked for, until it is there in time."""
+
+    @property
+    def may_look(self) -> bool:
+        """Were the CPUs free enough of late? False for 1 to 128 ms after others had the CPU for 500 us."""

@@ -10,6 +10,7 @@ cdef extern from "busy_poll_impl.h" nogil:
 
     struct bp_habit:
         int n_vain
+    int bp_may_look(const bp_habit *habit)
     size_t bp_send(bp_habit *habit, int fd, const void *data, size_t n_bytes)
 
 
@@ -30,3 +31,8 @@ cdef class BusyPoll:
     def is_vain(self):
         """Have the latest replies taken longer than is looked for them?"""
         return self.habit.n_vain >= BP_VAIN
+
+    @property
+    def may_look(self):
+        """Were the CPUs free enough of late?"""
+        return bp_may_look(&self.habit) != 0

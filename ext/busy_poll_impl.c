@@ -20,37 +20,63 @@ static int is_there(int fd)
     return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || (errno != EAGAIN && errno != EINTR);
 }
 
-/* Is it worth a look this time? */
-static int tries(struct bp_habit *habit)
+int bp_may_look(const struct bp_habit *habit)
 {
-    if (atomic_load_explicit(&habit->n_vain, memory_order_relaxed) < BP_VAIN)
-        return 1;
-    if (atomic_fetch_add_explicit(&habit->n_skips, 1, memory_order_relaxed) < BP_SKIPS)
-        return 0;
-    atomic_store_explicit(&habit->n_skips, 0, memory_order_relaxed);
-    return 1;
+    return now_us() >= atomic_load_explicit(&habit->again_us, memory_order_relaxed);
 }
 
-int bp_look(struct bp_habit *habit, int fd)
+/* 1 = look again, 0 = they need the CPU. */
+static int yield_to_others(struct bp_habit *habit)
 {
-    if (!tries(habit))
+    int64_t before_us = now_us();
+    sched_yield();
+    int64_t us = now_us();
+    if (us - before_us <= BP_HELD_US) {
+        if (atomic_fetch_add_explicit(&habit->n_free, 1, memory_order_relaxed) == BP_FREE)
+            atomic_store_explicit(&habit->pause_us, 0, memory_order_relaxed);
+        return 1;
+    }
+    int64_t pause_us = 2 * atomic_load_explicit(&habit->pause_us, memory_order_relaxed);
+    pause_us = pause_us < BP_PAUSE_US ? BP_PAUSE_US : pause_us > BP_LONGEST_US ? BP_LONGEST_US : pause_us;
+    atomic_store_explicit(&habit->n_free, 0, memory_order_relaxed);
+    atomic_store_explicit(&habit->pause_us, pause_us, memory_order_relaxed);
+    atomic_store_explicit(&habit->again_us, us + pause_us, memory_order_relaxed);
+    return 0;
+}
+
+/* Do replies come in time? Where they have not, one of some is looked for all the same. */
+static int is_in_vain(struct bp_habit *habit)
+{
+    if (atomic_load_explicit(&habit->n_vain, memory_order_relaxed) < BP_VAIN)
         return 0;
-    int64_t began_us = now_us();
-    for (int64_t before_us = began_us;;) {
+    if (atomic_fetch_add_explicit(&habit->n_skips, 1, memory_order_relaxed) < BP_SKIPS)
+        return 1;
+    atomic_store_explicit(&habit->n_skips, 0, memory_order_relaxed);
+    return 0;
+}
+
+static int look(struct bp_habit *habit, int fd)
+{
+    int64_t until_us = now_us() + BP_MOST_US;
+    do {
         if (is_there(fd)) {
             atomic_store_explicit(&habit->n_vain, 0, memory_order_relaxed);
             return 1;
         }
-        sched_yield();
-        int64_t us = now_us();
-        if (us - before_us > BP_HELD_US || us - began_us > BP_MOST_US)
-            break;
-        before_us = us;
-    }
+    } while (yield_to_others(habit) && now_us() <= until_us);
     if (is_there(fd)) /* whoever had the CPU may have made it */
         return 1;
     atomic_fetch_add_explicit(&habit->n_vain, 1, memory_order_relaxed);
     return 0;
+}
+
+int bp_look(struct bp_habit *habit, int fd)
+{
+    if (!bp_may_look(habit) || is_in_vain(habit) || atomic_exchange(&habit->is_looked, 1))
+        return 0;
+    int found = look(habit, fd);
+    atomic_store(&habit->is_looked, 0);
+    return found;
 }
 
 size_t bp_send(struct bp_habit *habit, int fd, const void *data, size_t n_bytes)

@@ -1,7 +1,11 @@
 """Sending and looking for a reply: what is sent, what is left to the caller, when looking is given up and taken up again."""
 
+import os
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -87,3 +91,28 @@ def test_the_end_of_the_stream_is_something_to_read(pair: tuple[socket.socket, s
         assert poll.send(near.fileno(), b"x") == 1
     assert not poll.is_vain
     assert near.recv(10) == b""
+
+
+def test_nobody_looks_while_others_need_the_cpu(pair: tuple[socket.socket, socket.socket]) -> None:
+    near, _ = pair
+    before = os.sched_getaffinity(0)
+    cpu = min(before)
+    hog = f"import os\nos.sched_setaffinity(0, {{{cpu}}})\nprint(flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", hog], stdout=subprocess.PIPE) as busy:
+        assert busy.stdout is not None
+        busy.stdout.readline()
+        try:
+            os.sched_setaffinity(0, {cpu})
+            poll = BusyPoll()
+            until_s = time.monotonic() + 60
+            while poll.may_look and time.monotonic() < until_s:
+                poll = BusyPoll()  # which has sent nothing in vain
+                assert poll.send(near.fileno(), b"x") == 1
+            assert not poll.may_look
+        finally:
+            os.sched_setaffinity(0, before)
+            busy.kill()
+    until_s = time.monotonic() + 60
+    while not poll.may_look and time.monotonic() < until_s:
+        time.sleep(0.01)
+    assert poll.may_look
