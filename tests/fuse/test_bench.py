@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import pytest
 from conftest import missing
 
-from cairnfs.bench import costs, peers, sense
+from cairnfs.bench import costs, peers, read_only, sense
 from cairnfs.bench.content import parse_sizes
 from cairnfs.bench.places import places_of
 from cairnfs.bench.results import load
@@ -155,6 +155,14 @@ def test_peers_over_io_uring(monkeypatch: pytest.MonkeyPatch, need_fuse: None) -
             (ours,) = [place for place in places if place.cairnfs]
             assert ours.describe()["cairnfs"]["transport"] == "io_uring"
         assert uring.PARAMETER.read_text() == before
+
+
+def test_a_read_only_mount_is_read_without_requests(need_fuse: None, tmp_path: Path) -> None:
+    (tmp_path / "tmpfs").mkdir()  # whatever it is on: what is asked here is how many requests there are
+    with read_only.places(tmp_path, tmp_path / "tmpfs", N_FILES, 5000) as found:
+        table = read_only.measure(found, N_FILES, 5000, N_PROCS, n_rounds=2, n_passes=3)
+    assert table.caption == "0 FUSE requests in all rounds"
+    assert table.row_count == 3
 
 
 def test_io_uring_that_cannot_be_switched_on_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
