@@ -7,7 +7,7 @@ are fuse_notify's. README.md has the states of a lane and the concurrency notes.
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, EINTR, EIO, ENODEV, ENOENT, ENOLCK
+from libc.errno cimport EAGAIN, EINTR, EIO, ENODEV, ENOENT, ENOLCK, ENOTCONN
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
@@ -328,7 +328,7 @@ cdef class Channel(Notifier):
                 with nogil:
                     result = fu.fu_lane_start(lane)
                 if result:
-                    if fu.fu_runs(self.chan) and not fc_chan_over(self.chan):
+                    if fu.fu_runs(self.chan) and not fc_chan_over(self.chan) and -result != ENOTCONN:  # that is an unmount
                         log.warning("cannot start another thread: %s", os.strerror(-result))
                     return
             with nogil:

@@ -275,14 +275,23 @@ def _listing(store: ObjectStore, expected: int) -> Rate:
 
 
 def _rate(name: str, names: list[str], use: Callable[[str], int], n_threads: int, done: Callable[[int], None]) -> Rate:
-    stop = threading.Event()
+    ended = threading.Condition()
+    n_busy, stops = 0, False
 
     def timed(at: str) -> tuple[float, int]:
-        if stop.is_set():
-            return 0.0, 0
+        nonlocal n_busy
+        with ended:
+            if stops:
+                return 0.0, 0
+            n_busy += 1
         started_s = time.perf_counter()
-        n_bytes = use(at)
-        return time.perf_counter() - started_s, n_bytes
+        try:
+            n_bytes = use(at)
+            return time.perf_counter() - started_s, n_bytes
+        finally:
+            with ended:
+                n_busy -= 1
+                ended.notify_all()
 
     found = []
     started_s = time.perf_counter()
@@ -292,7 +301,9 @@ def _rate(name: str, names: list[str], use: Callable[[str], int], n_threads: int
                 found.append(one)
                 done(1)
         except BaseException:  # Ctrl-C among them: what waits is not begun any more
-            stop.set()
+            with ended:
+                stops = True
+                ended.wait_for(lambda: n_busy == 0)  # a thread that was just being started is none that the pool waits for
             raise
     elapsed_s = time.perf_counter() - started_s
     times_s = [spent_s for spent_s, _ in found]

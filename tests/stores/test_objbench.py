@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -71,6 +72,35 @@ def test_nothing_is_left_when_it_is_interrupted(tmp_path: Path) -> None:
     assert process.returncode == 130, said
     assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
+
+
+class Slow(FileStore):
+    """Storing takes long enough for something to happen meanwhile."""
+
+    n_under_way = 0
+
+    def put(self, name: str, parts: Sequence[Buffer]) -> None:
+        self.n_under_way += 1
+        time.sleep(0.3)
+        super().put(name, parts)
+        self.n_under_way -= 1
+
+
+def test_an_interrupt_while_a_thread_is_started_waits_for_that_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / MARKER).write_text("uuid")
+    store = Slow(str(tmp_path))
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        while store.n_under_way == 0:
+            time.sleep(0.01)
+        raise KeyboardInterrupt  # and the pool has not noted the thread
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        objbench.run_rates(store, objbench.Sizes(1 << 20, 2 << 20, 1 << 10, 2, 2), lambda n: None)
+    assert store.n_under_way == 0
 
 
 def test_what_is_asked_for_must_make_sense(tmp_path: Path) -> None:
