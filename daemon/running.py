@@ -21,6 +21,7 @@ from cairnfs.errors import CairnError, MountError
 
 SOCKET = ".sock"
 LOOK_AGAIN_S = 0.02  # at a note whose process has ended, while another one has it locked
+ENDING_S = 2.0  # how long the end of a process may take
 
 
 def running_dir(uid: int) -> Path:
@@ -78,6 +79,21 @@ def _open_locked(path: Path) -> int:
         os.close(fd)
 
 
+def _lock_in_time(path: Path) -> int:
+    """`_open_locked`, waiting a little for a process that is just ending. BlockingIOError.
+
+    One that was killed has its lock until the kernel has let go of its last thread, at the latest when the mount is taken away.
+    """
+    until_s = time.monotonic() + ENDING_S
+    while True:
+        try:
+            return _open_locked(path)
+        except BlockingIOError:
+            if time.monotonic() >= until_s:
+                raise
+        time.sleep(LOOK_AGAIN_S)
+
+
 class Registration:
     """The note of this process that it serves a mountpoint. `close` takes it away."""
 
@@ -92,7 +108,7 @@ class Registration:
         try:
             if fd is None:
                 _make_running_dir()
-                self.fd = _open_locked(self._path)
+                self.fd = _lock_in_time(self._path)
             elif os.path.samestat(os.fstat(fd), os.stat(self._path)):
                 self.fd = fd
                 return  # it goes on saying whose the mount was, until `renew`

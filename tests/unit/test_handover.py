@@ -1,5 +1,6 @@
 """What a supervisor and a newcomer say to each other, and what goes over: only what is as it is said to be."""
 
+import fcntl
 import json
 import os
 import signal
@@ -29,7 +30,7 @@ from cairnfs.daemon.inherited import LAYOUT, Inherited, make_inherited
 from cairnfs.daemon.mount_options import MountRequest, make_request, sort_words
 from cairnfs.daemon.running import Registration, find_running
 from cairnfs.data import journal
-from cairnfs.errors import CairnError
+from cairnfs.errors import CairnError, MountError
 from cairnfs.ext.arena import VERSION as ARENA_VERSION
 from cairnfs.ext.fuse_slots import Slots
 from cairnfs.ext.journal import Ring
@@ -291,3 +292,16 @@ def test_another_note_than_that_of_the_mountpoint_is_refused(registration: Regis
     with pytest.raises(CairnError, match="another note"):
         Registration(tmp_path, {}, fd)
     os.close(fd)
+
+
+def test_a_process_that_is_just_ending_is_waited_for(registration: Registration, tmp_path: Path) -> None:
+    """One that was killed has its lock until the last of its threads is gone."""
+    with pytest.raises(MountError, match="being mounted or unmounted by another"):
+        Registration(tmp_path, {})
+    end = threading.Timer(0.5, lambda: fcntl.flock(registration.fd, fcntl.LOCK_UN))
+    end.start()
+    try:
+        other = Registration(tmp_path, {})
+    finally:
+        end.join()
+    os.close(other.fd)
