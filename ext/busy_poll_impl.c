@@ -55,28 +55,27 @@ static int is_in_vain(struct bp_habit *habit)
     return 0;
 }
 
-static int look(struct bp_habit *habit, int fd)
+static void look(struct bp_habit *habit, int fd)
 {
     int64_t until_us = now_us() + BP_MOST_US;
     do {
         if (is_there(fd)) {
             atomic_store_explicit(&habit->n_vain, 0, memory_order_relaxed);
-            return 1;
+            return;
         }
     } while (yield_to_others(habit) && now_us() <= until_us);
     if (is_there(fd)) /* whoever had the CPU may have made it */
-        return 1;
+        return;
     atomic_fetch_add_explicit(&habit->n_vain, 1, memory_order_relaxed);
-    return 0;
 }
 
-int bp_look(struct bp_habit *habit, int fd)
+/* Wait for something to read, the end of the stream or an error, but not for long. */
+static void look_unless_vain(struct bp_habit *habit, int fd)
 {
     if (!bp_may_look(habit) || is_in_vain(habit) || atomic_exchange(&habit->is_looked, 1))
-        return 0;
-    int found = look(habit, fd);
+        return;
+    look(habit, fd);
     atomic_store(&habit->is_looked, 0);
-    return found;
 }
 
 size_t bp_send(struct bp_habit *habit, int fd, const void *data, size_t n_bytes)
@@ -85,6 +84,6 @@ size_t bp_send(struct bp_habit *habit, int fd, const void *data, size_t n_bytes)
     if (n < 0)
         return 0;
     if ((size_t)n == n_bytes)
-        bp_look(habit, fd);
+        look_unless_vain(habit, fd);
     return (size_t)n;
 }

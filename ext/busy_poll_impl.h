@@ -34,10 +34,6 @@ struct bp_habit {
 /* Were the CPUs free enough of late? */
 int bp_may_look(const struct bp_habit *habit);
 
-/* Wait for something to read from a socket, the end of the stream or an error, but not for long. 1 = there is, 0 = sleep for it. Who
- * reads it finds out what it is. */
-int bp_look(struct bp_habit *habit, int fd);
-
 /* Send what can be sent at once; if that is all, look for the reply. How many bytes were sent: with fewer than all, or none, the caller
  * goes on, and finds out what is wrong. */
 size_t bp_send(struct bp_habit *habit, int fd, const void *data, size_t n_bytes);
