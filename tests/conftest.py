@@ -23,7 +23,7 @@ from support.alone import alone
 from support.ceph_server import CEPH, RADOSGW, CephCluster
 from support.gateway import KEYS, Gateway
 from support.mounts import N_DATABASES, Mount, MountFactory, cairnfs_mounts, rados_options, stores
-from support.redis_server import REDIS_SERVER, RedisServer
+from support.redis_server import REDIS_SERVER, VALKEY_SERVER, RedisServer
 
 hypothesis.settings.register_profile("ci", max_examples=40, stateful_step_count=30, deadline=None, print_blob=True)
 hypothesis.settings.register_profile("expensive", max_examples=1000, stateful_step_count=80, deadline=None)
@@ -83,6 +83,24 @@ def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The same of Valkey, which is also a Redis newer than Debian's."""
+    if VALKEY_SERVER is None:
+        missing("valkey-server")
+    server = RedisServer(tmp_path_factory.mktemp("valkey"), program=VALKEY_SERVER)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def valkey_server(shared_valkey: RedisServer) -> Iterator[RedisServer]:
+    """A server without any data."""
+    with shared_valkey.client() as client:
+        client.flushall()
+    yield shared_valkey
 
 
 @pytest.fixture

@@ -21,12 +21,12 @@ from support.rows import LOG_RECORDS, Opener
 _names = count()
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "valkey"])
 def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
     """Opens one and the same store, each time by a new object."""
     opened: list[Store] = []
     name = f"contract-{next(_names)}"
-    server = request.getfixturevalue("redis_server") if request.param == "redis" else None
+    server = request.getfixturevalue(f"{request.param}_server") if request.param in ("redis", "valkey") else None
 
     def opener() -> Store:
         if request.param == "memory":

@@ -19,14 +19,14 @@ import pytest
 from cairnfs.errors import StoreError, UsageError
 from cairnfs.ext.log_end import LogEnd
 from cairnfs.meta.stores import open_store, redis_store
-from cairnfs.meta.stores.base import Add, Delete, Effect, Exists, Put
+from cairnfs.meta.stores.base import Add, Delete, Effect, Put
 from cairnfs.meta.stores.redis_link import Address, parse_url
 from cairnfs.meta.stores.redis_store import RedisStore
 from cairnfs.types import Position
 from support.redis_rows import COUNT, counted, opened
 from support.redis_server import RedisServer, free_port
 from support.relay import Relay
-from support.rows import A, B, put, value
+from support.rows import A, put, value
 
 
 @pytest.fixture
@@ -271,25 +271,6 @@ def test_tls(own_server: Callable[..., RedisServer], tmp_path: Path) -> None:
         open_store(f"rediss://127.0.0.1:{port}", io_timeout_s=0.3)
 
 
-def test_cluster(own_server: Callable[..., RedisServer]) -> None:
-    server = own_server("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
-    with server.client() as client:
-        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):
-            pass
-    with opened(f"{server.url}/1") as store, opened(f"{server.url}/2") as other:
-        store.commit([Exists(COUNT)] * 0, [Add(COUNT, 0, 5), Put(A, b"a"), Put(B, b"b")])
-        put(other, A, b"other")
-        assert value(store, A) == b"a"
-        assert store.end_link() is None, "compiled code does not look for the node that has the key"
-        assert [row.value if row else None for row in store.read([A, COUNT])] == [b"a", (5).to_bytes(8, "big")]
-        assert store.partitions(b"", None, 10) == [b"count", b"p"]
-        assert [record.position for record in store.log(Position(0), 10)] == [1]
-        store.wipe()
-        assert store.partitions(b"", None, 10) == []
-        assert value(other, A) == b"other"
-
-
 def test_settings_that_lose_metadata_are_named(own_server: Callable[..., RedisServer]) -> None:
     with opened(own_server().url) as store:
         assert store.hazards() == []
@@ -297,6 +278,41 @@ def test_settings_that_lose_metadata_are_named(own_server: Callable[..., RedisSe
         nothing, eviction = store.hazards()
         assert "keeps nothing on disk" in nothing
         assert "noeviction" in eviction
+
+
+def test_fsync_waits_for_the_log_of_the_connection_that_has_just_written(valkey_server: RedisServer) -> None:
+    """WAITAOF goes by the last write of its own connection: on one that has written nothing it would return at once."""
+    said: list[tuple[str, str]] = []
+    with opened(valkey_server.url) as store, valkey_server.client() as client, client.monitor() as monitor:
+        put(store, A, b"a")
+        store.sync()
+        put(store, A, b"all is said")
+        for command in monitor.listen():
+            if "all is said" in command["command"]:
+                break
+            said.append((command["command"].split()[0], command["client_port"]))
+    waits = [name for name, _ in said].index("WAITAOF")
+    assert said[waits - 1] == ("SET", said[waits][1])
+
+
+@pytest.mark.parametrize("options", [("--appendonly", "no"), ("--appendfsync", "no")])
+def test_fsync_where_the_server_syncs_nothing(
+    own_server: Callable[..., RedisServer], valkey_server: RedisServer, options: tuple[str, str]
+) -> None:
+    with opened(own_server(*options, program=valkey_server.program).url, io_timeout_s=1) as store:
+        put(store, A, b"a")
+        store.sync()  # there is nothing to wait for,
+        assert len(store.hazards()) == 1  # which is said
+
+
+def test_fsync_fails_when_the_log_is_not_synced_in_time(
+    own_server: Callable[..., RedisServer], valkey_server: RedisServer
+) -> None:
+    server = own_server("--appendfsync", "no", "--rename-command", "CONFIG", "", program=valkey_server.program)
+    with opened(server.url, io_timeout_s=1) as store:
+        put(store, A, b"a")
+        with pytest.raises(StoreError, match="not synced"):  # its settings cannot be seen
+            store.sync()
 
 
 def test_a_full_server_is_said_to_be_full(own_server: Callable[..., RedisServer]) -> None:

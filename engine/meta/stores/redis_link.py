@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import socket
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,11 +22,12 @@ from urllib.parse import parse_qsl, unquote
 import redis
 from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
+from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from cairnfs.errors import CairnError, StoreError, UsageError
-from cairnfs.meta.stores.redis_wire import Argument, Wire
+from cairnfs.meta.stores.redis_wire import Argument, Wire, Words
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -44,16 +46,22 @@ MIN_PAUSE_S, MAX_PAUSE_S = 0.01, 1.0
 TLS_OPTIONS = {"tls-ca-cert-file": "ssl_ca_certs", "tls-cert-file": "ssl_certfile", "tls-key-file": "ssl_keyfile"}
 OPTIONS = frozenset({"db", "password-file", "insecure-skip-verify", *TLS_OPTIONS})
 
+FAILURES = (redis.RedisError, RedisClusterException)  # of redis-py: one is not among the others
+
 # While one of these lasts the server is away, starts, or is being replaced.
 AWAY = (
     redis.exceptions.ConnectionError,
     redis.exceptions.TimeoutError,
     redis.exceptions.ReadOnlyError,
-    redis.exceptions.ClusterDownError,
+    redis.exceptions.MovedError,
+    redis.exceptions.ClusterError,  # it is down, or redis-py has been sent to and fro
     redis.exceptions.TryAgainError,
     MasterNotFoundError,
+    RedisClusterException,
 )
-PASSING = ("BUSY ", "MASTERDOWN", "NOREPLICAS")  # errors without a class of their own that pass, too
+# Errors without a class of their own that pass, too; the last one while a Cluster moves the keys to another node.
+PASSING = ("BUSY ", "MASTERDOWN", "NOREPLICAS", "Script attempted to access a non local key")
+NO_LOG = "appendonly is disabled"  # by WAITAOF
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,11 @@ class Address:
     path: str = ""
     login: dict[str, str] = field(default_factory=dict, repr=False)
     tls: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tag(self) -> bytes:
+        """What every key of the volume begins with, so that one node of a Cluster has them all."""
+        return b"{cairnfs:%d}" % self.db
 
     @property
     def shown(self) -> str:
@@ -140,8 +153,8 @@ class Link:
         """Connects. StoreError when nobody answers within `io_timeout_s`, or answers as a Redis server should not."""
         self.address = address
         self.is_cluster = False
-        self._wire: Wire | None = None
         self._io_timeout_s = io_timeout_s
+        self._lock = threading.Lock()
         self._common: dict[str, Any] = {
             "socket_timeout": io_timeout_s / ATTEMPTS,
             "socket_connect_timeout": min(CONNECT_TIMEOUT_S, io_timeout_s),
@@ -160,10 +173,9 @@ class Link:
             elif address.db:
                 self._disconnect()
                 self.client = self._connect(address.db)
-            if not self.is_cluster:
-                self._wire = Wire(self.client)
+            self._wire = Wire(self._owner())
         except BaseException:
-            self.close()
+            self._disconnect()
             raise
 
     def _connect(self, db: int) -> Any:
@@ -187,36 +199,94 @@ class Link:
         self.is_cluster = True
         host, port = self.address.hosts[0]
         try:
-            self.client = RedisCluster(host=host, port=port, **self._without("retry"))
-        except redis.RedisError as error:
+            self.client = RedisCluster(host=host, port=port, **self._common | {"retry": Retry(NoBackoff(), 1)})
+        except FAILURES as error:
             raise StoreError(f"the Redis cluster at {self.address.shown} cannot be used: {error}") from error
 
     def _without(self, *names: str) -> dict[str, Any]:
         return {key: value for key, value in self._common.items() if key not in names}
 
-    def ask(self, command: str, *arguments: Argument) -> Any:
+    def _owner(self) -> Any:
+        """A client of the server that has the keys."""
+        if not self.is_cluster:
+            return self.client
+        return self.client.get_redis_connection(self.client.get_node_from_key(self.address.tag))
+
+    def ask(self, *words: str | Argument) -> Any:
         """The reply to a command, as `call`."""
-        wire = self._wire
-        if wire is None:
-            return self.call(lambda client: client.execute_command(command, *arguments))
-        return self.call(lambda _: wire.ask(command, *arguments))
+        return self.call(lambda client: self._ask(client, words))
+
+    def _ask(self, client: Any, words: Words) -> Any:
+        try:
+            return self._wire.ask(*words)
+        except redis.exceptions.MovedError:
+            self._find_owner()
+            return self._wire.ask(*words)
+        except redis.exceptions.AskError:  # some of the keys are on their way to another node
+            return client.execute_command(*words)
+
+    def _follow(self) -> None:
+        """Use the node that has the keys, of all that redis-py knows."""
+        owner = self._owner()
+        with self._lock:
+            before = self._wire
+            if before.is_to(owner):
+                return
+            self._wire = before.to(owner)
+        before.end()
+
+    def _find_owner(self) -> None:
+        with suppress(*FAILURES):
+            self.client.exists(self.address.tag)  # redis-py looks for the node when it does not reach it
+            self._follow()
 
     def new_socket(self) -> int | None:
-        """The descriptor of another connection, which is the caller's. None where there is more to it than that: with TLS, in a
-        Cluster, or when nobody answers just now.
+        """The descriptor of another connection, which is the caller's. None where there is more to it than that: with TLS, or
+        when nobody answers just now.
         """
-        if self._wire is None or self.address.tls:
+        if self.address.tls:
             return None
         try:
             return self._wire.new_socket()
-        except redis.RedisError as error:
+        except FAILURES as error:
             log.debug("Redis at %s: %s", self.address.shown, error)
             return None
 
     def greet(self, script: bytes, keys: tuple[bytes, ...]) -> None:
-        """Run a Lua script first on each connection from now on. Not to a Cluster, whose connections are redis-py's."""
-        if self._wire is not None:
-            self._wire.greet("EVAL", script, len(keys), *keys)
+        """Run a Lua script first on each connection from now on."""
+        self._wire.end()
+        self._wire = Wire(self._owner(), ("EVAL", script, len(keys), *keys))
+
+    def wait_for_disk(self) -> None:
+        """Return when all that was committed so far is in the server's append-only file and this is synced; at once where there
+        is no such file, or it is never synced. The server goes by what was written on the same connection. StoreError as `call`.
+        """
+        timeout_ms = int(self._common["socket_timeout"] / 2 * 1000)
+        key = self.address.tag + b"synced"
+
+        def wait(_: Any) -> None:
+            if self._setting("appendfsync") == b"no":
+                return
+            try:
+                n_local, _ = self._wire.ask("WAITAOF", 1, 0, timeout_ms, after=("SET", key, b"", "PX", 1000))
+            except redis.ResponseError as error:
+                if NO_LOG not in str(error):
+                    raise
+            else:
+                if not n_local:
+                    raise redis.TimeoutError(f"its append-only file was not synced for {timeout_ms} ms")
+
+        self.call(wait)
+
+    def _setting(self, name: str) -> bytes | None:
+        """Of the server; None where the user may not see it."""
+        try:
+            found = self._wire.ask("CONFIG", "GET", name)
+        except redis.ResponseError:
+            return None
+        pairs = found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
+        value = pairs.get(name.encode())
+        return None if value is None else bytes(value)
 
     def call(self, ask: Callable[[Any], T]) -> T:
         """What `ask` returns, given the client; it is called again while the server is away, so it must bear that.
@@ -229,7 +299,7 @@ class Link:
         while True:
             try:
                 return ask(self.client)
-            except redis.RedisError as error:
+            except FAILURES as error:
                 if not _passes(error):
                     raise refusal(self.address, error) from error
                 if not failed:
@@ -241,27 +311,28 @@ class Link:
                     ) from error
             time.sleep(random.uniform(MIN_PAUSE_S, pause_s))
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
+            if self.is_cluster:
+                self._find_owner()
 
     def close(self) -> None:
         """Close all connections that no call uses."""
-        if self._wire is not None:
-            self._wire.close()
+        self._wire.close()
         self._disconnect()
 
     def _disconnect(self) -> None:
         for client in (self.client, *self._sentinels):
-            with suppress(redis.RedisError):
+            with suppress(*FAILURES):
                 client.close()
         self._sentinels = []
 
 
-def _passes(error: redis.RedisError) -> bool:
+def _passes(error: Exception) -> bool:
     if isinstance(error, redis.exceptions.AuthenticationError):  # a ConnectionError by inheritance
         return False
     return isinstance(error, AWAY) or str(error).startswith(PASSING)
 
 
-def refusal(address: Address, error: redis.RedisError) -> CairnError:
+def refusal(address: Address, error: Exception) -> CairnError:
     """An error of the server as ours: one line, and how to mend it."""
     text = str(error)
     where = f"Redis at {address.shown}"

@@ -16,7 +16,7 @@ import struct
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -53,7 +53,7 @@ from cairnfs.meta.stores.base import (
     Via,
 )
 from cairnfs.meta.stores.log_keys import decode_record, encode_record, prefix_end
-from cairnfs.meta.stores.redis_link import Address, Link
+from cairnfs.meta.stores.redis_link import FAILURES, Address, Link
 from cairnfs.meta.stores.redis_wire import Argument
 from cairnfs.types import Position, SessionId
 
@@ -99,16 +99,16 @@ class RedisStore:
         self.origin = SessionId(0)
         self._log_records = log_records
         self._link = Link(address, io_timeout_s)
-        tag = b"{cairnfs:%d}" % address.db
+        tag = address.tag
         self._rows, self._indexes = tag + b"r", tag + b"x"
         self._position, self._log_key = tag + b"position", tag + b"log"
-        self._bell, self._streak = tag + b"bell", tag + b"streak"
+        self._bell, self._streak, self._givers = tag + b"bell", tag + b"streak", tag + b"givers"
         self._tag = tag
         self._client_id = os.urandom(8)
         self._done = tag + b"done:" + self._client_id.hex().encode()
         self._commit, self._read_log, self._scan = Script("giver", "commit"), Script("log"), Script("scan")
         self._read, self._via, self._scan_via = Script("read"), Script("page", "via"), Script("page", "scan_via")
-        self._link.greet(Script("giver", "settle").text, (self._position, self._log_key))
+        self._link.greet(Script("giver", "settle").text, (self._position, self._log_key, *self._others()))
         self._slots: list[list[int]] = []  # [slot, commits so far], when not in use
         self._n_slots = 0
         self._lock = threading.Lock()
@@ -191,6 +191,8 @@ class RedisStore:
     def commit(self, conditions: Sequence[Condition], effects: Sequence[Effect]) -> Committed:
         batch = _Batch(conditions, effects)
         keys = [self._position, self._log_key, self._done, *(self._rows + part for part in batch.parts)]
+        if self._link.is_cluster:
+            keys += self._others(batch.parts)
         with self._slot() as slot:
             slot[1] += 1
             record = self._identity(slot) + encode_record(batch.changed, conditions, effects)
@@ -207,6 +209,12 @@ class RedisStore:
             part, key, value = rows[i : i + 3]
             batch.changed[names[part - 4], key] = value
         return Committed(Position(position), totals, batch.changed)
+
+    def _others(self, parts: Iterable[bytes] = ()) -> list[bytes]:
+        """Keys that scripts find by themselves. A Cluster has to be told: while it moves keys to another node, a script that
+        comes to one that is gone would be ended halfway.
+        """
+        return [self._givers, self._streak, self._bell, *(self._indexes + part for part in parts)]
 
     def _identity(self, slot: list[int]) -> bytes:
         identity = self._client_id[:4] + struct.pack(">HH", slot[0] & 0xFFFF, slot[1] & 0xFFFF)
@@ -239,7 +247,7 @@ class RedisStore:
             except redis.exceptions.NoPermissionError:
                 log.info("the Redis user may not listen to the channel %s: others' changes are seen late", self._bell.decode())
                 return
-            except redis.RedisError:
+            except FAILURES:
                 ended.wait(LISTEN_S)  # whoever asks for something is told what is wrong
 
     def now_ns(self) -> int | None:
@@ -259,7 +267,7 @@ class RedisStore:
 
     def sync(self) -> None:
         if tuple(int(n) for n in str(self._link.server["redis_version"]).split(".")[:2]) >= (7, 2):
-            self._link.call(lambda client: client.execute_command("WAITAOF", 1, 0, 60_000))
+            self._link.wait_for_disk()
 
     def wipe(self) -> None:
         for first in range(0, len(names := self._names(self._tag)), SCAN_COUNT):
@@ -282,7 +290,7 @@ class RedisStore:
     def close(self) -> None:
         try:
             self._link.client.delete(self._done)
-        except redis.RedisError:
+        except FAILURES:
             pass  # it expires by itself
         self._link.close()
 
@@ -291,13 +299,15 @@ class RedisStore:
     def hazards(self) -> list[str]:
         """Settings of the server by which metadata could be lost, a line each; none where it does not show its settings."""
         try:
-            settings = self._link.client.config_get("appendonly", "save", "maxmemory", "maxmemory-policy")
-        except redis.RedisError:
+            settings = self._link.client.config_get("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy")
+        except FAILURES:
             return []
         found = []
         if settings.get("appendonly") != "yes":
             how = "keeps only snapshots" if settings.get("save") else "keeps nothing on disk"
             found.append(f"Redis {how}: a restart loses metadata; set appendonly yes")
+        elif settings.get("appendfsync") == "no":
+            found.append("Redis never syncs its log: a loss of power loses metadata, fsynced or not; set appendfsync everysec")
         if settings.get("maxmemory-policy", "noeviction") != "noeviction" and settings.get("maxmemory", "0") != "0":
             found.append("Redis may drop metadata when memory is short: set maxmemory-policy noeviction")
         return found

@@ -17,31 +17,41 @@ from cairnfs.ext.busy_poll import BusyPoll
 Argument = bytes | int
 
 
+Words = tuple[str | Argument, ...]  # a command and its arguments
+
+
 class Wire:
     """Connections to the server of a redis-py client. Thread-safe."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, greeting: Words = ()) -> None:
+        """`greeting`: what is sent first on each connection."""
         self._pool = client.connection_pool
         self._lock = threading.Lock()
         self._idle: list[Any] = []
         self._pid = os.getpid()
-        self._greeting: tuple[str | Argument, ...] = ()
+        self._is_over = False
+        self._greeting = greeting
         self._poll = BusyPoll()
 
-    def greet(self, command: str, *arguments: Argument) -> None:
-        """Send this first on each new connection."""
-        self.close()
-        self._greeting = (command, *arguments)
+    def is_to(self, client: Any) -> bool:
+        """Is this the server of that client?"""
+        return self._pool is client.connection_pool
 
-    def ask(self, command: str, *arguments: Argument) -> Any:
-        """The reply to a command, which is sent again when the server has closed a kept connection. Raises as redis-py."""
+    def to(self, client: Any) -> "Wire":
+        """The same, to the server of another client."""
+        return Wire(client, self._greeting)
+
+    def ask(self, *words: str | Argument, after: Words = ()) -> Any:
+        """The reply to a command, which is sent again when the server has closed a kept connection. `after`: a command that is
+        sent before it on the same connection. Raises as redis-py.
+        """
         connection = self._take()
         if connection is not None:
             try:
-                return self._exchange(connection, command, *arguments)
+                return self._exchange(connection, words, after)
             except redis.exceptions.ConnectionError:
                 self.close()  # the others are most likely closed, too
-        return self._exchange(self._connected(), command, *arguments)
+        return self._exchange(self._connected(), words, after)
 
     def new_socket(self) -> int:
         """The descriptor of another connection, which is the caller's from now on. Raises as redis-py."""
@@ -50,6 +60,11 @@ class Wire:
             return int(connection._sock.detach())  # redis-py has no other way to it
         finally:
             self._give_up(connection)
+
+    def end(self) -> None:
+        """Close all connections: those that no call uses, and the others when they are given back."""
+        self._is_over = True
+        self.close()
 
     def close(self) -> None:
         """Close all connections that no call uses."""
@@ -72,9 +87,11 @@ class Wire:
             raise
         return connection
 
-    def _exchange(self, connection: Any, *words: str | Argument) -> Any:
+    def _exchange(self, connection: Any, words: Words, after: Words) -> Any:
         is_usable = False
         try:
+            if after:
+                self._say(connection, after)
             reply = self._say(connection, words)
             is_usable = True
         except redis.exceptions.ResponseError as error:
@@ -82,10 +99,11 @@ class Wire:
             is_usable = not isinstance(error, redis.exceptions.ReadOnlyError)
             raise
         finally:
-            if is_usable:
-                with self._lock:
+            with self._lock:
+                is_kept = is_usable and not self._is_over
+                if is_kept:
                     self._idle.append(connection)
-            else:
+            if not is_kept:
                 self._give_up(connection)
         return reply
 
