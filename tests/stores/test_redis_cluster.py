@@ -3,8 +3,8 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from typing import Any
+from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
 
@@ -12,74 +12,51 @@ from cairnfs.errors import StoreError
 from cairnfs.ext.log_end import LogEnd
 from cairnfs.meta.stores.base import Add, Exists, Put
 from cairnfs.types import Position
+from support.redis_cluster import (
+    N_SLOTS,
+    ask,
+    end_moving,
+    is_up,
+    join,
+    move_keys,
+    name_of,
+    own,
+    start_moving,
+    start_node,
+    two_nodes,
+    wait_until,
+)
 from support.redis_rows import COUNT, opened
-from support.redis_server import RedisServer, free_port
+from support.redis_server import RedisServer
 from support.rows import A, B, put, value
 
-N_SLOTS = 16384
 TAG = "{cairnfs:1}"
-PATIENCE_S = 20.0
-
-Node = Callable[..., RedisServer]
 
 
 @pytest.fixture
-def node(own_server: Callable[..., RedisServer]) -> Iterator[Node]:
-    def make() -> RedisServer:
-        options = {"cluster-enabled": "yes", "cluster-port": free_port(), "repl-diskless-sync-delay": 0}
-        return own_server(*(word for name, value in options.items() for word in (f"--{name}", str(value))))
+def node(tmp_path: Path, shared_redis: RedisServer) -> Iterator[Callable[[], RedisServer]]:
+    with ExitStack() as started:
 
-    yield make
+        def make() -> RedisServer:
+            server = start_node(tmp_path / f"node{len(list(tmp_path.iterdir()))}")
+            started.callback(server.kill)
+            return server
 
-
-def ask(server: RedisServer, *words: str | int | bytes) -> Any:
-    with server.client() as client:
-        return client.execute_command(*words)
+        yield make
 
 
-def wait_until(ready: Callable[[], bool]) -> None:
-    until_s = time.monotonic() + PATIENCE_S
-    while not ready():
-        assert time.monotonic() < until_s
-        time.sleep(0.05)
+@pytest.fixture
+def two(tmp_path: Path, shared_redis: RedisServer) -> Iterator[tuple[RedisServer, RedisServer, int]]:
+    """The node with the slot of the volume, another one, and the slot."""
+    source, target, slot = two_nodes(tmp_path, TAG)
+    yield source, target, slot
+    source.kill()
+    target.kill()
 
 
-def name_of(server: RedisServer) -> str:
-    return str(ask(server, "CLUSTER", "MYID").decode())
-
-
-def bus_port(server: RedisServer) -> str:
-    return server.options[server.options.index("--cluster-port") + 1]
-
-
-def join(*servers: RedisServer) -> None:
-    for server in servers[1:]:
-        ask(server, "CLUSTER", "MEET", "127.0.0.1", servers[0].port, bus_port(servers[0]))
-    wait_until(lambda: all(ask(server, "CLUSTER", "NODES").count(b" connected") == len(servers) for server in servers))
-
-
-def is_up(server: RedisServer) -> bool:
-    return b"cluster_state:ok" in ask(server, "CLUSTER", "INFO")
-
-
-def start_moving(slot: int, source: RedisServer, target: RedisServer) -> None:
-    ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", name_of(source))
-    ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", name_of(target))
-
-
-def move_keys(slot: int, source: RedisServer, target: RedisServer) -> None:
-    keys = ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 1000)
-    ask(source, "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
-
-
-def end_moving(slot: int, source: RedisServer, target: RedisServer) -> None:
-    for server in (target, source):
-        ask(server, "CLUSTER", "SETSLOT", slot, "NODE", name_of(target))
-
-
-def test_one_node(node: Node) -> None:
+def test_one_node(node: Callable[[], RedisServer]) -> None:
     server = node()
-    ask(server, "CLUSTER", "ADDSLOTSRANGE", 0, N_SLOTS - 1)
+    own(server, 0, N_SLOTS - 1)
     wait_until(lambda: is_up(server))
     with opened(f"{server.url}/1") as store, opened(f"{server.url}/2") as other:
         store.commit([Exists(COUNT)] * 0, [Add(COUNT, 0, 5), Put(A, b"a"), Put(B, b"b")])
@@ -91,18 +68,6 @@ def test_one_node(node: Node) -> None:
         store.wipe()
         assert store.partitions(b"", None, 10) == []
         assert value(other, A) == b"other"
-
-
-@pytest.fixture
-def two(node: Node) -> tuple[RedisServer, RedisServer, int]:
-    """The node with the slot of the volume, another one, and the slot."""
-    one, other = node(), node()
-    join(one, other)
-    ask(one, "CLUSTER", "ADDSLOTSRANGE", 0, N_SLOTS // 2 - 1)
-    ask(other, "CLUSTER", "ADDSLOTSRANGE", N_SLOTS // 2, N_SLOTS - 1)
-    wait_until(lambda: is_up(one) and is_up(other))
-    slot = int(ask(one, "CLUSTER", "KEYSLOT", TAG))
-    return (one, other, slot) if slot < N_SLOTS // 2 else (other, one, slot)
 
 
 def n_moved(server: RedisServer) -> int:
@@ -155,10 +120,10 @@ def test_nothing_is_done_by_halves_while_rows_move(two: tuple[RedisServer, Redis
         assert store.position() == 2
 
 
-def test_a_replica_that_takes_over_is_found(node: Node) -> None:
+def test_a_replica_that_takes_over_is_found(node: Callable[[], RedisServer]) -> None:
     first, second = node(), node()
     join(first, second)
-    ask(first, "CLUSTER", "ADDSLOTSRANGE", 0, N_SLOTS - 1)
+    own(first, 0, N_SLOTS - 1)
     wait_until(lambda: is_up(second))
     ask(second, "CLUSTER", "REPLICATE", name_of(first))
     wait_until(lambda: ask(second, "INFO", "replication").get("master_link_status") == "up")
