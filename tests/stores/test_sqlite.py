@@ -179,6 +179,23 @@ def test_many_threads_share_a_few_connections(store: SqliteStore, monkeypatch: p
     assert 1 <= len(opened) <= sqlite.MAX_READERS
 
 
+def test_reads_of_any_number_of_keys_take_few_statements(path: Path, store: SqliteStore) -> None:
+    prepared: set[str] = set()
+
+    class Recording(sqlite3.Connection):
+        def execute(self, sql: str, *arguments: object) -> sqlite3.Cursor:  # type: ignore[override]
+            prepared.add(sql)
+            return super().execute(sql, *arguments)
+
+    store.commit([], [Put((b"rows", b"%d" % n), b"%d" % n) for n in range(0, sqlite.KEYS_PER_STATEMENT, 2)])
+    connection = sqlite3.connect(path, factory=Recording)
+    for n_keys in range(sqlite.KEYS_PER_STATEMENT + 1):
+        found = sqlite._fetch(connection, [(b"rows", b"%d" % n) for n in range(n_keys)])
+        assert [row and row.value for row in found] == [None if n % 2 else b"%d" % n for n in range(n_keys)]
+    connection.close()
+    assert len(prepared) <= 15  # each costs every connection up to 21 KB for good
+
+
 def test_log_begins_again_and_again_under_constant_writing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_checkpoint, "PASSIVE_PAGES", 100)
     monkeypatch.setattr(sqlite_checkpoint, "RESTART_PAGES", 200)
