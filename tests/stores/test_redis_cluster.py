@@ -101,6 +101,26 @@ def test_rows_that_move_to_another_node_are_followed(two: tuple[RedisServer, Red
             assert end.ask() == position + 20
 
 
+def test_fsync_waits_while_rows_move(tmp_path: Path, valkey_server: RedisServer) -> None:
+    """On a server with WAITAOF, which goes by a write to a key: while the slot moves, the node sends whoever writes to the other."""
+    source, target, slot = two_nodes(tmp_path, TAG, valkey_server.program)
+    try:
+        with opened(f"{source.url}/1") as store, ThreadPoolExecutor() as pool:
+            put(store, A, b"before")
+            store.sync()
+            start_moving(slot, source, target)
+            under_way = pool.submit(store.sync)
+            time.sleep(0.2)
+            move_keys(slot, source, target)
+            assert not under_way.done()
+            end_moving(slot, source, target)
+            under_way.result()
+            assert value(store, A) == b"before"
+    finally:
+        source.kill()
+        target.kill()
+
+
 @pytest.mark.parametrize("gone", ["streak", "givers", "log", "position"])
 def test_nothing_is_done_by_halves_while_rows_move(two: tuple[RedisServer, RedisServer, int], gone: str) -> None:
     source, target, slot = two

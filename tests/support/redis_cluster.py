@@ -5,16 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from support.redis_server import RedisServer, free_port
+from support.redis_server import REDIS_SERVER, RedisServer, free_port
 
 N_SLOTS = 16384
 PATIENCE_S = 20.0
 
 
-def start_node(folder: Path) -> RedisServer:
+def start_node(folder: Path, program: str | None = REDIS_SERVER) -> RedisServer:
     """A server that is a Cluster of its own, without slots."""
     options = {"cluster-enabled": "yes", "cluster-port": free_port(), "repl-diskless-sync-delay": 0}
-    return RedisServer(folder, *(word for name, value in options.items() for word in (f"--{name}", str(value))))
+    return RedisServer(folder, *(word for name, value in options.items() for word in (f"--{name}", str(value))), program=program)
 
 
 def ask(server: RedisServer, *words: str | int | bytes) -> Any:
@@ -48,9 +48,9 @@ def is_up(server: RedisServer) -> bool:
     return b"cluster_state:ok" in ask(server, "CLUSTER", "INFO")
 
 
-def two_nodes(folder: Path, tag: str) -> tuple[RedisServer, RedisServer, int]:
+def two_nodes(folder: Path, tag: str, program: str | None = REDIS_SERVER) -> tuple[RedisServer, RedisServer, int]:
     """The node that has the slot of a hash tag, the one that has the other half of the slots, and the slot."""
-    one, other = start_node(folder / "one"), start_node(folder / "other")
+    one, other = start_node(folder / "one", program), start_node(folder / "other", program)
     join(one, other)
     own(one, 0, N_SLOTS // 2 - 1)
     own(other, N_SLOTS // 2, N_SLOTS - 1)

@@ -54,6 +54,7 @@ AWAY = (
     redis.exceptions.TimeoutError,
     redis.exceptions.ReadOnlyError,
     redis.exceptions.MovedError,
+    redis.exceptions.AskError,
     redis.exceptions.ClusterError,  # it is down, or redis-py has been sent to and fro
     redis.exceptions.TryAgainError,
     MasterNotFoundError,
@@ -262,13 +263,13 @@ class Link:
         is no such file, or it is never synced. The server goes by what was written on the same connection. StoreError as `call`.
         """
         timeout_ms = int(self._common["socket_timeout"] / 2 * 1000)
-        key = self.address.tag + b"synced"
+        key = self.address.tag + b"synced" + os.urandom(8)  # a new one: none is taken by a node whose keys are on their way
 
         def wait(_: Any) -> None:
             if self._setting("appendfsync") == b"no":
                 return
             try:
-                n_local, _ = self._wire.ask("WAITAOF", 1, 0, timeout_ms, after=("SET", key, b"", "PX", 1000))
+                n_local, _ = self._wire.ask("WAITAOF", 1, 0, timeout_ms, after=("SET", key, b"", "PX", 1))
             except redis.ResponseError as error:
                 if NO_LOG not in str(error):
                     raise
