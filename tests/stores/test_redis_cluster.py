@@ -102,7 +102,7 @@ def test_rows_that_move_to_another_node_are_followed(two: tuple[RedisServer, Red
 
 
 def test_fsync_waits_while_rows_move(tmp_path: Path, valkey_server: RedisServer) -> None:
-    """On a server with WAITAOF, which goes by a write to a key: while the slot moves, the node sends whoever writes to the other."""
+    """WAITAOF goes by a write, and a node whose slot moves sends whoever writes a new key to the other node."""
     source, target, slot = two_nodes(tmp_path, TAG, valkey_server.program)
     try:
         with opened(f"{source.url}/1") as store, ThreadPoolExecutor() as pool:
