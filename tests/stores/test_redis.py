@@ -284,15 +284,42 @@ def test_fsync_waits_for_the_log_of_the_connection_that_has_just_written(valkey_
     """WAITAOF goes by the last write of its own connection: on one that has written nothing it would return at once."""
     said: list[tuple[str, str]] = []
     with opened(valkey_server.url) as store, valkey_server.client() as client, client.monitor() as monitor:
-        put(store, A, b"a")
-        store.sync()
+        for n in range(3):
+            put(store, A, b"%d" % n)
+            store.sync()
         put(store, A, b"all is said")
         for command in monitor.listen():
             if "all is said" in command["command"]:
                 break
             said.append((command["command"].split()[0], command["client_port"]))
-    waits = [name for name, _ in said].index("WAITAOF")
-    assert said[waits - 1] == ("SET", said[waits][1])
+    names = [name for name, _ in said]
+    waits = [n for n, name in enumerate(names) if name == "WAITAOF"]
+    assert len(waits) == 3
+    assert all(said[n - 1] == ("SET", said[n][1]) for n in waits)
+
+
+def test_a_server_is_asked_once_whether_it_syncs(own_server: Callable[..., RedisServer], valkey_server: RedisServer) -> None:
+    server = own_server("--appendfsync", "always", program=valkey_server.program)
+    with opened(server.url) as store, server.client() as client:
+        client.config_resetstat()
+        for n in range(3):
+            put(store, A, b"%d" % n)
+            store.sync()
+        done = client.info("commandstats")
+    assert (done["cmdstat_waitaof"]["calls"], done["cmdstat_config|get"]["calls"]) == (3, 1)
+
+
+def test_fsync_of_a_server_that_stops_syncing(own_server: Callable[..., RedisServer], valkey_server: RedisServer) -> None:
+    server = own_server(program=valkey_server.program)
+    with opened(server.url, io_timeout_s=2) as store, server.client() as client:
+        put(store, A, b"a")
+        store.sync()
+        client.config_set("appendfsync", "no")
+        put(store, A, b"b")
+        store.sync()
+        client.config_set("appendfsync", "always")
+        put(store, A, b"c")
+        store.sync()
 
 
 @pytest.mark.parametrize("options", [("--appendonly", "no"), ("--appendfsync", "no")])

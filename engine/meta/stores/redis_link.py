@@ -155,6 +155,7 @@ class Link:
         self.address = address
         self.is_cluster = False
         self._io_timeout_s = io_timeout_s
+        self._is_synced = False  # as far as anybody has waited for it
         self._lock = threading.Lock()
         self._common: dict[str, Any] = {
             "socket_timeout": io_timeout_s / ATTEMPTS,
@@ -266,7 +267,7 @@ class Link:
         key = self.address.tag + b"synced" + os.urandom(8)  # a new one: none is taken by a node whose keys are on their way
 
         def wait(_: Any) -> None:
-            if self._setting("appendfsync") == b"no":
+            if not self._is_synced and self._never_syncs():
                 return
             try:
                 n_local, _ = self._wire.ask("WAITAOF", 1, 0, timeout_ms, after=("SET", key, b"", "PX", 1))
@@ -274,10 +275,14 @@ class Link:
                 if NO_LOG not in str(error):
                     raise
             else:
-                if not n_local:
+                self._is_synced = bool(n_local)
+                if not n_local and not self._never_syncs():
                     raise redis.TimeoutError(f"its append-only file was not synced for {timeout_ms} ms")
 
         self.call(wait)
+
+    def _never_syncs(self) -> bool:
+        return self._setting("appendfsync") == b"no"
 
     def _setting(self, name: str) -> bytes | None:
         """Of the server; None where the user may not see it."""
