@@ -14,7 +14,7 @@ from cairnfs.ext.fuse_slots import Slots
 from cairnfs.meta.process import Process, this_process
 from cairnfs.vfs.carried import Carried
 
-LAYOUT = 6  # of all shared memory but the arena: slots, journal, tables, page. Another one for each change of what is where
+LAYOUT = 7  # of all shared memory but the arena: slots, journal, tables, page. Another one for each change of what is where
 MIN_ARENA_BYTES = 4 << 20
 LONGEST_OTHER_BYTES = 72 << 10  # of a request that is no WRITE
 PAGE_BYTES = 4096

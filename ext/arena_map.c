@@ -38,7 +38,7 @@ static void plan(struct ar_header *h, uint64_t total, uint64_t *fixed)
     h->attrs = place(&end, total / 8, AR_WAYS, sizeof(struct ar_attr));
     h->names = place(&end, total / 32, AR_WAYS, sizeof(struct ar_name));
     h->opens = place(&end, total / 128, AR_OPEN_WAYS, sizeof(struct ar_open));
-    h->index = place(&end, total / 64, AR_WAYS, sizeof(struct ar_slice));
+    h->index = place(&end, total / 32, AR_WAYS, sizeof(struct ar_slice)); /* of files of a kilobyte as many as names */
     h->shown = place(&end, shown < total / 8 ? total / 8 : shown, AR_WAYS, sizeof(struct ar_shown));
     h->filter_offset = end;
     for (h->filter_bits = 64; h->filter_bits / 8 * 2 <= total / 128;)
@@ -136,13 +136,11 @@ int ar_create(struct ar_arena *arena, uint64_t total)
     if (total < AR_MIN_BYTES || total > AR_MAX_BYTES)
         return -EINVAL;
     plan(&planned, total, &fixed);
-    int fd = shm_create("cairnfs-arena", planned.total);
+    int fd = shm_create("cairnfs-arena", planned.total, fixed);
     if (fd < 0)
         return fd;
     void *base = NULL;
-    int error = -posix_fallocate(fd, 0, (off_t)fixed);
-    if (!error)
-        error = shm_map(fd, planned.total, &base);
+    int error = shm_map(fd, planned.total, &base);
     /* Before Linux 5.14 memory cannot be reserved segment by segment. */
     if (!error && madvise(base, PAGE, MADV_POPULATE_WRITE) < 0 && errno == EINVAL)
         error = -posix_fallocate(fd, (off_t)fixed, (off_t)(planned.total - fixed));

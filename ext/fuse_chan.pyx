@@ -298,7 +298,7 @@ cdef class Channel(Notifier):
         cdef fc_lane *lane = fc_lane_open(self.chan, &error) if queue == NO_QUEUE else fu.fu_lane_open(self.chan, queue, &error)
         if lane == NULL:
             if not self.threads and queue == NO_QUEUE:
-                raise OSError(error, f"cannot open /dev/fuse: {os.strerror(error)}")
+                raise OSError(error, f"cannot serve /dev/fuse: {os.strerror(error)}")
             log.warning("cannot start another thread: %s", os.strerror(error))
             return False
         slot = <int>(lane - self.chan.lanes)

@@ -185,6 +185,17 @@ void fc_lane_take(struct fc_lane *lane)
     atomic_store(&lane->in_use, 1);
 }
 
+/* A read that has to make a page of the buffer first would fail, and the request with it, when the process is killed just then. */
+static int has_memory(struct fc_lane *lane)
+{
+    const struct fc_chan *chan = lane->chan;
+    lane->slot = chan->slots == NULL ? NULL : fc_slot_at(chan->slots, (int)(lane - chan->lanes));
+    if (lane->slot == NULL || madvise(lane->slot, chan->slots->slot_bytes, MADV_POPULATE_WRITE) == 0 || errno == EINVAL)
+        return 1;
+    errno = ENOMEM;
+    return 0;
+}
+
 struct fc_lane *fc_lane_open(struct fc_chan *chan, int *error)
 {
     struct fc_lane *lane = fc_free_lane(chan);
@@ -195,7 +206,7 @@ struct fc_lane *fc_lane_open(struct fc_chan *chan, int *error)
     lane->chan = chan;
     lane->epoll_fd = -1;
     lane->fd = open_clone(chan);
-    if (lane->fd < 0 || watch(lane) < 0) {
+    if (lane->fd < 0 || watch(lane) < 0 || !has_memory(lane)) {
         *error = errno;
         close_descriptors(lane);
         return NULL;
@@ -203,13 +214,8 @@ struct fc_lane *fc_lane_open(struct fc_chan *chan, int *error)
     lane->idle = lane->counted = 1;
     atomic_fetch_add(&chan->n_idle, 1);
     atomic_fetch_add(&chan->n_lanes, 1);
-    int slot = (int)(lane - chan->lanes);
-    lane->slot = chan->slots == NULL ? NULL : fc_slot_at(chan->slots, slot);
     if (lane->slot != NULL)
-        atomic_store(&fc_jobs_of(chan->slots)->job[slot], FC_JOB_NONE);
-    /* A read that has to make a page of the buffer first would fail, and the request with it, when the process is killed just then. */
-    if (lane->slot != NULL)
-        madvise(lane->slot, chan->slots->slot_bytes, MADV_POPULATE_WRITE);
+        atomic_store(&fc_jobs_of(chan->slots)->job[lane - chan->lanes], FC_JOB_NONE);
     fc_lane_take(lane);
     return lane;
 }

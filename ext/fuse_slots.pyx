@@ -42,7 +42,7 @@ cdef class Slots:
         self.slots.n_slots = n_slots
         self.request_bytes = request_bytes
         n_bytes = FC_SHARED_BYTES + <size_t>n_slots * self.slots.slot_bytes
-        self.memory = SharedMemory("slots", n_bytes) if memory is None else memory
+        self.memory = SharedMemory("slots", n_bytes, reserved=FC_SHARED_BYTES) if memory is None else memory
         if self.memory.n_bytes != n_bytes:
             raise ValueError(f"{n_slots} slots of {request_bytes} bytes in {self.memory.n_bytes} bytes")
         self.slots.base = self.memory.base

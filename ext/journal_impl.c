@@ -1,8 +1,10 @@
+#define _DEFAULT_SOURCE
 #include "journal_impl.h"
 #include "robust_lock.h"
 
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 
 /* 1 = locked, 0 = somebody has it. Nothing is ever left half done by a holder that died. */
 static int take_lock(pthread_mutex_t *lock, int wait)
@@ -61,13 +63,28 @@ static uint64_t end_of(const struct jn_journal *journal, uint64_t place)
     return place + bytes_of(record->n_bytes);
 }
 
+/* Have memory for the ring up to `end`. */
+static int has_memory(struct jn_journal *journal, uint64_t end)
+{
+    struct jn_header *h = journal->h;
+    uint64_t from = atomic_load(&h->reserved) / JN_STEP * JN_STEP, to = (end + JN_STEP - 1) / JN_STEP * JN_STEP;
+    if (end <= atomic_load(&h->reserved))
+        return 1;
+    if (to > h->ring_bytes)
+        to = h->ring_bytes;
+    if (madvise(journal->ring + from, to - from, MADV_POPULATE_WRITE) < 0 && errno != EINVAL) /* EINVAL: a Linux that cannot do it */
+        return 0;
+    atomic_store(&h->reserved, to);
+    return 1;
+}
+
 int64_t jn_reserve(struct jn_journal *journal, uint64_t ino, uint64_t offset, size_t n_bytes, uint64_t request, int64_t when_ns)
 {
     struct jn_header *h = journal->h;
     uint64_t head = atomic_load(&h->head), tail = atomic_load(&h->tail);
     uint64_t at = head % h->ring_bytes, n_used = bytes_of(n_bytes);
     uint64_t filler = at + n_used > h->ring_bytes ? h->ring_bytes - at : 0;
-    if (head - tail + filler + n_used > h->ring_bytes)
+    if (head - tail + filler + n_used > h->ring_bytes || !has_memory(journal, filler ? h->ring_bytes : at + n_used))
         return -1;
     if (filler)
         atomic_store(&jn_at(journal, head)->state, JN_FILLER);
@@ -250,6 +267,9 @@ int jn_add_granted(struct jn_journal *journal, struct jn_grant *grant, uint64_t 
 static int check_ring(const struct jn_journal *journal)
 {
     uint64_t head = atomic_load(&journal->h->head), tail = atomic_load(&journal->h->tail);
+    uint64_t ring_bytes = journal->h->ring_bytes;
+    if (tail < head && atomic_load(&journal->h->reserved) < (tail / ring_bytes < (head - 1) / ring_bytes ? ring_bytes : (head - 1) % ring_bytes + 1))
+        return 5;
     if (tail > head || head - tail > journal->h->ring_bytes || head % 8 || tail % 8)
         return 1;
     while (tail < head) {

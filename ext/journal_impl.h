@@ -2,7 +2,7 @@
  *
  * A ring of records, and grants: leave for compiled code to take writes of an inode by itself. Region, made zeroed:
  *   header  0 u64 magic, 8 u64 ring bytes, 16 u64 head, 24 u64 tail (both count bytes ever used; places in the ring are modulo its
- *           size), then the ring's lock, requests of the latest appends, grants
+ *           size), 32 u64 bytes of the ring that memory is reserved for, then the ring's lock, requests of the latest appends, grants
  *   ring    from JN_RING_AT on
  *   record  0 u32 state, 4 u32 length, 8 u64 inode, 16 u64 file offset, 24 u64 request (of an append, whose offset a second try would
  *           not find again; else 0), 32 i64 when, in ns (0: not known), 40 .. the bytes, padded to a multiple of 8
@@ -20,6 +20,7 @@
  *   (2) from tail to head there are records and fillers without a gap
  *   (3) a grant's places are of LIVE records of its inode, in the order in which they were written
  *   (4) no two grants are of one inode; a grant stands in the set its inode hashes to
+ *   (5) where records are, memory is reserved: its want is no room for a record, never SIGBUS (before Linux 5.14 it cannot be reserved)
  *
  * Concurrency. The ring's lock is held to reserve a record and to move the tail, not while bytes are copied. A grant's lock is held while
  * a record is made for it, so that its order is that of the writes. Order of locks: a grant's, then the ring's or one of the arena's.
@@ -41,6 +42,7 @@ enum {
     JN_N_APPENDS = 1024, /* more than requests can be in work at a time */
     JN_SETS = 64,
     JN_WAYS = 8,
+    JN_STEP = 1 << 20, /* bytes that are reserved at a time */
     JN_PLACES = 128, /* records of a grant that nobody has taken; with that many, the next write goes to Python */
 };
 
@@ -71,6 +73,7 @@ struct jn_header {
     uint64_t magic;
     uint64_t ring_bytes;
     _Atomic uint64_t head, tail;
+    _Atomic uint64_t reserved;
     pthread_mutex_t lock;
     _Atomic uint64_t n_appends;
     _Atomic uint64_t appends[JN_N_APPENDS];
@@ -92,7 +95,7 @@ int jn_attach(struct jn_journal *journal, void *base, uint64_t ring_bytes);
 int jn_lock_ring(struct jn_journal *journal, int wait);
 void jn_unlock_ring(struct jn_journal *journal);
 
-/* A place for a record of n_bytes, FILLING, or -1 when there is no room. The ring's lock is held. */
+/* A place for a record of n_bytes, FILLING, or -1 when there is no room, or no memory for it. The ring's lock is held. */
 int64_t jn_reserve(struct jn_journal *journal, uint64_t ino, uint64_t offset, size_t n_bytes, uint64_t request, int64_t when_ns);
 /* Its bytes; from here on it counts. No lock is needed. */
 void jn_fill(struct jn_journal *journal, uint64_t place, const void *data);

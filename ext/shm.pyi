@@ -6,8 +6,11 @@ from typing import final
 class SharedMemory:
     """Bytes that several processes share; zeros at first."""
 
-    def __new__(cls, name: str, n_bytes: int, fd: int = -1) -> SharedMemory:
+    def __new__(cls, name: str, n_bytes: int, fd: int = -1, *, reserved: int | None = None) -> SharedMemory:
         """New memory, or with `fd` that which another process has made; the descriptor is then this object's to close.
+
+        All of new memory is reserved, or with `reserved` so many bytes at its beginning: who touches more must have asked for it,
+        since it is SIGBUS when there is none.
 
         OSError: without memory; EINVAL, and `fd` stays the caller's, for what is not exactly `n_bytes` of such memory.
         """

@@ -15,7 +15,7 @@ cdef extern from "<unistd.h>" nogil:
     int close(int fd)
 
 cdef extern from "shm_impl.h" nogil:
-    int shm_create(const char *name, size_t n_bytes)
+    int shm_create(const char *name, size_t n_bytes, size_t n_reserved)
     int shm_map(int fd, size_t n_bytes, void **base)
 
 
@@ -23,14 +23,14 @@ cdef extern from "shm_impl.h" nogil:
 cdef class SharedMemory:
     """A buffer that several processes share."""
 
-    def __cinit__(self, str name not None, size_t n_bytes, int fd=-1):
+    def __cinit__(self, str name not None, size_t n_bytes, int fd=-1, *, reserved=None):
         cdef bytes label = f"cairnfs-{name}".encode()
         cdef void *base = NULL
         cdef int own = fd
         cdef int error
         self.fd = -1
         if fd < 0:
-            own = shm_create(PyBytes_AS_STRING(label), n_bytes)
+            own = shm_create(PyBytes_AS_STRING(label), n_bytes, n_bytes if reserved is None else min(reserved, n_bytes))
             if own < 0:
                 raise OSError(-own, f"no memory for {name}: {os.strerror(-own)}")
         error = shm_map(own, n_bytes, &base)

@@ -7,13 +7,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-int shm_create(const char *name, size_t n_bytes)
+int shm_create(const char *name, size_t n_bytes, size_t n_reserved)
 {
     int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
         return -errno;
-    if (ftruncate(fd, (off_t)n_bytes) < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
-        int error = errno;
+    int error = ftruncate(fd, (off_t)n_bytes) < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0 ? errno : 0;
+    if (!error && n_reserved)
+        error = posix_fallocate(fd, 0, (off_t)n_reserved);
+    if (error) {
         close(fd);
         return -error;
     }

@@ -8,8 +8,9 @@
 
 #include <stddef.h>
 
-/* Make `n_bytes` of zeros; none are reserved. The descriptor, or a negative errno. */
-int shm_create(const char *name, size_t n_bytes);
+/* Make `n_bytes` of zeros, the first `n_reserved` of which are there for sure: to touch others is SIGBUS when there is no memory. The
+ * descriptor, or a negative errno. */
+int shm_create(const char *name, size_t n_bytes, size_t n_reserved);
 
 /* Map all of it for reading and writing. 0, or a negative errno: -EINVAL when it is not exactly `n_bytes` long or may be resized. */
 int shm_map(int fd, size_t n_bytes, void **base);

@@ -8,12 +8,13 @@ import threading
 from collections import defaultdict
 from typing import NamedTuple
 
-from cairnfs.const import KIB
+from cairnfs.const import KIB, MIB
 from cairnfs.ext.journal import Ring
 from cairnfs.ext.shm import SharedMemory
 from cairnfs.types import Buffer, Inode
 
 RECORD_BYTES = 40
+RESERVED_BYTES = 4 * MIB  # of the ring; more as it is used
 SMALL_BYTES = 16 * KIB  # records up to this long that adjoin each other are joined: a copy costs less than a write more
 
 
@@ -33,7 +34,7 @@ class Journal:
         """`memory`: of a journal of `n_bytes` that another process has made. ValueError when it is of another size."""
         self.ring_bytes = n_bytes // 8 * 8
         all_bytes = Ring.region_bytes(self.ring_bytes)
-        self.memory = SharedMemory("journal", all_bytes) if memory is None else memory
+        self.memory = SharedMemory("journal", all_bytes, reserved=Ring.region_bytes(RESERVED_BYTES)) if memory is None else memory
         if self.memory.n_bytes != all_bytes:
             raise ValueError(f"a journal of {n_bytes} bytes in {self.memory.n_bytes} bytes")
         self.ring = Ring(self.memory.view, self.ring_bytes)
@@ -42,8 +43,8 @@ class Journal:
 
     @property
     def longest_bytes(self) -> int:
-        """The longest write that fits into an empty ring wherever it begins."""
-        return self.ring_bytes // 2 - RECORD_BYTES
+        """The longest write that fits into an empty ring wherever it begins, even if there is no more memory."""
+        return min(self.ring_bytes, RESERVED_BYTES) // 2 - RECORD_BYTES
 
     def add(self, ino: Inode, offset: int, data: Buffer, request: int = 0, when_ns: int = 0) -> bool:
         """Note a write before it is acknowledged. False when there is no room: what is oldest must be committed first."""

@@ -2,7 +2,9 @@
 
 import mmap
 import os
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +37,31 @@ def test_memory_of_another_size_is_refused() -> None:
         Ring(memory, RING_BYTES - 8)
     with pytest.raises(ValueError):
         Ring(bytearray(100), RING_BYTES)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small tmpfs")
+def test_without_memory_there_is_no_room(tmp_path: Path) -> None:
+    """Where only part of the ring can be had, that part is used, again and again; nobody gets SIGBUS."""
+    ring_bytes, there_bytes, record_bytes = 16 << 20, 6 << 20, 100_000
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={there_bytes}", "tmpfs", str(tmp_path)], check=True)
+    try:
+        with (tmp_path / "ring").open("w+b") as file:
+            file.truncate(Ring.region_bytes(ring_bytes))
+            ring = Ring(mmap.mmap(file.fileno(), 0), ring_bytes)
+        for _ in range(3):
+            places = []
+            while (place := ring.add(1, 0, os.urandom(record_bytes), 0, 0)) >= 0:
+                places.append(place)
+            assert there_bytes - (2 << 20) < len(places) * record_bytes <= there_bytes
+            ring.check()
+            ring.free(places)
+        assert ring.grant(2, 1, 1 << 30, END, True)
+        while ring.add_granted(2, 0, bytes(record_bytes)):
+            ring.check()
+        assert len(ring.take(2)) * record_bytes > there_bytes - (2 << 20)
+        del ring
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
 def test_a_record_that_was_being_filled_never_was() -> None:

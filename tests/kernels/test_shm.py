@@ -1,16 +1,23 @@
 """Shared memory that is handed on by its descriptor: it is taken only as what it is said to be."""
 
+import errno
 import fcntl
 import gc
 import os
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from cairnfs.data.journal import RESERVED_BYTES, Journal
 from cairnfs.ext.arena import VERSION, Arena
 from cairnfs.ext.fuse_slots import Slots
+from cairnfs.ext.journal import Ring
 from cairnfs.ext.shm import SharedMemory
+from cairnfs.vfs.carried import HANDLES_BYTES, HandleRecords
+from support.arenas import in_child
 
 MIB = 1 << 20
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -41,6 +48,30 @@ def test_two_mappings_show_the_same_bytes_and_close_their_descriptors() -> None:
     view.release()
     del view
     assert not is_open(fds[0])
+
+
+def test_memory_is_there_from_the_beginning_unless_it_is_asked_for_later() -> None:
+    for memory, expected_bytes in (
+        (SharedMemory("test", 3 * MIB), 3 * MIB),
+        (SharedMemory("test", 3 * MIB, reserved=MIB), MIB),
+        (HandleRecords().memory, HANDLES_BYTES),
+        (Journal(32 * MIB).memory, Ring.region_bytes(RESERVED_BYTES)),
+    ):
+        assert os.fstat(memory.fd).st_blocks * 512 == (expected_bytes + 4095) // 4096 * 4096
+
+
+def test_memory_that_cannot_be_had_is_an_error() -> None:
+    """A limit on the size of files is the one that can be set for a single process: without any, Linux kills somebody."""
+
+    def tries() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, MIB))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        for make in (lambda: SharedMemory("test", 2 * MIB), lambda: Arena(8 * MIB), lambda: Journal(32 * MIB)):
+            with pytest.raises(OSError) as refused:
+                make()
+            assert refused.value.errno == errno.EFBIG
+
+    assert os.waitstatus_to_exitcode(os.waitpid(in_child(tries), 0)[1]) == 0
 
 
 def test_memory_cannot_be_resized_by_anybody() -> None:
