@@ -6,7 +6,7 @@ the pages that a front let the kernel keep correspond to it. Commits of this pro
 between; anything else drops them, and the next open starts with empty pages. The kernel empties them when it takes the answer to
 an open: until it uses the handle nobody knows that it has, and another open must not keep them.
 The table is in the arena, since compiled code opens files as well. Entries are hints, bounded in number (a quarter of a small
-arena, 1.8 million in 32 MiB): losing one costs re-reading, never a stale page. Thread-safe.
+arena, two million in 36 MiB): losing one costs re-reading, never a stale page. Thread-safe.
 """
 
 from cairnfs.ext.arena import Arena
