@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 SHORTEST_POLL_S = 0.01  # while others commit
 LONGEST_POLL_S = 0.1  # while they do not; ten empty reads of a store per second cost nothing
 LOG_BATCH = 1000
+SHOWN_WITHIN_S = 5.0  # dropping pages waits for those who read them; a lock is not withheld for ever
 INO8 = 8
 NEWEST = Position(0)
 
@@ -113,6 +114,10 @@ class Follower(threading.Thread):
         self._inos: set[Inode] = set()  # still to be dropped from the kernel
         self._dentries: set[tuple[Inode, bytes]] = set()
         self._everything = False
+        self._ended_rounds = threading.Condition(self._reading)
+        self._n_rounds = 0  # of dropping from the kernel, ended
+        self._leaving: set[Inode] | None = None  # what the present round drops, if there is one,
+        self._leaves_nothing = False  # and whether that is everything
         self._again: set[Inode] = set()  # for the follower's own thread only
         self._lease = Lease(self._lease_lost, lambda: front.trust(True))
         self._wake = threading.Event()
@@ -136,6 +141,23 @@ class Follower(threading.Thread):
         if position != NEWEST and max(position, self._strange_until) <= known:
             return
         self._shared_fence()
+
+    def show(self, ino: Inode) -> None:
+        """Return when the kernel has no older pages of an inode than what was committed before the call. For requests that the
+        kernel makes without the lock of a page. StoreError (EIO) when the log cannot be read.
+        """
+        self._shared_fence()
+        with self._ended_rounds:
+            is_under_way = self._leaving is not None
+            if self._everything or ino in self._inos:
+                last = self._n_rounds + 1 + is_under_way
+            elif self._leaving is not None and (self._leaves_nothing or ino in self._leaving):
+                last = self._n_rounds + 1
+            else:
+                return
+            self._wake.set()
+            if not self._ended_rounds.wait_for(lambda: self._n_rounds >= last or self._ended, SHOWN_WITHIN_S):
+                log.warning("inode %d: the kernel has not dropped its pages for %g s", ino, SHOWN_WITHIN_S)
 
     def way(self) -> Position | None:
         """The position up to which the VFS knows everything, where it takes a round trip to know more, and opens do so."""
@@ -195,11 +217,18 @@ class Follower(threading.Thread):
             inos, self._inos = self._inos, set()
             dentries, self._dentries = self._dentries, set()
             n_notes = 0 if self._moved is None else self._moved.n_notes
-        if everything:
-            self._front.invalidate_all()
-        if inos or dentries:
-            self._front.invalidate(inos, dentries)
-            self._again = inos
+            self._leaving, self._leaves_nothing = inos, everything
+        try:
+            if everything:
+                self._front.invalidate_all()
+            if inos or dentries:
+                self._front.invalidate(inos, dentries)
+                self._again = inos
+        finally:
+            with self._ended_rounds:
+                self._leaving = None
+                self._n_rounds += 1
+                self._ended_rounds.notify_all()
         if again:
             self._front.invalidate_attributes(again)
         if self._moved is not None:

@@ -226,7 +226,7 @@ class MountProcess:
             follower.on_told(follower.position)
         if not is_pushed and volume.store.watch() is None:
             follower.on_read = partial(front.tend, volume.store)
-        vfs.follow(follower.fence, front.invalidate_attributes, follower.way)
+        vfs.follow(follower.fence, front.invalidate_attributes, follower.way, follower.show)
         volume.store.on_commit = tell_own(front)
         announcer = threading.Thread(target=self._announce, args=(volume,), name="announce", daemon=True)
         announcer.start()

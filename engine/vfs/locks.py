@@ -7,8 +7,8 @@ The kernel names the owner of a flock by the address of its open file descriptio
 RELEASE of this one is served: no close waits for it. So the owner here is the handle. Who asks for a flock without waiting waits
 for a moment all the same if another handle of this mount has it: its RELEASE may be on the way. The owner of an fcntl lock is a
 process, which may have taken the next one as well by then: a RELEASE gives back only what was last taken through its own handle.
-A lock is also a point of coherence between nodes: taking one forgets what is known of the inode, giving it back stores what
-is dirty first, so that whoever gets it next sees it.
+A lock is also a point of coherence between nodes: taking one forgets what is known of the inode, here and in the kernel, giving
+it back stores what is dirty first, so that whoever gets it next sees it, also through files that were open all the while.
 """
 
 import errno
@@ -17,7 +17,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from cairnfs.errors import CairnError, FsError
 from cairnfs.types import Caller, Inode, Lock
@@ -82,6 +82,7 @@ class Locking:
         self._locks = state.meta.locks
         self._releases = Releases()
         self.is_followed = False  # the change log's releases come to `released`
+        self.show: Callable[[Inode], None] | None = None  # the kernel drops what others have made outdated
 
     def released(self, inos: Iterable[Inode]) -> None:
         """Another process has changed the locks of these inodes."""
@@ -111,8 +112,12 @@ class Locking:
             handle.lock_owners.add(lock.owner)
             file.lock_owners[lock.owner] = handle
         self._note_owners(fh, handle)
-        file.invalidate()
-        self._state.arena.forget(file.ino)
+        try:
+            if self.show is not None:
+                self.show(file.ino)  # EIO leaves the lock taken: what it replaced may have been one
+        finally:
+            file.invalidate()
+            self._state.arena.forget(file.ino)
 
     def gone(self, fh: int, handle: Handle, owner: int) -> None:
         """The fcntl locks of an owner were given back by a close of a handle: its RELEASE is not to do it again."""

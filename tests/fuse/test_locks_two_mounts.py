@@ -33,8 +33,10 @@ class Found(NamedTuple):
 
 
 @pytest.fixture
-def pair(mounts: MountFactory, redis_server: RedisServer) -> tuple[Mount, Mount]:
-    one = mounts.new(mounts.volume(url=f"{redis_server.url}/5"))
+def pair(request: pytest.FixtureRequest, mounts: MountFactory, redis_server: RedisServer) -> tuple[Mount, Mount]:
+    """On Redis unless the test says what else."""
+    on_redis = getattr(request, "param", "redis") == "redis"
+    one = mounts.new(mounts.volume(url=f"{redis_server.url}/5" if on_redis else None))
     (one.path / "f").write_bytes(b"%020d" % 0)
     return one, mounts.new(one.volume)
 
@@ -120,6 +122,18 @@ def test_a_part_that_is_given_back_can_be_had(fds: tuple[int, int]) -> None:
     assert in_the_way(two, fcntl.F_RDLCK, 13, 7) == Found(fcntl.F_WRLCK, 16, 4)
     assert in_the_way(one, fcntl.F_RDLCK, 0, 0) == Found(fcntl.F_WRLCK, 13, 3)
     assert refused("lockf", one, SHARED, 10, 10)
+
+
+@pytest.mark.parametrize("pair", ["redis", "sqlite"], indirect=True)
+@pytest.mark.parametrize("kind", ["flock", "lockf"])
+def test_who_has_the_lock_reads_what_was_written_under_it_just_before(fds: tuple[int, int], kind: str) -> None:
+    """At once, through files that are open all the while: before the log could tell."""
+    for i in range(100):
+        fd = fds[i % 2]
+        TAKE[kind](fd, EXCLUSIVE)
+        assert int(os.pread(fd, 20, 0)) == i
+        os.pwrite(fd, b"%020d" % (i + 1), 0)
+        TAKE[kind](fd, GIVE)
 
 
 COUNT = """
