@@ -8,7 +8,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -140,6 +140,18 @@ def test_partitions_are_in_order_with_and_without_an_index(redis_server: RedisSe
         assert client.zcard(b"{cairnfs:0}xpart") == client.hlen(b"{cairnfs:0}rpart") == len(model)
         store.commit([], [Delete((b"part", key)) for key in model])
         assert not client.exists(b"{cairnfs:0}xpart", b"{cairnfs:0}rpart")
+
+
+def test_the_log_is_never_much_longer_than_what_is_kept(redis_server: RedisServer) -> None:
+    n_kept = 80
+    lengths = []
+    address = parse_url("redis", f"127.0.0.1:{redis_server.port}")
+    with closing(RedisStore(address, 20.0, n_kept)) as store, redis_server.client() as client:
+        for _ in range(4 * n_kept):
+            put(store, A, b"")
+            lengths.append(client.llen(b"{cairnfs:0}log"))
+    assert max(lengths) == n_kept + n_kept // 8
+    assert min(lengths[n_kept:]) == n_kept
 
 
 @contextmanager

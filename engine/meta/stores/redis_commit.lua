@@ -1,7 +1,7 @@
 -- One commit of the store contract (base.py), after redis_giver.lua, atomically: check all conditions, compute all effects, then apply them.
 --
 -- KEYS   1 position (decimal)   2 log (list, newest last)   3 done (hash of this client)   4.. partitions (hashes)
--- ARGV   1 slot   2 number of the commit in its slot   3 log record   4 records to keep   5 partitions larger than this have an index
+-- ARGV   1 slot   2 number of the commit in its slot   3 log record   4 records to keep (and an eighth)   5 partitions larger than this have an index
 --        6 number of conditions, then each condition, then each effect:
 --        e P F   a P F   u P F VERSION   s P F VERSION             exists, absent, unchanged, not since
 --        m P F OFFSET N LIMIT                                      at most
@@ -162,7 +162,8 @@ local run, first = call('GET', streak), version
 if run and string.sub(run, 1, 8) == origin and string.sub(run, 17) == struct.pack('>I8', position - 1) then first = string.sub(run, 9, 16) end
 call('SET', streak, origin .. first .. version)
 local keep = tonumber(ARGV[4])
-if call('RPUSH', KEYS[2], ARGV[3]) > 2 * keep then call('LTRIM', KEYS[2], -keep, -1) end
+local excess = math.max(8, math.floor(keep / 8)) -- trimmed at once, and not one with each commit
+if call('RPUSH', KEYS[2], ARGV[3]) > keep + excess then call('LTRIM', KEYS[2], -keep, -1) end
 local reply = {1, position, totals, rows}
 local bell = prefix .. 'bell'
 if call('DEL', bell) == 1 then redis.pcall('PUBLISH', bell, '') end -- an ACL user may lack the channel

@@ -59,7 +59,7 @@ from cairnfs.types import Position, SessionId
 
 log = logging.getLogger(__name__)
 
-LOG_RECORDS = 1_000_000  # some 100 MB of the server's memory at most
+LOG_RECORDS = 1_000_000  # and an eighth: 87 MB of the server's memory when files are made and written, 136 MB when renamed
 INDEX_FROM = 128
 SCAN_COUNT = 5000
 LISTEN_S = 0.5  # how long the end of listening may take
