@@ -1,13 +1,15 @@
-"""The SQLite store beside the reference in memory: whatever is done to both, both answer the same."""
+"""The SQLite and the Redis store beside the reference in memory: whatever is done to both, both answer the same."""
 
 import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from cairnfs.errors import StoreError
+from cairnfs.meta.stores import open_store, redis_store
 from cairnfs.meta.stores.base import (
     Absent,
     Add,
@@ -29,6 +31,7 @@ from cairnfs.meta.stores.base import (
 from cairnfs.meta.stores.memory import MemoryStore
 from cairnfs.meta.stores.sqlite import SqliteStore
 from cairnfs.types import Position, SessionId
+from support.redis_server import RedisServer
 
 # Few keys, and four much used ones, so that commits meet; bytes at both ends of the range, so that order and prefixes are tried.
 PARTS = st.sampled_from([b"d", b"d\0", b"d\xff", b"i", b"\xff"])
@@ -49,7 +52,7 @@ CONDITIONS: st.SearchStrategy[Condition] = st.one_of(
 EFFECTS: st.SearchStrategy[Effect] = st.one_of(
     st.builds(Put, KEYS, VALUES),
     st.builds(Delete, KEYS),
-    st.builds(Add, KEYS, OFFSETS, NUMBERS),
+    st.builds(Add, KEYS, OFFSETS, NUMBERS, st.just(False)),
     st.builds(Max, KEYS, OFFSETS, st.binary(min_size=8, max_size=8)),
 )
 
@@ -61,66 +64,65 @@ class TwoStores(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="cairnfs-model-"))
         self.reference: Store = MemoryStore()
-        self.sqlite: Store = self.opened()
+        self.tried: Store = self.opened()
 
-    def opened(self) -> SqliteStore:
-        return SqliteStore(self.folder / "m.db", "sqlite3://m.db", create=True, io_timeout_s=5)
+    def opened(self) -> Store:
+        """The store to try, which keeps what it had when it was opened before."""
+        raise NotImplementedError
 
     def teardown(self) -> None:
-        self.sqlite.close()
-        shutil.rmtree(self.folder)
+        self.tried.close()
 
     @rule(conditions=st.lists(CONDITIONS, max_size=3), effects=st.lists(EFFECTS, max_size=6), origin=st.integers(0, 3))
     def commit(self, conditions: list[Condition], effects: list[Effect], origin: int) -> None:
-        self.reference.origin = self.sqlite.origin = SessionId(origin)
-        assert outcome(self.sqlite, conditions, effects) == outcome(self.reference, conditions, effects)
+        self.reference.origin = self.tried.origin = SessionId(origin)
+        assert outcome(self.tried, conditions, effects) == outcome(self.reference, conditions, effects)
 
     @rule(effects=st.lists(EFFECTS, min_size=1, max_size=6))
     def commit_always(self, effects: list[Effect]) -> None:
-        assert outcome(self.sqlite, [], effects) == outcome(self.reference, [], effects)
+        assert outcome(self.tried, [], effects) == outcome(self.reference, [], effects)
 
     @rule(key=KEYS, effects=st.lists(EFFECTS, min_size=1, max_size=4))
     def commit_if_unchanged(self, key: Key, effects: list[Effect]) -> None:
         row = self.reference.read([key])[0]
         condition = Absent(key) if row is None else Unchanged(key, row.version)
-        assert outcome(self.sqlite, [condition], effects) == outcome(self.reference, [condition], effects)
+        assert outcome(self.tried, [condition], effects) == outcome(self.reference, [condition], effects)
 
     @rule(keys=st.lists(KEYS, max_size=100))
     def read(self, keys: list[Key]) -> None:
-        assert self.sqlite.read(keys) == self.reference.read(keys)
+        assert self.tried.read(keys) == self.reference.read(keys)
 
     @rule(part=PARTS, after=st.none() | SUBKEYS, limit=st.integers(0, 5), prefix=SUBKEYS)
     def scan(self, part: bytes, after: bytes | None, limit: int, prefix: bytes) -> None:
-        assert self.sqlite.scan(part, after, limit, prefix=prefix) == self.reference.scan(part, after, limit, prefix=prefix)
+        assert self.tried.scan(part, after, limit, prefix=prefix) == self.reference.scan(part, after, limit, prefix=prefix)
 
     @rule(prefix=st.just(b"") | PARTS, after=st.none() | PARTS, limit=st.integers(0, 5))
     def partitions(self, prefix: bytes, after: bytes | None, limit: int) -> None:
-        assert self.sqlite.partitions(prefix, after, limit) == self.reference.partitions(prefix, after, limit)
+        assert self.tried.partitions(prefix, after, limit) == self.reference.partitions(prefix, after, limit)
 
     @rule(after=POSITIONS, limit=st.integers(0, 100))
     def log(self, after: Position, limit: int) -> None:
-        assert followed(self.sqlite, after, limit) == followed(self.reference, after, limit)
+        assert followed(self.tried, after, limit) == followed(self.reference, after, limit)
 
     @rule()
     def open_again(self) -> None:
-        self.sqlite.close()
-        self.sqlite = self.opened()
-        self.sqlite.origin = self.reference.origin
+        self.tried.close()
+        self.tried = self.opened()
+        self.tried.origin = self.reference.origin
 
     @rule()
     def wipe(self) -> None:
-        self.sqlite.wipe()
+        self.tried.wipe()
         self.reference.wipe()
 
     @invariant()
     def hold_the_same_rows(self) -> None:
-        assert self.sqlite.position() == self.reference.position()
+        assert self.tried.position() == self.reference.position()
         parts = self.reference.partitions(b"", None, 100)
-        assert self.sqlite.partitions(b"", None, 100) == parts
+        assert self.tried.partitions(b"", None, 100) == parts
         for part in parts:
-            assert self.sqlite.scan(part, None, 100) == self.reference.scan(part, None, 100)
+            assert self.tried.scan(part, None, 100) == self.reference.scan(part, None, 100)
 
 
 def outcome(store: Store, conditions: list[Condition], effects: list[Effect]) -> Outcome:
@@ -140,4 +142,33 @@ def followed(store: Store, after: Position, limit: int) -> object:
         return LogTrimmed
 
 
-TestSqliteAgainstMemory = TwoStores.TestCase
+class SqliteBesideMemory(TwoStores):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="cairnfs-model-"))
+
+    def opened(self) -> Store:
+        return SqliteStore(self.folder / "m.db", "sqlite3://m.db", create=True, io_timeout_s=5)
+
+    def teardown(self) -> None:
+        super().teardown()
+        shutil.rmtree(self.folder)
+
+
+class RedisBesideMemory(TwoStores):
+    def __init__(self, server: RedisServer) -> None:
+        super().__init__()
+        self.server = server
+        with server.client() as client:
+            client.flushall()
+
+    def opened(self) -> Store:
+        return open_store(f"{self.server.url}/4")
+
+
+TestSqliteAgainstMemory = SqliteBesideMemory.TestCase
+
+
+def test_redis_against_memory(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_store, "INDEX_FROM", 1)  # so that partitions of two rows have an index
+    run_state_machine_as_test(lambda: RedisBesideMemory(redis_server))
