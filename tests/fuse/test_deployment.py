@@ -55,6 +55,9 @@ def test_the_fstab_line_mounts(mounts: MountFactory, tmp_path: Path) -> None:
         try:
             assert cairnfs_mounts().count(str(point)) == 1
             (point / "file").write_bytes(b"content")
+            with server.client() as client:
+                users = [each["user"] for each in client.client_list() if each["id"] != str(client.client_id())]
+            assert set(users) == {"cairnfs"}
         finally:
             cairnfs("umount", point)
         volume.assert_clean("--verify-data")

@@ -4,7 +4,6 @@ import os
 import random
 import shutil
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from cairnfs.meta.stores.base import Add, Delete, Effect, Put
 from cairnfs.meta.stores.redis_link import Address, parse_url
 from cairnfs.meta.stores.redis_store import RedisStore
 from cairnfs.types import Position
+from support.certificates import self_signed
 from support.redis_rows import COUNT, counted, opened
 from support.redis_server import RedisServer, free_port
 from support.relay import Relay
@@ -242,6 +242,9 @@ def test_a_login_is_needed_and_comes_from_url_environment_or_file(
             end.add(*(store.end_link() or pytest.fail("no connection")))
             assert end.ask() == n + 1
             end.close()
+    (tmp_path / "password").write_text("mine\n")
+    with opened(f"redis://me@{where}?password-file={tmp_path}/password") as store:
+        assert store._link.client.acl_whoami() == "me"
     monkeypatch.setenv("META_PASSWORD", "pass word")
     with opened(f"redis://{where}") as store:
         assert put(store, A, b"") == len(urls) + 2
@@ -257,24 +260,11 @@ def test_a_user_without_permission_is_told_what_is_needed(own_server: Callable[.
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is missing")
 def test_tls(own_server: Callable[..., RedisServer], tmp_path: Path) -> None:
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-keyout",
-        f"{tmp_path}/key",
-        "-out",
-        f"{tmp_path}/cert",
-    ]
-    command += ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run(command, check=True, capture_output=True)
+    cert, key = self_signed(tmp_path)
     port = free_port()
-    tls = ["--tls-port", str(port), "--tls-cert-file", f"{tmp_path}/cert", "--tls-key-file", f"{tmp_path}/key"]
-    own_server(*tls, "--tls-ca-cert-file", f"{tmp_path}/cert", "--tls-auth-clients", "no")
-    with opened(f"rediss://127.0.0.1:{port}?tls-ca-cert-file={tmp_path}/cert") as store:
+    tls = ["--tls-port", str(port), "--tls-cert-file", str(cert), "--tls-key-file", str(key)]
+    own_server(*tls, "--tls-ca-cert-file", str(cert), "--tls-auth-clients", "no")
+    with opened(f"rediss://127.0.0.1:{port}?tls-ca-cert-file={cert}") as store:
         assert put(store, A, b"") == 1
         assert store.end_link() is None, "compiled code cannot speak TLS"
     with opened(f"rediss://127.0.0.1:{port}?insecure-skip-verify=true") as store:
@@ -387,3 +377,14 @@ def test_urls_that_are_wrong(url: str) -> None:
     scheme, _, rest = url.partition("://")
     with pytest.raises(UsageError):
         parse_url(scheme, rest)
+
+
+def test_a_password_in_a_file_is_taken_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("50%25\n")
+    assert parse_url("redis", f"host?password-file={tmp_path}/password").login == {"password": "50%25"}
+
+
+@pytest.mark.parametrize("url", ["host:6379", "rediss:host", "redis+tls://host"])
+def test_whoever_gets_a_url_wrong_is_told_every_scheme(url: str) -> None:
+    with pytest.raises(UsageError, match=r"redis://.*, rediss://.*, unix://"):
+        open_store(url)

@@ -9,14 +9,14 @@ from cairnfs.meta.stores.memory import MemoryStore
 from cairnfs.meta.stores.sqlite import SqliteStore
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-_KNOWN = "sqlite3://PATH, redis://HOST/DB or memory://NAME"
+_KNOWN = "sqlite3://PATH, redis://HOST/DB, rediss://HOST/DB (TLS), unix:///SOCKET?db=DB or memory://NAME"
 _REDIS = ("redis", "rediss", "unix")
 _PLANNED = ("tikv",)
 
 
 def open_store(url: str, create: bool = False, *, io_timeout_s: float = 60.0) -> Store:
     """The metadata store a URL names: `sqlite3://PATH` (also `sqlite://PATH`, or a bare path ending in .db), Redis
-    (`redis_link` has its URLs) or `memory://NAME`.
+    (engine/README.md has its URLs) or `memory://NAME`.
 
     A path is relative to the current folder unless it begins with `/`. With `create`, a missing SQLite file is made. UsageError
     for a URL that names no store, VolumeError when there is no volume or the file is not ours, StoreError when it fails.

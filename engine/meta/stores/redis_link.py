@@ -1,9 +1,6 @@
 """Reaching a Redis server: what a URL says, and calls that are tried again while it is away.
 
-URLs are JuiceFS's: `redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]`, `rediss://` for TLS, `unix://[[USER]:PASSWORD@]/PATH?db=N`. With
-Sentinel, `redis://[[USER]:PASSWORD@]MASTER,HOST[:PORT][,HOST[:PORT]...][/DB]`. Options after `?`: password-file,
-tls-ca-cert-file, tls-cert-file, tls-key-file, insecure-skip-verify=true. A password is also taken from the environment:
-META_PASSWORD, and SENTINEL_PASSWORD for the Sentinels.
+URLs are JuiceFS's; engine/README.md has them, with their options and variables of the environment.
 """
 
 import logging
@@ -127,16 +124,14 @@ def _db(text: str) -> int:
 
 
 def _login(credentials: str, options: dict[str, str]) -> dict[str, str]:
-    user, colon, password = credentials.partition(":")
-    if not colon:
-        user, password = "", user
+    user, password = map(unquote, credentials.partition(":")[::2])
     if path := options.get("password-file"):
         try:
             password = Path(path).read_text().strip()
         except OSError as error:
             raise UsageError(f"the password file {path} cannot be read: {error.strerror}") from error
-    password = unquote(password) or os.environ.get("META_PASSWORD", "")
-    found = {"username": unquote(user)} if user else {}
+    password = password or os.environ.get("META_PASSWORD", "")
+    found = {"username": user} if user else {}
     return found | ({"password": password} if password else {})
 
 
