@@ -1,22 +1,19 @@
-"""Redis servers that have lost commits: replicas that take over, restarts, Sentinels."""
+"""Redis servers that have lost commits: replicas that take over, restarts."""
 
-import gc
-import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from conftest import ExpectedLogs
 
 from cairnfs.meta.ids import INODE_BATCH, PACK_BATCH, Ids
-from cairnfs.meta.stores.base import Add, ConditionFailed, LogTrimmed, Put, Unchanged
+from cairnfs.meta.stores.base import ConditionFailed, LogTrimmed, Put, Unchanged
 from cairnfs.types import Position
 from cairnfs.volume import format_volume, new_format
 from support.compiled import Node
 from support.engine import Engine
-from support.redis_rows import COUNT, counted, opened
+from support.redis_rows import opened, synced
 from support.redis_server import RedisServer
 from support.rows import A, B, put
 
@@ -60,13 +57,6 @@ def test_a_node_forgets_what_its_server_has_lost(redis_server: RedisServer, tmp_
     node.arena.check()
     other.close()
     node.engine.close()
-
-
-def synced(replica: RedisServer, db: int) -> None:
-    with replica.client() as client:
-        client.select(db)
-        while client.info("replication")["master_link_status"] != "up" or not client.dbsize():
-            time.sleep(0.01)
 
 
 def promote(replica: RedisServer) -> None:
@@ -168,39 +158,3 @@ def test_numbers_follow_each_other_on_one_server(redis_server: RedisServer, tmp_
         assert [Ids(each).inode() for each in (store, other, store)] == [2, 2 + INODE_BATCH, 2 + 2 * INODE_BATCH]
         assert [Ids(each).session() for each in (store, other)] == [1, 2]
         assert [Ids(each).pack() for each in (store, other)] == [1, 1 + PACK_BATCH]
-
-
-def test_connections_to_sentinels_end_with_the_store(own_server: Callable[..., RedisServer], tmp_path: Path) -> None:
-    master = own_server()
-    config = tmp_path / "sentinel.conf"
-    config.write_text(f"sentinel monitor chief 127.0.0.1 {master.port} 1\n")
-    sentinel = own_server(config=config)
-    before = len(os.listdir("/proc/self/fd"))
-    gc.disable()  # which may close what has been forgotten
-    try:
-        for database in (0, 2):
-            with opened(f"redis://chief,127.0.0.1:{sentinel.port}/{database}") as store:
-                store.commit([], [Add(COUNT, 0, 1)])
-            assert len(os.listdir("/proc/self/fd")) == before
-    finally:
-        gc.enable()
-
-
-def test_sentinel_leads_to_whoever_is_master(own_server: Callable[..., RedisServer], tmp_path: Path) -> None:
-    master = own_server()
-    replica = own_server("--replicaof", "127.0.0.1", str(master.port))
-    config = tmp_path / "sentinel.conf"
-    config.write_text(
-        f"sentinel monitor chief 127.0.0.1 {master.port} 1\nsentinel down-after-milliseconds chief 500\n"
-        "sentinel failover-timeout chief 3000\n"
-    )
-    sentinel = own_server(config=config)
-    with opened(f"redis://chief,127.0.0.1:{sentinel.port}/2", 60) as store, ThreadPoolExecutor(2) as pool:
-        assert store.commit([], [Add(COUNT, 0, 1)]).added == [1]
-        synced(replica, 2)
-        master.kill()
-        done = [pool.submit(store.commit, [], [Add(COUNT, 0, 1)]) for _ in range(20)]
-        assert sorted(each.result().added[0] for each in done) == list(range(2, 22))
-        assert counted(store) == 21
-        with replica.client() as client:
-            assert client.info("replication")["role"] == "master"

@@ -1,0 +1,242 @@
+"""A Redis server with a replica, and a Sentinel that says who is master: failovers, also in the midst of commits."""
+
+import gc
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cairnfs.errors import StoreError
+from cairnfs.meta.stores import open_store
+from cairnfs.meta.stores.base import Add
+from cairnfs.meta.stores.redis_store import RedisStore
+from support.redis_rows import COUNT, counted, opened, synced
+from support.redis_server import RedisServer
+
+N_THREADS = 8
+DB = 2
+ROWS = b"rows"  # one for each commit
+LIMIT_S = 60
+QUIET_S = 0.3  # a server that is stopped has got all that is sent
+
+Maker = Callable[..., RedisServer]
+
+
+class Group:
+    """Master, replica, Sentinel."""
+
+    def __init__(self, make: Maker, folder: Path, *options: str, program: str | None = None) -> None:
+        more = {} if program is None else {"program": program}
+        self.master = make(*options, **more)
+        self.replica = make("--replicaof", "127.0.0.1", str(self.master.port), *options, **more)
+        config = folder / "sentinel.conf"
+        config.write_text(
+            f"sentinel monitor chief 127.0.0.1 {self.master.port} 1\nsentinel down-after-milliseconds chief 500\n"
+            "sentinel failover-timeout chief 3000\n"
+        )
+        self.sentinel = make(config=config, **more)
+        self.url = f"redis://chief,127.0.0.1:{self.sentinel.port}/{DB}"
+
+    def role(self, server: RedisServer) -> object:
+        with server.client() as client:
+            return client.info("replication")["role"]
+
+    def knows_replica(self) -> bool:
+        """The Sentinel, which can have it take over."""
+        with self.sentinel.client() as client:
+            return [each["flags"] for each in client.sentinel_slaves("chief")] == ["slave"]
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "it has not come about"
+        time.sleep(0.01)
+
+
+class Load:
+    """Threads that commit one after the other. Each commit adds 1 to a counter of all, and to a row of its own."""
+
+    def __init__(self, store: RedisStore) -> None:
+        self.store = store
+        self.begun: list[bytes] = []
+        self.acknowledged: list[bytes] = []
+        self.ended = threading.Event()
+
+    def work(self, thread: int) -> None:
+        n = 0
+        while not self.ended.is_set():
+            name = b"%d-%d" % (thread, n)
+            self.begun.append(name)
+            self.store.commit([], [Add(COUNT, 0, 1), Add((ROWS, name), 0, 1)])
+            self.acknowledged.append(name)
+            n += 1
+
+    def goes_on(self, n_more: int = 50) -> None:
+        n = len(self.acknowledged) + n_more
+        until(lambda: len(self.acknowledged) >= n)
+
+    def stands_still(self) -> None:
+        """Until each thread waits for a server that has been stopped."""
+        n = -1
+        while n != (n := len(self.begun) + len(self.acknowledged)):
+            time.sleep(QUIET_S)
+
+    def lost(self) -> set[bytes]:
+        """Commits that were acknowledged and are not there; each of the others has been made once."""
+        rows = dict(self.store.scan(ROWS, None, 1_000_000))
+        assert {row.value for row in rows.values()} == {(1).to_bytes(8, "big")}, "commits were made twice"
+        assert counted(self.store) == len(rows)
+        assert sorted(self.begun) == sorted(self.acknowledged)
+        assert rows.keys() <= set(self.acknowledged)
+        return set(self.acknowledged) - rows.keys()
+
+
+@contextmanager
+def load(store: RedisStore) -> Iterator[Load]:
+    running = Load(store)
+    with ThreadPoolExecutor(N_THREADS) as pool:
+        done = [pool.submit(running.work, thread) for thread in range(N_THREADS)]
+        try:
+            yield running
+        finally:
+            running.ended.set()
+        for each in done:
+            each.result()
+
+
+def replicated(master: RedisServer, running: Load) -> set[bytes]:
+    """Commits that were acknowledged and that the replica has."""
+    with master.client() as client:
+        kept = set(running.acknowledged)
+        client.incr("mark")
+        assert client.wait(1, 20_000) == 1
+    return kept
+
+
+def cut_off_unanswered(master: RedisServer, running: Load) -> None:
+    """Every client is cut off when its commit has been made and before it is told, and cannot come back."""
+    with master.client() as client:
+        connection = client.connection_pool.get_connection()
+        connection.send_command("PING")
+        connection.read_response()
+        os.kill(master.pid, signal.SIGSTOP)
+        running.stands_still()
+        # It comes after their commits, and before these are answered: answers are sent when all that has arrived is done.
+        connection.send_command("CLIENT", "KILL", "TYPE", "normal")
+        connection.send_command("CONFIG", "SET", "maxclients", "1")
+        os.kill(master.pid, signal.SIGCONT)
+        connection.read_response()
+        connection.read_response()
+        connection.send_command("WAIT", "1", "20000")
+        assert connection.read_response() == 1
+        client.connection_pool.release(connection)
+
+
+def test_commits_that_a_killed_master_has_made_and_not_told_are_not_made_again(own_server: Maker, tmp_path: Path) -> None:
+    group = Group(own_server, tmp_path)
+    with opened(group.url, LIMIT_S) as store:
+        with load(store) as running:
+            running.goes_on()
+            synced(group.replica, DB)
+            until(group.knows_replica)
+            cut_off_unanswered(group.master, running)
+            n_told = len(running.acknowledged)
+            with group.replica.client() as client:
+                client.select(DB)
+                n_made = client.hlen(b"{cairnfs:%d}r" % DB + ROWS)
+            group.master.kill()
+            assert n_made > n_told
+            running.goes_on()
+            assert group.role(group.replica) == "master"
+        assert not running.lost(), "the replica had them"
+
+
+def test_commits_go_on_when_a_master_is_killed_among_them(own_server: Maker, tmp_path: Path) -> None:
+    """A replica may lack the last that were acknowledged, and only these."""
+    group = Group(own_server, tmp_path)
+    with opened(group.url, LIMIT_S) as store:
+        with load(store) as running:
+            running.goes_on()
+            synced(group.replica, DB)
+            until(group.knows_replica)
+            kept = replicated(group.master, running)
+            running.goes_on()
+            group.master.kill()
+            later = set(running.begun)
+            running.goes_on()
+        lost = running.lost()
+        assert not lost & kept
+        assert lost <= later, "the new master lost what it had acknowledged"
+
+
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+def test_a_planned_failover_among_commits(kind: str, own_server: Maker, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Redis's Sentinel promotes the replica first, and the master then refuses (`min-replicas-to-write`): what it took at that
+    moment is lost. Valkey's can have the master wait for the replica, and then nothing is.
+    """
+    program = request.getfixturevalue("valkey_server").program if kind == "valkey" else None
+    group = Group(own_server, tmp_path, "--min-replicas-to-write", "1", program=program)
+    with opened(group.url, LIMIT_S) as store:
+        with load(store) as running:
+            running.goes_on()
+            until(group.knows_replica)
+            kept = replicated(group.master, running)
+            running.goes_on()
+            with group.sentinel.client() as client:
+                coordinated = ["COORDINATED"] if kind == "valkey" else []
+                client.execute_command("SENTINEL", "FAILOVER", "chief", *coordinated)
+            until(lambda: group.role(group.replica) == "master" and group.role(group.master) == "slave")
+            later = set(running.begun)
+            running.goes_on()
+        lost = running.lost()
+        assert not lost & kept
+        assert lost <= later
+        assert not lost or kind == "redis"
+
+
+def test_connections_to_sentinels_end_with_the_store(own_server: Maker, tmp_path: Path) -> None:
+    group = Group(own_server, tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    gc.disable()  # which may close what has been forgotten
+    try:
+        for database in (0, 2):
+            with opened(f"{group.url.removesuffix(str(DB))}{database}") as store:
+                store.commit([], [Add(COUNT, 0, 1)])
+            assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        gc.enable()
+
+
+def test_server_and_sentinel_have_passwords_of_their_own(
+    own_server: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    master = own_server(password="one")
+    config = tmp_path / "sentinel.conf"
+    config.write_text(f"sentinel monitor chief 127.0.0.1 {master.port} 1\nsentinel auth-pass chief one\nrequirepass another\n")
+    sentinel = own_server(config=config, password="another")
+    url = f"redis://:one@chief,127.0.0.1:{sentinel.port}/{DB}"
+    monkeypatch.delenv("SENTINEL_PASSWORD", raising=False)
+    with pytest.raises(StoreError, match="has not answered"):
+        open_store(url, io_timeout_s=0.3)
+    monkeypatch.setenv("SENTINEL_PASSWORD", "another")
+    with opened(url) as store:
+        assert store.commit([], [Add(COUNT, 0, 1)]).added == [1]
+
+
+def test_sentinel_leads_to_whoever_is_master(own_server: Maker, tmp_path: Path) -> None:
+    group = Group(own_server, tmp_path)
+    with opened(group.url, LIMIT_S) as store, ThreadPoolExecutor(2) as pool:
+        assert store.commit([], [Add(COUNT, 0, 1)]).added == [1]
+        synced(group.replica, DB)
+        group.master.kill()
+        done = [pool.submit(store.commit, [], [Add(COUNT, 0, 1)]) for _ in range(20)]
+        assert sorted(each.result().added[0] for each in done) == list(range(2, 22))
+        assert counted(store) == 21
+        assert group.role(group.replica) == "master"
