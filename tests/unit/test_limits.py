@@ -4,6 +4,7 @@ import os
 import random
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from cairnfs.clock import SystemClock
 from cairnfs.ext.shm import SharedMemory
 from cairnfs.objects import MARKER
+from cairnfs.objects.base import Delete, Get, ObjectStore, Put, Request
 from cairnfs.objects.file import FileStore
 from cairnfs.objects.limits import CATCH_UP_S, DOWNLOAD, N_TURNS, UPLOAD, LimitedObjects, Limits, Turns
 from cairnfs.objects.retry import Retrying
@@ -47,6 +49,10 @@ class Setup:
         self.faulty = FaultyObjects(FileStore(str(folder)))
         self.limited = LimitedObjects(self.faulty, limits, Turns(), self.clock, self.clock.wait)
         self.store = Retrying(self.limited, 60.0, self.clock, random.Random(3), waited_s=self.limited.waited_s)
+
+    def many(self, requests: list[Request], store: ObjectStore | None = None) -> list[object]:
+        """Outcomes, in the order of the requests."""
+        return [outcome for _, outcome in sorted((store or self.limited).many(requests), key=lambda found: found[0])]
 
 
 def test_turns_are_exact() -> None:
@@ -99,6 +105,37 @@ def test_bytes_pay_by_direction(tmp_path: Path) -> None:
     assert len(setup.clock.waits_s) == 4
 
 
+def test_many_pays_for_every_byte(tmp_path: Path) -> None:
+    setup = Setup(tmp_path / "objects", Limits(MBPS, MBPS * 2))
+    data = random.Random(1).randbytes(1_000_000)
+    puts: list[Request] = [Put(f"packs/00/{n}", [data[:400_000], data[400_000:]]) for n in range(4)]
+    assert setup.many(puts) == [None] * 4
+    assert setup.clock.waits_s == [0.9, 1.0, 1.0]
+    setup.clock.waits_s.clear()
+    setup.clock.at_s += 100
+    gets: list[Request] = [Get(f"packs/00/{n}", 100_000, 800_000) for n in range(3)]
+    assert setup.many(gets) == [data[100_000:900_000]] * 3
+    assert setup.clock.waits_s == [0.3, 0.4]
+    assert setup.many([Put("packs/00/4", [b"x"]), Get("packs/00/4", 0, 1)]) == [None, b"x"]
+    assert setup.clock.waits_s == [0.3, 0.4, 0.4]  # each direction has turns of its own
+    assert setup.many([Delete(f"packs/00/{n}") for n in range(5)]) == [None] * 5
+    assert len(setup.clock.waits_s) == 3
+
+
+def test_many_takes_no_request_before_its_turn(tmp_path: Path) -> None:
+    setup = Setup(tmp_path / "objects", Limits(MBPS, 0))
+    begun_s = []
+
+    def puts() -> Iterator[Request]:
+        for n in range(4):
+            begun_s.append(setup.clock.at_s)
+            yield Put(f"packs/00/{n}", [bytes(1_000_000)])
+
+    stored_s = [setup.clock.at_s for _ in setup.limited.many(puts())]
+    assert [round(at_s - 1000, 6) for at_s in stored_s] == [0, 0.9, 1.9, 2.9]
+    assert begun_s[1:] == stored_s[:-1]
+
+
 def test_a_direction_without_a_limit_never_waits(tmp_path: Path) -> None:
     setup = Setup(tmp_path / "objects", Limits(0, 1))
     for n in range(5):
@@ -117,6 +154,18 @@ def test_each_attempt_pays_and_waiting_is_no_failure(tmp_path: Path, expected_lo
     assert setup.faulty.calls["put"] == 4
     assert len(setup.clock.waits_s) == 3
     assert sum(setup.clock.waits_s) == pytest.approx(300, abs=1)
+
+
+def test_each_attempt_of_many_pays_and_waiting_is_no_failure(tmp_path: Path, expected_logs: Any) -> None:
+    expected_logs.add("trying again")
+    setup = Setup(tmp_path / "objects", Limits(MBPS, 0))
+    setup.faulty.depth = 4  # else `Retrying` makes single requests
+    for n in (2, 4):
+        setup.faulty.fail_once("put", n)
+    data = bytes(50_000_000)  # for 50 s each, with an io-timeout of 60
+    assert setup.many([Put(f"packs/00/{n}", [data]) for n in range(3)], setup.store) == [None] * 3
+    assert setup.faulty.calls["put"] == 5
+    assert sum(setup.clock.waits_s) == pytest.approx(200, abs=1)
 
 
 def test_closing_ends_all_waiting(tmp_path: Path) -> None:
@@ -151,4 +200,26 @@ def test_processes_share_turns() -> None:
         children.append(pid)
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 4
     assert list(cells) == [4 * 5000 * 1000, 4 * 5000]
+    cells.release()
+
+
+def test_processes_that_ask_for_many_share_turns(tmp_path: Path) -> None:
+    """Time stands still and nobody waits, so that when all is paid for says how many bytes were counted."""
+    n_procs, n_each, n_put, n_got = 4, 100, 3000, 200
+    memory = SharedMemory("turns", 4096)
+    cells = memory.view.cast("q")[8 : 8 + N_TURNS]
+    setup = Setup(tmp_path / "objects", Limits(MBPS, MBPS / 2))
+    limited = LimitedObjects(setup.faulty, Limits(MBPS, MBPS / 2), Turns(cells, memory.fd), setup.clock, lambda seconds: None)
+    children = []
+    for child in range(n_procs):
+        pid = os.fork()
+        if pid == 0:
+            names = [f"packs/{child:02x}/{n}" for n in range(n_each)]
+            stored = setup.many([Put(name, [bytes(n_put - 1), b"x"]) for name in names], limited)
+            found = setup.many([Get(name, 10, n_got) for name in names], limited)
+            os._exit((stored, found) != ([None] * n_each, [bytes(n_got)] * n_each))
+        children.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * n_procs
+    begun_ns = round(setup.clock.at_s * 1e9) - CATCH_UP_NS
+    assert [cell - begun_ns for cell in cells] == [n_procs * n_each * n_put * 1000, n_procs * n_each * n_got * 2000]
     cells.release()
