@@ -2,6 +2,7 @@
 
 import errno
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -12,12 +13,15 @@ import pytest
 from cairnfs.errors import ObjectError, ObjectMissing, VolumeError
 from cairnfs.ext import rados_io
 from cairnfs.objects import MARKER, ordering, rados
+from cairnfs.objects.base import Delete, Get
 from cairnfs.objects.rados import Access, RadosStore
 from support.ceph_server import CephCluster
 from support.mounts import cairnfs
 
 _names = count()
 Opener = Callable[[Access], RadosStore]
+N_BYTES = 100_000
+N_STEPS = 20
 
 
 @pytest.fixture
@@ -87,6 +91,47 @@ def test_a_large_object_comes_back_whole_and_in_pieces(store: RadosStore) -> Non
     assert store.get("packs/00/large") == store.get("packs/00/large", 0, len(data)) == data
     assert store.get("packs/00/large", 1_000_003, 4097) == data[1_000_003 : 1_000_003 + 4097]
     assert store.get("packs/00/large", len(data) - 5, 1 << 20) == data[-5:]
+
+
+CALLS: dict[str, Callable[[RadosStore], object]] = {
+    "get": lambda store: store.get("packs/00/x", 1000, N_BYTES),
+    "put": lambda store: store.put("packs/00/y", [bytes(N_BYTES)]),
+    "head": lambda store: store.head("packs/00/x"),
+    "delete": lambda store: store.delete("packs/00/x"),
+    "list": names_of,
+    "many": lambda store: list(store.many([Get("packs/00/x", 1000, N_BYTES), Delete("packs/00/x")])),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_other_threads_run_on_while_one_waits_for_the_osd(
+    store: RadosStore, osd_stopped: Callable[[bool], None], call: str
+) -> None:
+    """A call that held the GIL would let this thread go on only when it is over, which an OSD that stands still never ends well."""
+    data = bytes(range(256)) * (N_BYTES // 256 + 4)
+    store.put("packs/00/x", [data])
+    answers: list[object] = []
+    begun = threading.Event()
+
+    def ask() -> None:
+        begun.set()
+        try:
+            answers.append(CALLS[call](store))
+        except ObjectError as error:
+            answers.append(error)
+
+    asking = threading.Thread(target=ask)
+    osd_stopped(True)
+    asking.start()
+    begun.wait()
+    for _ in range(N_STEPS):
+        time.sleep(0.02)  # each step gives the GIL away, and has to get it back
+    assert asking.is_alive() and answers == []
+    osd_stopped(False)
+    asking.join(30)
+    assert len(answers) == 1 and not isinstance(answers[0], ObjectError)
+    if call == "get":
+        assert answers == [data[1000 : 1000 + N_BYTES]]
 
 
 def test_a_pool_that_is_gone_is_a_failure_and_no_missing_object(opened: Opener, open_ceph: CephCluster) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -9,11 +10,14 @@ from itertools import count
 
 import pytest
 
+from cairnfs.clock import SystemClock
 from cairnfs.errors import ObjectError
 from cairnfs.ext import rados_io
 from cairnfs.objects import MARKER
 from cairnfs.objects.base import Delete, Get, Outcome, Put, Request
+from cairnfs.objects.limits import CATCH_UP_S, DOWNLOAD, UPLOAD, LimitedObjects, Limits, Turns
 from cairnfs.objects.rados import DEPTH, UNDER_WAY_BYTES, Access, RadosStore
+from cairnfs.objects.retry import Retrying
 
 _names = count()
 TIMEOUT_S = 4.0
@@ -92,6 +96,30 @@ def test_who_gives_up_waits_for_what_is_under_way(store: RadosStore) -> None:
     for _ in range(20):  # buffers that are read into must not go before the reader
         next(store.many(Get("packs/00/large", 0, len(large)) for _ in range(12)))
     assert store.get("packs/00/large") == large
+
+
+class StandingClock(SystemClock):
+    def monotonic_s(self) -> float:
+        return 1000.0
+
+
+def test_limits_count_every_byte_of_many_under_way(store: RadosStore) -> None:
+    """Time stands still and waits are only noted, so that these say exactly what was paid for before each request."""
+    n, n_bytes = 3 * DEPTH, 5000
+    limits, ns_a_byte, waits_s = Limits(8.0, 4.0), (1000, 2000), list[float]()
+    cells = [0, 0]
+    limited = LimitedObjects(store, limits, Turns(cells), StandingClock(), waits_s.append)
+    retrying = Retrying(limited, 60.0, StandingClock(), random.Random(1), waited_s=limited.waited_s)
+    assert retrying.depth == DEPTH
+    data = os.urandom(n_bytes)
+    puts = (Put(f"packs/00/{i:04d}", [data[:7], data[7:]]) for i in range(n))
+    assert dict(retrying.many(puts)) == dict.fromkeys(range(n))
+    gets = (Get(f"packs/00/{i:04d}", 100, n_bytes - 200) for i in range(n))
+    assert dict(retrying.many(gets)) == dict.fromkeys(range(n), data[100:-100])
+    begun_ns = 1000 * 10**9 - int(CATCH_UP_S * 1e9)
+    assert [cell - begun_ns for cell in cells] == [n * n_bytes * ns_a_byte[UPLOAD], n * (n_bytes - 200) * ns_a_byte[DOWNLOAD]]
+    due_s = [i * size * ns / 1e9 - CATCH_UP_S for size, ns in ((n_bytes, 1000), (n_bytes - 200, 2000)) for i in range(n)]
+    assert waits_s == pytest.approx([wait_s for wait_s in due_s if wait_s > 0])
 
 
 def test_a_queue_takes_as_many_as_it_is_deep(open_pool: Access) -> None:
