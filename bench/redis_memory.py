@@ -1,8 +1,8 @@
 """How much memory of Redis a file takes: `python -m cairnfs.bench.redis_memory`.
 
-Files with names of 20 characters in folders of a thousand, each with some bytes and thus a layout, made through one engine in
-this process on a Redis server that this starts and ends. What the server uses is read before and after; the change log, which has
-an end, is taken out of it and shown by itself.
+Files with names of 20 characters in folders of a thousand (`--per-folder`), each with some bytes and thus a layout, made through
+one engine in this process on a Redis server that this starts and ends. What the server uses is read before and after; the change
+log, which has an end, is taken out of it and shown by itself.
 """
 
 import argparse
@@ -23,7 +23,6 @@ from cairnfs.types import Caller, Inode
 from cairnfs.vfs import Vfs
 from cairnfs.volume import format_volume, new_format, open_volume
 
-FILES_PER_FOLDER = 1000
 FILE_BYTES = 1000
 N_THREADS = 8
 LOG = "{cairnfs:0}log"  # of the volume in database 0
@@ -53,18 +52,17 @@ def make_folder(vfs: Vfs, no: int, n_files: int) -> None:
         vfs.release(ME, fh)
 
 
-def measure(url: str, bucket: Path, n_files: int, client: "redis.Redis") -> tuple[Used, Used]:
-    """What is in use with few files, and with `n_files` more."""
+def measure(url: str, bucket: Path, n_folders: int, per_folder: int, client: "redis.Redis") -> tuple[Used, Used]:
+    """What is in use with few files, and with `n_folders` of them more."""
     format_volume(url, new_format("sizing", bucket=str(bucket)))
     with open_volume(url, EngineOptions(background_jobs=False)) as volume:
         volume.meta.sessions.open("/in-process", "bench")
         vfs = Vfs(volume.meta, volume.data, volume.options, volume.clock)
-        n_folders = -(-n_files // FILES_PER_FOLDER)
         n_warm = 2  # folders by which all that is there once is there
         with ThreadPoolExecutor(N_THREADS) as pool:
-            list(pool.map(lambda no: make_folder(vfs, no, FILES_PER_FOLDER), range(n_warm)))
+            list(pool.map(lambda no: make_folder(vfs, no, per_folder), range(n_warm)))
             before = used(client)
-            list(pool.map(lambda no: make_folder(vfs, no, FILES_PER_FOLDER), range(n_warm, n_warm + n_folders)))
+            list(pool.map(lambda no: make_folder(vfs, no, per_folder), range(n_warm, n_warm + n_folders)))
             after = used(client)
         vfs.close()
         volume.meta.sessions.close()
@@ -74,9 +72,11 @@ def measure(url: str, bucket: Path, n_files: int, client: "redis.Redis") -> tupl
 def main() -> int:
     parser = argparse.ArgumentParser(prog="cairnfs.bench.redis_memory", description=__doc__)
     parser.add_argument("--files", type=int, default=200_000)
+    parser.add_argument("--per-folder", type=int, default=1000, metavar="N", help="files in a folder")
     parser.add_argument("--bucket", type=Path, help="where to put the objects; removed at the end")
     options = parser.parse_args()
-    n_files = max(options.files // FILES_PER_FOLDER, 1) * FILES_PER_FOLDER
+    n_folders = max(options.files // options.per_folder, 1)
+    n_files = n_folders * options.per_folder
     with (
         tempfile.TemporaryDirectory(prefix="cairnfs-redis-") as folder,
         tempfile.TemporaryDirectory(prefix="cairnfs-redis-", dir=options.bucket) as bucket,
@@ -84,7 +84,7 @@ def main() -> int:
         redis.Redis.from_url(server) as client,
     ):
         started_s = time.monotonic()
-        before, after = measure(f"{server}/0", Path(bucket), n_files, client)
+        before, after = measure(f"{server}/0", Path(bucket), n_folders, options.per_folder, client)
         elapsed_s = time.monotonic() - started_s
     each = (after.rows - before.rows) / n_files
     record = (after.log - before.log) / max(after.n_log - before.n_log, 1)
