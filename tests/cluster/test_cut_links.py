@@ -18,8 +18,9 @@ from cairnfs.daemon.lease import LEASE_S
 from support.hosts import HostMount, Network
 from support.mounts import MountFactory, Volume
 from support.programs import Load, says
-from support.proxy import Proxy
+from support.proxy import SLOW_S, Proxy
 from support.redis_server import RedisServer
+from support.storing import wait
 
 pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
@@ -198,13 +199,17 @@ def test_a_bad_line_to_redis(redis_server: RedisServer, mounts: MountFactory, st
     (mount.path / "d").mkdir()
     load = Load([], mount.path / "d", "one")
     stack.callback(load.kill)
-    for trouble, amount in (("slow_s", 0.05), ("breaking", 0.05), ("silent", 0.01)):
+    for trouble, amount, counter, n in (
+        ("slow_s", 0.5, "n_slow", 20),
+        ("breaking", 0.05, "n_broken", 5),
+        ("silent", 0.02, "n_silent", 1),  # once: who is met by two in a row has waited for as long as calls may take
+    ):
         setattr(proxy, trouble, amount)
-        time.sleep(2.5)
+        wait(lambda counter=counter, n=n: getattr(proxy, counter) >= n, f"{counter} stays below {n}")  # type: ignore[misc]
         setattr(proxy, trouble, 0.0)
     load.stop()
     assert load.failures == []
-    assert proxy.n_broken
+    assert load.slowest_s > SLOW_S
     load.check(mount.path / "d")
     mount.stop()
 
