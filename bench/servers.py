@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -200,18 +200,18 @@ class CephCluster:
             conf.write(f"[client.{name}]\nkeyring = {keyring}\n")
         return keyring
 
-    def start_gateway(self, user: str = "tester", access: str = "access", secret: str = "secretkey") -> str:
-        """A RADOS Gateway with one S3 user; returns its URL. Its pools are made by it."""
+    def start_gateway(self, *options: str, user: str = "tester", access: str = "access", secret: str = "secretkey") -> str:
+        """A RADOS Gateway with one S3 user, and with `options` of its own; returns its URL. Its pools are made by it."""
         self.gateway_port = free_port()
-        self._spawn_gateway()
+        self._spawn_gateway(options)
         words = ["--uid", user, "--display-name", user, "--access-key", access, "--secret", secret]
         self._run("radosgw-admin", "-c", self.conf, "user", "create", *words)
         return f"http://127.0.0.1:{self.gateway_port}"
 
-    def _spawn_gateway(self) -> None:
+    def _spawn_gateway(self, more: Sequence[str]) -> None:
         frontend = f"beast endpoint=127.0.0.1:{self.gateway_port} tcp_nodelay=1"
         options = ["--rgw-frontends", frontend, "--rgw-enable-gc-threads", "false", "--rgw-dns-name", "127.0.0.1"]
-        self._spawn("rgw", ["radosgw", "-c", str(self.conf), "-n", "client.admin", "-f", *options])
+        self._spawn("rgw", ["radosgw", "-c", str(self.conf), "-n", "client.admin", "-f", *options, *more])
         self._wait(lambda: listens(self.gateway_port), "the RADOS Gateway", 60)
 
     def ceph(self, *words: str) -> str:

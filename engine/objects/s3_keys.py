@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 from cairnfs.errors import VolumeError
 
 if TYPE_CHECKING:
+    import botocore.credentials
     import botocore.session
     from obstore.store import S3Credential
 
 DEFAULT_REGION = "us-east-1"  # what servers that know no regions expect in a signature
-ASK_AGAIN = timedelta(minutes=10)  # botocore renews keys itself, earlier than this before they end
+ASK_EARLY = timedelta(minutes=5)  # so long before the end that obstore is told of, it asks again
+ASK_AGAIN = timedelta(minutes=5)  # botocore renews keys itself, earlier than this before they end
+ASK_SOON = timedelta(seconds=5)  # ... unless whoever makes them gives only such as end sooner (roles of instances do)
+ENDS_SOON = ASK_AGAIN + timedelta(minutes=1)
 MISSING = "storage s3 needs more packages: pip install 'cairnfs[s3]'"
 
 
@@ -55,8 +59,8 @@ class Keys:
             return {
                 "access_key_id": frozen.access_key,
                 "secret_access_key": frozen.secret_key,
-                "token": frozen.token,
-                "expires_at": datetime.now(UTC) + ASK_AGAIN,
+                "token": frozen.token or None,  # one without letters would be signed and sent
+                "expires_at": datetime.now(UTC) + ASK_EARLY + (ASK_SOON if _ends_soon(found) else ASK_AGAIN),
             }
 
         return {"credential_provider": current}
@@ -68,3 +72,9 @@ class Keys:
             return ask()
         except BotoCoreError as error:
             raise VolumeError(f"the {what} for S3 cannot be found: {error}") from error
+
+
+def _ends_soon(keys: "botocore.credentials.Credentials") -> bool:
+    """Whether keys may end before they are asked for after `ASK_AGAIN`; those of a file never end."""
+    refresh_needed = getattr(keys, "refresh_needed", None)
+    return refresh_needed is not None and bool(refresh_needed(ENDS_SOON.total_seconds()))

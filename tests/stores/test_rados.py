@@ -107,7 +107,7 @@ CALLS: dict[str, Callable[[RadosStore], object]] = {
 def test_other_threads_run_on_while_one_waits_for_the_osd(
     store: RadosStore, osd_stopped: Callable[[bool], None], call: str
 ) -> None:
-    """A call that held the GIL would let this thread go on only when it is over, which an OSD that stands still never ends well."""
+    """A call that held the GIL would let this thread go on only when it is over: it has then failed."""
     data = bytes(range(256)) * (N_BYTES // 256 + 4)
     store.put("packs/00/x", [data])
     answers: list[object] = []

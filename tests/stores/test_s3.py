@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import random
 import subprocess
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 
@@ -24,7 +26,8 @@ from cairnfs.objects.s3 import S3Objects
 from cairnfs.objects.s3_keys import Keys
 from cairnfs.objects.s3_url import S3Url, parse_s3_url
 from cairnfs.volume import new_format
-from support.gateway import ACCESS, SECRET, Gateway, S3Proxy
+from support.gateway import ACCESS, SECRET, Gateway, S3Proxy, SessionKeys
+from support.storing import wait
 
 _names = count()
 
@@ -344,17 +347,69 @@ def test_keys_of_a_profile(url: str, s3_keys: None, monkeypatch: pytest.MonkeyPa
     assert "AWS_ACCESS_KEY_ID" not in os.environ
 
 
-def test_keys_that_change_are_taken_up(url: str, s3_keys: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A process that gives keys (credential_process, as SSO and roles end in one) is asked by botocore when they have ended."""
+def gives_keys(folder: Path, keys: SessionKeys, lives: timedelta) -> None:
+    """What credential_process says from now on; SSO and roles end in one."""
+    answer = {"Version": 1, "AccessKeyId": keys.access, "SecretAccessKey": keys.secret, "SessionToken": keys.token}
+    fresh = folder / "answer.new"
+    fresh.write_text(json.dumps(answer | {"Expiration": (datetime.now(UTC) + lives).isoformat()}))
+    fresh.replace(folder / "answer")
+
+
+def is_refused(store: S3Objects) -> bool:
+    try:
+        store.get(MARKER)
+    except ObjectError as error:
+        assert error.errno == errno.EACCES
+        return True
+    return False
+
+
+@pytest.fixture
+def process_folder(s3_keys: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where the process finds its `answer`; there are no other keys."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    answer = f'{{"Version": 1, "AccessKeyId": "{ACCESS}", "SecretAccessKey": "{SECRET}", "Expiration": "2040-01-01T00:00:00Z"}}'
-    (tmp_path / "answer").write_text(answer)
     (tmp_path / "config").write_text(f"[default]\ncredential_process = /bin/cat {tmp_path}/answer\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    return tmp_path
+
+
+def test_keys_that_end_soon_are_asked_for_again(url: str, gateway: Gateway, process_folder: Path) -> None:
+    """The old ones are refused from then on, so that it is by the new ones, of a session, that the store goes on."""
+    lives = timedelta(minutes=4)
+    gateway.admin("key", "create", "--uid=tester", "--key-type=s3", "--access-key=brief", "--secret-key=secret")
+    gives_keys(process_folder, SessionKeys("brief", "secret", ""), lives)
     with opened(url) as store:
-        assert store.get(MARKER) == b"x"
+        assert not is_refused(store)
+        gateway.admin("key", "rm", "--uid=tester", "--key-type=s3", "--access-key=brief")
+        wait(lambda: is_refused(store), "the gateway goes on with keys that are gone")
+        gives_keys(process_folder, gateway.session(), lives)
+        wait(lambda: not is_refused(store), "the new keys are not taken up")
+        store.put("packs/00/one", [b"one"])
+        assert store.get("packs/00/one") == b"one"
+
+
+def test_keys_of_a_session_are_used_with_their_token(url: str, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = gateway.session()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", keys.access)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", keys.secret)
+    assert "InvalidAccessKeyId" in message(ObjectError, url)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", keys.token)
+    with opened(url) as store:
+        store.put("packs/00/one", [b"one"])
+        assert store.get("packs/00/one") == b"one"
+
+
+def test_keys_that_last_are_kept_for_a_while(process_folder: Path) -> None:
+    """What asks a process or a server for keys is not started for each request."""
+    for lives, kept in ((timedelta(hours=1), timedelta(minutes=5)), (timedelta(minutes=4), timedelta(seconds=5))):
+        gives_keys(process_folder, SessionKeys("some", "key", "token"), lives)
+        given = Keys().settings()["credential_provider"]()
+        assert (given["access_key_id"], given["secret_access_key"], given["token"]) == ("some", "key", "token")
+        asked_in = given["expires_at"] - datetime.now(UTC) - timedelta(minutes=5)
+        assert kept - timedelta(seconds=4) < asked_in <= kept
+        assert asked_in < lives
 
 
 @pytest.mark.parametrize("package", ["obstore.exceptions", "botocore.session"])

@@ -1,13 +1,15 @@
 """A RADOS Gateway of the tests' own, which is a real S3, and a proxy that stands before it and fails on purpose."""
 
+import json
 import socket
 import subprocess
 import threading
 from collections import Counter
 from contextlib import suppress
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import quote
 
+import botocore.session
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
@@ -19,7 +21,18 @@ from support.relay import Relay
 
 ACCESS, SECRET = "access", "secretkey"
 KEYS = {"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_EC2_METADATA_DISABLED": "true"}
+STS = ("--rgw-s3-auth-use-sts", "true", "--rgw-sts-key", "sixteen-of-these", "--rgw-s3-auth-order", "local, sts")
+MAY_HAVE_SESSIONS = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Action": "sts:GetSessionToken", "Resource": "*"}],
+}
 HALF_BYTES = 100  # of an answer's body, before its connection ends
+
+
+class SessionKeys(NamedTuple):
+    access: str
+    secret: str
+    token: str
 
 
 class Gateway:
@@ -27,7 +40,7 @@ class Gateway:
 
     def __init__(self, cluster: CephCluster) -> None:
         self.cluster = cluster
-        self.url = cluster.start_gateway(access=ACCESS, secret=SECRET)
+        self.url = cluster.start_gateway(*STS, access=ACCESS, secret=SECRET)
 
     def begin(self) -> None:
         """Have the client begin its threads and descriptors, which stay to the end of the process; it opens no connection."""
@@ -37,6 +50,19 @@ class Gateway:
     def admin(self, *words: str) -> None:
         """`radosgw-admin WORDS`."""
         subprocess.run(["radosgw-admin", "-c", self.cluster.conf, *words], check=True, capture_output=True, timeout=60)
+
+    def session(self) -> SessionKeys:
+        """Temporary keys, which the gateway's own STS gives to the user."""
+        self.admin("caps", "add", "--uid=tester", "--caps=user-policy=*")
+        policy = json.dumps(MAY_HAVE_SESSIONS)
+        self._client("iam").put_user_policy(UserName="tester", PolicyName="sessions", PolicyDocument=policy)
+        given = self._client("sts").get_session_token()["Credentials"]
+        return SessionKeys(given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"])
+
+    def _client(self, service: str) -> Any:
+        return botocore.session.Session().create_client(
+            service, "us-east-1", endpoint_url=self.url, aws_access_key_id=ACCESS, aws_secret_access_key=SECRET
+        )
 
 
 class S3Proxy(Relay):
