@@ -29,6 +29,7 @@ from cairnfs.daemon.mount_options import MountRequest
 from cairnfs.daemon.mountpoint import check_mountpoint, clear_stale, is_mounted, unmount
 from cairnfs.daemon.running import Registration
 from cairnfs.daemon.shown import mount_config, serving
+from cairnfs.daemon.signals import Came, next_signal
 from cairnfs.daemon.transport import Transport, descriptor
 from cairnfs.errors import MountError
 from cairnfs.ext.arena import Arena
@@ -310,13 +311,14 @@ class StopWatcher(threading.Thread):
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             if deadline_s is None:
-                found = signal.sigwaitinfo(STOP_SIGNALS)
-            elif (seen := signal.sigtimedwait(STOP_SIGNALS, max(deadline_s - time.monotonic(), 0))) is None:
-                return 0
+                info = signal.sigwaitinfo(STOP_SIGNALS)
+                came: Came | None = Came(info.si_signo, info.si_pid)
             else:
-                found = seen
-            if self._supervisor in (0, found.si_pid) or os.getppid() != self._supervisor:
-                return found.si_signo
+                came = next_signal(STOP_SIGNALS, deadline_s - time.monotonic())
+            if came is not None and (self._supervisor in (0, came.sender) or os.getppid() != self._supervisor):
+                return came.number
+            if deadline_s is not None and time.monotonic() >= deadline_s:
+                return 0
 
     def run(self) -> None:
         number = self._next()

@@ -39,6 +39,7 @@ from cairnfs.daemon.mountpoint import check_mountpoint, clear_stale, is_mounted,
 from cairnfs.daemon.running import Registration
 from cairnfs.daemon.scout import Scout
 from cairnfs.daemon.session import STOP_SIGNALS, held_signals, work
+from cairnfs.daemon.signals import next_signal
 from cairnfs.daemon.takeover import take_over
 from cairnfs.daemon.worker import INTERRUPTED, Worker
 from cairnfs.errors import CairnError, MountError
@@ -143,11 +144,11 @@ class _Supervisor:
     def _watch(self) -> int:
         self._serving.start()
         while True:
-            number = signal.sigtimedwait(STOP_SIGNALS | {signal.SIGCHLD}, POLL_S if self._ready else FIRST_POLL_S)
+            came = next_signal(STOP_SIGNALS | {signal.SIGCHLD}, POLL_S if self._ready else FIRST_POLL_S)
             self._listen()
-            if number is not None and number.si_signo in STOP_SIGNALS:
+            if came is not None and came.number in STOP_SIGNALS:
                 self._stopping = True
-                self._serving.kill(number.si_signo)
+                self._serving.kill(came.number)
             if self._ready and not self._stopping and self._control.poll(self._working):
                 return 0
             status = self._serving.status()
