@@ -5,19 +5,18 @@ The lease is 5 s (`cairnfs.daemon.lease`).
 
 import errno
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from cairnfs.daemon.lease import LEASE_S
-from support.hosts import HostMount, Network
+from support.hosts import Network
+from support.looking import Readers, between
 from support.mounts import MountFactory, Volume
-from support.programs import Load, says
+from support.programs import Load
 from support.proxy import SLOW_S, Proxy
 from support.redis_server import RedisServer
 from support.storing import wait
@@ -28,72 +27,6 @@ AWAY = ["Redis at .* Error", "change log", "no heartbeat", "has not answered", "
 IO_TIMEOUT_S = 2.0
 FETCHING_S = 2.0  # that one read() may wait besides: a second for a worker that fetches, and the kernel asks twice
 LATE_S = 2.0  # what a busy machine may add
-
-READ = """
-import errno, os, select, sys, threading, time
-path = sys.argv[1]
-lock = threading.Lock()
-done = threading.Event()
-
-def say(kind, began, what):
-    with lock:
-        print(kind, began, time.monotonic(), what, flush=True)
-
-def attempt(kind, read):
-    while not done.is_set():
-        began = time.monotonic()
-        try:
-            say(kind, began, read().split(b";")[0].decode())
-        except OSError as error:
-            say(kind, began, errno.errorcode[error.errno])
-        time.sleep(0.05)
-
-def opened():
-    with open(path, "rb", buffering=0) as file:
-        return file.read()
-
-held = open(path, "rb", buffering=0)
-threads = [threading.Thread(target=attempt, args=(kind, read)) for kind, read in (
-    ("held", lambda: os.pread(held.fileno(), 100, 0)),
-    ("opened", opened),
-)]
-for thread in threads:
-    thread.start()
-sys.stdin.readline()
-done.set()
-for thread in threads:
-    thread.join()
-"""
-
-
-class Seen(NamedTuple):
-    """One read: when it began and ended, and the version it found, or the name of an errno."""
-
-    began_s: float
-    ended_s: float
-    what: str
-
-
-class Readers:
-    """Two threads on a host that read one file again and again: an open file, and by opening it."""
-
-    def __init__(self, mount: HostMount, name: str) -> None:
-        self._process = mount.host.popen(sys.executable, "-c", READ, mount.path / name)
-        assert says(self._process)
-
-    def stop(self) -> tuple[list[Seen], list[Seen]]:
-        out, err = self._process.communicate("\n", timeout=60)
-        assert not err, err
-        found: dict[str, list[Seen]] = {"held": [], "opened": []}
-        for line in out.splitlines():
-            kind, began, ended, what = line.split()
-            found[kind].append(Seen(float(began), float(ended), what))
-        return found["held"], found["opened"]
-
-
-def between(seen: list[Seen], begin_s: float, end_s: float) -> list[Seen]:
-    """Reads that began then."""
-    return [each for each in seen if begin_s <= each.began_s < end_s]
 
 
 def wait_until(when_s: float) -> None:
@@ -112,7 +45,7 @@ def test_a_cut_that_outlasts_the_lease(network: Network, volume: Volume, mounts:
     alpha.expected_log += AWAY
     (beta.top / "f").write_bytes(b"first;" * 1000)
     time.sleep(0.5)
-    readers = Readers(alpha, "f")
+    readers = Readers(alpha, "held:f", "opened:f")
     time.sleep(1)
     cut_s = time.monotonic()
     alpha.host.cut()
@@ -123,8 +56,7 @@ def test_a_cut_that_outlasts_the_lease(network: Network, volume: Volume, mounts:
     mended_s = time.monotonic()
     alpha.host.mend()
     time.sleep(8)
-    held, opened = readers.stop()
-    for seen in (held, opened):
+    for seen in readers.stop().values():
         early = between(seen, cut_s, cut_s + LEASE_S - 1.5)
         assert len(early) > 20, "cached reads went on"
         assert {each.what for each in early} == {"first"}
