@@ -4,7 +4,7 @@
       ------                              -----
       start(): pipe, fork  ------------>  new session, no terminal
       waits for the pipe                  serve(report) ... opens the volume, mounts
-      exits 0           <--- ready ----   report.ready() once the mountpoint answers
+      exits 0           <--- ready ----   report.ready(remarks) once the mountpoint answers
       exits, one line   <--- error ----   failed before that
       exits 1           <--- nothing --   died before that (killed, crashed)
 
@@ -15,7 +15,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from cairnfs.errors import CairnError, MountError
@@ -28,9 +28,9 @@ class Report:
         self._fd: int | None = fd
         os.register_at_fork(after_in_child=self._drop)  # the parent waits for the last copy to be closed
 
-    def ready(self) -> None:
-        """The mount answers."""
-        self._say({})
+    def ready(self, remarks: Sequence[str] = ()) -> None:
+        """The mount answers. `remarks`: lines for whoever started it."""
+        self._say({"remarks": remarks})
 
     def failed(self, message: str, exit_code: int) -> None:
         """The mount could not be made."""
@@ -52,8 +52,8 @@ class Report:
         os.close(fd)
 
 
-def start(serve: Callable[[Report], int], hint: str) -> None:
-    """Run `serve` in a child process and wait until it is ready.
+def start(serve: Callable[[Report], int], hint: str) -> list[str]:
+    """Run `serve` in a child process and wait until it is ready; returns its remarks.
 
     Raises what the child reported. `hint` says where to look when the child dies without a word.
     """
@@ -72,7 +72,7 @@ def start(serve: Callable[[Report], int], hint: str) -> None:
         raise
     finally:
         os.close(reading)
-    _judge(answer, hint)
+    return _judge(answer, hint)
 
 
 def _live(serve: Callable[[Report], int], report: Report) -> NoReturn:
@@ -102,11 +102,12 @@ def _read_all(fd: int) -> bytes:
     return received
 
 
-def _judge(answer: bytes, hint: str) -> None:
+def _judge(answer: bytes, hint: str) -> list[str]:
     if not answer:
         raise MountError(f"the mount process ended unexpectedly; {hint}")
-    failure = json.loads(answer)
-    if failure:
-        error = MountError(failure["message"])
-        error.exit_code = failure["exit_code"]
+    said = json.loads(answer)
+    if "message" in said:
+        error = MountError(said["message"])
+        error.exit_code = said["exit_code"]
         raise error
+    return list(said["remarks"])

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,13 @@ def mount_in_foreground(request: MountRequest, level: int) -> int:
         log_to_stderr(level)
     else:
         log_to_file(request.log_path, level, take_output=False)
-    return serve(request, say_ready)
+
+    def ready(remarks: Sequence[str]) -> None:
+        if request.log_path is not None:  # else they have been logged there
+            show(remarks)
+        say_ready()
+
+    return serve(request, ready)
 
 
 def mount_in_background(request: MountRequest, level: int) -> int:
@@ -88,8 +94,16 @@ def mount_in_background(request: MountRequest, level: int) -> int:
         log_to_file(log_path, level, take_output=True)
         return serve(request, report.ready)
 
-    background.start(child, f"see {log_path}")
+    show(background.start(child, f"see {log_path}"))
     return 0
+
+
+def show(remarks: Sequence[str]) -> None:
+    """What is to be known about a mount that answers, a line each."""
+    from cairnfs.daemon.output import note
+
+    for remark in remarks:
+        note(f"cairnfs: {remark}")
 
 
 @click.command("umount")

@@ -43,7 +43,9 @@ class Pulse(threading.Thread):
 
 
 class Outcomes:
-    """A pipe on which a worker says, in lines of JSON, that it does its work (`ready`) or what was not stored (`failure`)."""
+    """A pipe on which a worker says, in lines of JSON, that it does its work (`ready`; the one that serves, with `remarks` for
+    whoever mounts) or what was not stored (`failure`).
+    """
 
     def __init__(self) -> None:
         self._reading, self._writing = os.pipe()

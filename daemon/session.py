@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -33,7 +33,7 @@ from cairnfs.daemon.signals import Came, next_signal
 from cairnfs.daemon.transport import Transport, descriptor
 from cairnfs.errors import MountError
 from cairnfs.ext.arena import Arena
-from cairnfs.meta.stores.base import LogTrimmed
+from cairnfs.meta.stores.base import Hazard, LogTrimmed
 from cairnfs.types import Position
 from cairnfs.version import VERSION
 from cairnfs.vfs import Vfs
@@ -41,6 +41,8 @@ from cairnfs.vfs.mounted import MountedVfs
 from cairnfs.volume import Volume, open_volume
 
 log = logging.getLogger(__name__)
+
+Ready = Callable[[Sequence[str]], None]  # given what whoever mounts is to read, a line each
 
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 ABANDON_SIGNAL = signal.SIGUSR2  # from the signal thread to the main thread, while there is no front to stop
@@ -51,7 +53,7 @@ M_ARENA_MAX = -8  # of mallopt(3), where the C library is glibc
 N_ARENAS = 2
 
 
-def serve(request: MountRequest, on_ready: Callable[[], None]) -> int:
+def serve(request: MountRequest, on_ready: Ready) -> int:
     """Mount, call `on_ready` once the mount answers, serve until unmounted, store everything; returns the exit code.
 
     Must run in the main thread, before any other is started. Raises CairnError for whatever prevents the mount, and
@@ -85,7 +87,7 @@ def work(request: MountRequest, inherited: Inherited) -> int:
         watcher = StopWatcher(request.mountpoint, inherited)
         watcher.start()
         Pulse(inherited.carried).start()
-        mount = MountProcess(request, lambda: inherited.outcomes.say(ready=True), watcher, inherited)
+        mount = MountProcess(request, partial(_say_ready, inherited), watcher, inherited)
         try:
             mount.run()
         except OSError as error:
@@ -96,7 +98,11 @@ def work(request: MountRequest, inherited: Inherited) -> int:
         return 0
 
 
-def serve_here(request: MountRequest, on_ready: Callable[[], None]) -> int:
+def _say_ready(inherited: Inherited, remarks: Sequence[str]) -> None:
+    inherited.outcomes.say(ready=True, remarks=remarks)
+
+
+def serve_here(request: MountRequest, on_ready: Ready) -> int:
     """`serve` by this very process."""
     with held_signals():
         watcher = StopWatcher(request.mountpoint)
@@ -159,7 +165,7 @@ class MountProcess:
     def __init__(
         self,
         request: MountRequest,
-        on_ready: Callable[[], None],
+        on_ready: Ready,
         watcher: "StopWatcher",
         inherited: Inherited | None = None,
     ) -> None:
@@ -168,6 +174,7 @@ class MountProcess:
         self._on_ready = on_ready
         self._watcher = watcher
         self._ended = threading.Event()
+        self._remarks: list[str] = []
         self._front: Front | None = None
         self.answered = inherited is not None and inherited.carried.answered
 
@@ -189,14 +196,19 @@ class MountProcess:
             if inherited is not None:
                 volume.metrics.worker_restarts.source = lambda: inherited.carried.restarts
                 volume.metrics.fuse_fetched.source = lambda: inherited.slots.n_fetched
-            for hazard in volume.store.hazards():
-                log.warning("%s: %s", request.mountpoint, hazard)
+            self._remark(volume.store.hazards())
             config = partial(self._config, volume)
             vfs = MountedVfs(volume.meta, volume.data, request.engine, volume.clock, volume.metrics, config, arena, carried)
             try:
                 self._serve(volume, vfs)
             finally:
                 vfs.close()
+
+    def _remark(self, hazards: Sequence[Hazard]) -> None:
+        for hazard in hazards:
+            line = f"{self._request.mountpoint}: {hazard.text}"
+            log.log(logging.WARNING if hazard.is_known else logging.INFO, "%s", line)
+            self._remarks.append(f"warning: {line}" if hazard.is_known else line)
 
     def _config(self, volume: Volume) -> dict[str, Any]:
         pid = os.getpid() if self._inherited is None else self._inherited.supervisor.pid
@@ -277,7 +289,7 @@ class MountProcess:
             log.warning("%s: `status` does not know how it is served: %s", request.mountpoint, error)
         mounted_by = f"front {request.front}, transport {transport.name}"
         log.info("%s: mounted %s, %s, version %s", request.mountpoint, request.url, mounted_by, VERSION)
-        self._on_ready()
+        self._on_ready(self._remarks)
 
 
 class StopWatcher(threading.Thread):

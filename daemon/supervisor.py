@@ -24,7 +24,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +38,7 @@ from cairnfs.daemon.mount_options import MountRequest
 from cairnfs.daemon.mountpoint import check_mountpoint, clear_stale, is_mounted, mount_fuse, unmount
 from cairnfs.daemon.running import Registration
 from cairnfs.daemon.scout import Scout
-from cairnfs.daemon.session import STOP_SIGNALS, held_signals, work
+from cairnfs.daemon.session import STOP_SIGNALS, Ready, held_signals, work
 from cairnfs.daemon.signals import next_signal
 from cairnfs.daemon.takeover import take_over
 from cairnfs.daemon.worker import INTERRUPTED, Worker
@@ -54,7 +54,7 @@ STOPPED_S = 1.0  # a worker may be, while somebody waits for it
 RESTART_S = 1.0  # from one process of a worker that fetches to the next
 
 
-def supervise(request: MountRequest, on_ready: Callable[[], None]) -> int:
+def supervise(request: MountRequest, on_ready: Ready) -> int:
     """Mount, call `on_ready` once the mount answers, keep it served until it is over; returns the exit code.
 
     Must run in the main thread, before any other is started. Raises what `session.serve` raises.
@@ -99,7 +99,7 @@ class _Supervisor:
     def __init__(
         self,
         request: MountRequest,
-        on_ready: Callable[[], None],
+        on_ready: Ready,
         inherited: Inherited,
         registration: Registration,
         control: Control,
@@ -114,6 +114,7 @@ class _Supervisor:
         self._ready = False
         self._stopping = False
         self._failure: str | None = None
+        self._remarks: list[str] = []
 
     def run(self) -> int:
         if not agree(self._inherited, self._request.fuse):
@@ -231,10 +232,11 @@ class _Supervisor:
                 self._failure = str(said["failure"])
             if "ready" in said:
                 self._workers[said.get("worker", 0)].answers = True
+                self._remarks = said.get("remarks", self._remarks)
             if self._serving.answers and not self._ready:
                 self._ready = True
                 self._inherited.slots.n_fetchers = len(self._fetching)
-                self._on_ready()
+                self._on_ready(self._remarks)
 
     def _end(self, exit_code: int) -> int:
         self._listen()

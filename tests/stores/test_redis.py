@@ -278,8 +278,20 @@ def test_settings_that_lose_metadata_are_named(own_server: Callable[..., RedisSe
         assert store.hazards() == []
     with opened(own_server("--appendonly", "no", "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru").url) as store:
         nothing, eviction = store.hazards()
-        assert "keeps nothing on disk" in nothing
-        assert "noeviction" in eviction
+        assert "keeps nothing on disk" in nothing.text
+        assert "noeviction" in eviction.text
+        assert nothing.is_known and eviction.is_known
+
+
+def test_settings_that_are_not_shown_are_not_known(own_server: Callable[..., RedisServer]) -> None:
+    renamed = own_server("--rename-command", "CONFIG", "")
+    refused = own_server("--appendonly", "no")
+    with refused.client() as client:
+        client.execute_command("ACL", "SETUSER", "someone", "on", "nopass", "~*", "&*", "+@all", "-config")
+    for url in (renamed.url, f"redis://someone:x@127.0.0.1:{refused.port}"):
+        with opened(url) as store:
+            (unseen,) = store.hazards()
+            assert not unseen.is_known and "CONFIG" in unseen.text
 
 
 def test_fsync_waits_for_the_log_of_the_connection_that_has_just_written(valkey_server: RedisServer) -> None:

@@ -70,6 +70,19 @@ def test_one_node(node: Callable[[], RedisServer]) -> None:
         assert value(other, A) == b"other"
 
 
+def test_the_node_that_has_the_rows_is_asked_for_its_settings(two: tuple[RedisServer, RedisServer, int]) -> None:
+    owner, other, _ = two
+    ask(other, "CONFIG", "SET", "appendonly", "no")
+    for node in two[:2]:
+        with opened(f"{node.url}/1") as store:
+            assert store.hazards() == []
+    ask(other, "CONFIG", "SET", "appendonly", "yes")
+    ask(owner, "CONFIG", "SET", "appendonly", "no")
+    for node in two[:2]:
+        with opened(f"{node.url}/1") as store:
+            assert [hazard.is_known for hazard in store.hazards()] == [True]
+
+
 def n_moved(server: RedisServer) -> int:
     """How many commands were answered by naming another node."""
     return int(ask(server, "INFO", "errorstats").get("errorstat_MOVED", {"count": 0})["count"])

@@ -144,6 +144,7 @@ class Mount:
         self.options = options
         self.log = path.with_name(path.name + ".log")
         self.expected_log: list[str] = []
+        self.said = ""  # on stderr by the command that mounted it
         self.mounted = False
         self.prefix: list[str] = []  # of the commands that mount and unmount it
         path.mkdir(parents=True, exist_ok=True)
@@ -155,7 +156,7 @@ class Mount:
         if URING and self.front == "channel" and "--workers" not in args:
             args += ["--workers", "0"]
         with switched(on=True) if URING else as_it_is():
-            cairnfs(*args, prefix=self.prefix)
+            self.said = cairnfs(*args, prefix=self.prefix).stderr
         self.mounted = True
         return self
 

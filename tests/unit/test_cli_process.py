@@ -27,8 +27,7 @@ def serve(report):
     {child}
     return 0
 try:
-    background.start(serve, "see the log")
-    print("back")
+    print("back", *background.start(serve, "see the log"))
 except CairnError as error:
     print(error.exit_code, error)
 """
@@ -41,8 +40,8 @@ def test_the_start_returns_when_the_child_is_ready_and_the_child_goes_on(tmp_pat
     os.mkfifo(told)
     # The child gives up the output, which this test reads to its end, before it waits.
     says = f"open({str(told)!r}, 'w').write(str(os.getsid(0) == os.getpid()))"
-    done = in_background(f"report.ready(); os.close(1); os.close(2); open({str(go)!r}).read(); {says}")
-    assert done.stdout == "back\n"
+    done = in_background(f"report.ready(['so', 'it is']); os.close(1); os.close(2); open({str(go)!r}).read(); {says}")
+    assert done.stdout == "back so it is\n"
     go.write_text("")
     assert told.read_text() == "True"
 

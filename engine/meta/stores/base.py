@@ -172,6 +172,13 @@ class Scanned(NamedTuple):
     page: Page
 
 
+class Hazard(NamedTuple):
+    """What may lose metadata, and how to mend it, in a line. Not `is_known`: nobody could look."""
+
+    text: str
+    is_known: bool = True
+
+
 class LogTrimmed(Exception):
     """Records after the asked position are gone: whoever follows the log must drop everything it cached."""
 
@@ -265,8 +272,8 @@ class Store(Protocol):
         """Delete every row and the log (`format --force`, `destroy`). Positions go on, so that followers see a gap."""
         ...
 
-    def hazards(self) -> list[str]:
-        """What about the store may lose metadata, and how to mend it: a line each."""
+    def hazards(self) -> list[Hazard]:
+        """What about the store may lose metadata, and how to mend it."""
         ...
 
     def close(self) -> None: ...

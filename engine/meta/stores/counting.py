@@ -16,6 +16,7 @@ from cairnfs.meta.stores.base import (
     Effect,
     EndLink,
     Exists,
+    Hazard,
     Key,
     LogRecord,
     Max,
@@ -153,7 +154,7 @@ class CountingStore:
     def wipe(self) -> None:
         self._store.wipe()
 
-    def hazards(self) -> list[str]:
+    def hazards(self) -> list[Hazard]:
         return self._store.hazards()
 
     def close(self) -> None:

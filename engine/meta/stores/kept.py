@@ -18,6 +18,7 @@ from cairnfs.meta.stores.base import (
     ConditionFailed,
     Effect,
     EndLink,
+    Hazard,
     Key,
     LogRecord,
     Put,
@@ -128,7 +129,7 @@ class KeptStore:
     def wipe(self) -> None:
         self._store.wipe()
 
-    def hazards(self) -> list[str]:
+    def hazards(self) -> list[Hazard]:
         return self._store.hazards()
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ from cairnfs.meta.stores.base import (
     Effect,
     EndLink,
     Exists,
+    Hazard,
     Key,
     LogRecord,
     LogTrimmed,
@@ -188,7 +189,7 @@ class MemoryStore:
             self._volume.position += 1  # without a record: the gap that makes every follower drop what it has
             self._volume.append(self.origin, [], False)
 
-    def hazards(self) -> list[str]:
+    def hazards(self) -> list[Hazard]:
         return []
 
     def close(self) -> None:

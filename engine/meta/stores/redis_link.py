@@ -277,17 +277,16 @@ class Link:
         self.call(wait)
 
     def _never_syncs(self) -> bool:
-        return self._setting("appendfsync") == b"no"
+        return self.settings("appendfsync").get("appendfsync") == "no"
 
-    def _setting(self, name: str) -> bytes | None:
-        """Of the server; None where the user may not see it."""
+    def settings(self, *names: str) -> dict[str, str]:
+        """Of the server that has the keys: those that it shows to this user."""
         try:
-            found = self._wire.ask("CONFIG", "GET", name)
+            found = self._wire.ask("CONFIG", "GET", *names)
         except redis.ResponseError:
-            return None
-        pairs = found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
-        value = pairs.get(name.encode())
-        return None if value is None else bytes(value)
+            return {}
+        pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
+        return {name.decode(): value.decode(errors="replace") for name, value in pairs}
 
     def call(self, ask: Callable[[Any], T]) -> T:
         """What `ask` returns, given the client; it is called again while the server is away, so it must bear that.

@@ -41,6 +41,7 @@ from cairnfs.meta.stores.base import (
     Effect,
     EndLink,
     Exists,
+    Hazard,
     Key,
     LogRecord,
     LogTrimmed,
@@ -65,6 +66,7 @@ SCAN_COUNT = 5000
 LISTEN_S = 0.5  # how long the end of listening may take
 MAX_REMEMBERED = 64  # records whose place in the log is known
 MAX_ROWS = 0xFFFFFFFF  # of a page: all of them
+UNSEEN = "Redis does not show its settings (CONFIG GET): whether it keeps metadata through a restart is not known"
 DAMAGED = "a row of the volume in Redis is damaged: something else has written to it"
 
 _VERSION = struct.Struct(">Q")
@@ -296,14 +298,19 @@ class RedisStore:
 
     # --- the server ---
 
-    def hazards(self) -> list[str]:
-        """Settings of the server by which metadata could be lost, a line each; none where it does not show its settings."""
+    def hazards(self) -> list[Hazard]:
+        """Settings of the server by which metadata could be lost."""
         try:
-            settings = self._link.client.config_get("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy")
+            settings = self._link.settings("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy")
         except FAILURES:
-            return []
+            settings = {}
+        if "appendonly" not in settings:
+            return [Hazard(UNSEEN, is_known=False)]
+        return [Hazard(text) for text in self._losses(settings)]
+
+    def _losses(self, settings: dict[str, str]) -> list[str]:
         found = []
-        if settings.get("appendonly") != "yes":
+        if settings["appendonly"] != "yes":
             how = "keeps only snapshots" if settings.get("save") else "keeps nothing on disk"
             found.append(f"Redis {how}: a restart loses metadata; set appendonly yes")
         elif settings.get("appendfsync") == "no":

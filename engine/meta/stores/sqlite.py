@@ -36,6 +36,7 @@ from cairnfs.meta.stores.base import (
     Effect,
     EndLink,
     Exists,
+    Hazard,
     Key,
     LogRecord,
     LogTrimmed,
@@ -251,7 +252,7 @@ class SqliteStore:
             connection.execute("INSERT INTO log VALUES(?, ?, ?)", (newest + 2, self.origin, b""))
             connection.execute("COMMIT")
 
-    def hazards(self) -> list[str]:
+    def hazards(self) -> list[Hazard]:
         return []
 
     def close(self) -> None:
