@@ -1,0 +1,168 @@
+"""What each operation of a mount costs in round trips, counted by the Redis server itself (MONITOR), by kind."""
+
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support.filling import fill
+from support.mounts import Mount, MountFactory
+from support.redis_server import RedisServer
+from support.round_trips import round_trips
+
+pytestmark = [pytest.mark.fuse, pytest.mark.usefixtures("kernel_caches")]
+
+K = 50
+N_MANY = 5000
+EXACT = ("--heartbeat", "30", "--workers", "1")  # a worker that fetches has read rows which the one that serves has not
+SLACK = 6  # of each kind: two heartbeats, another batch of numbers
+CONNECTIONS = 30  # greetings of some; each is some five commands
+POLLS_PER_S = 10  # while others do not commit
+CONTENT = os.urandom(5000)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisServer) -> Iterator[RedisServer]:
+    """One that nobody else asks anything."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def make(mounts: MountFactory, server: RedisServer) -> Callable[..., Mount]:
+    """Makes mounts of one new volume."""
+    with server.client() as client:
+        client.flushall()
+    volume = mounts.volume(url=f"{server.url}/5")
+    return lambda *options: mounts.new(volume, *EXACT, *options)
+
+
+def counted(server: RedisServer, call: Callable[[], object]) -> Counter[str]:
+    """Round trips of a call, without those in the background, which are few: polls come when a commit rings, and by time."""
+    started_s = time.monotonic()
+    found = round_trips(server, call)
+    passed_s = time.monotonic() - started_s
+    assert found.pop("poll", 0) <= found["commit"] + POLLS_PER_S * passed_s + SLACK, found
+    assert found.pop("greeting", 0) <= CONNECTIONS, found
+    return found
+
+
+def costs(server: RedisServer, call: Callable[[Path], object], paths: list[Path], **each: int) -> None:
+    """So many round trips of each kind for each path, and no others."""
+    found = counted(server, lambda: [call(path) for path in paths])
+    for kind in found.keys() | each:
+        n = each.get(kind, 0) * len(paths)
+        assert n <= found[kind] <= n + SLACK, (kind, found)
+
+
+def test_changes_of_what_is_known_are_one_round_trip_each(make: Callable[..., Mount], server: RedisServer) -> None:
+    """LOOKUP of a name that this mount knows not to exist comes before the kernel makes it: the fence, whether others have."""
+    there = make().path / "d"
+    there.mkdir()
+    paths = [there / f"f{i}" for i in range(K)]
+    opened: dict[Path, int] = {}
+
+    def create(path: Path) -> None:
+        opened[path] = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+
+    costs(server, create, paths, fence=1, commit=1)
+    costs(server, lambda path: os.write(opened[path], CONTENT), paths)
+    costs(server, lambda path: os.close(opened[path]), paths, commit=1)
+    costs(server, lambda path: path.stat(), paths)
+    costs(server, lambda path: path.read_bytes(), paths, fence=1)
+    costs(server, lambda path: path.chmod(0o600), paths, commit=1)
+    costs(server, lambda path: os.utime(path), paths, commit=1)
+    costs(server, lambda path: os.truncate(path, 4000), paths, commit=1)
+    costs(server, lambda path: path.read_bytes(), paths, fence=1)
+    costs(server, lambda path: os.rename(path, f"{path}.new"), paths, fence=1, commit=1)
+    costs(server, lambda path: os.path.exists(path), paths, fence=1)
+    costs(server, lambda path: os.link(f"{path}.new", path), paths, fence=1, commit=1)
+    costs(server, lambda path: os.replace(f"{path}.new", there / "one"), paths[:1], fence=1, commit=1)
+    costs(server, lambda path: os.unlink(path), paths, commit=1)
+    costs(server, lambda path: os.symlink("target", path), paths, fence=1, commit=1)
+    costs(server, lambda path: os.mkdir(f"{path}.dir"), paths, fence=1, commit=1)
+    costs(server, lambda path: os.rmdir(f"{path}.dir"), paths, commit=1)
+
+
+@pytest.mark.parametrize(("consistency", "n_fences"), [("close-to-open", 1), ("push", 0)])
+def test_a_lookup_brings_all_that_reading_a_small_file_takes(
+    make: Callable[..., Mount], server: RedisServer, consistency: str, n_fences: int
+) -> None:
+    """In a directory each, where there are no neighbours."""
+    mount = make("--consistency", consistency)
+    paths = [mount.path / f"d{i}" / "f" for i in range(K)]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes(CONTENT)
+
+    def read(path: Path) -> None:
+        assert path.read_bytes() == CONTENT
+
+    mount.restart()
+    assert {entry.stat().st_nlink for entry in os.scandir(mount.path)} == {2}
+    costs(server, lambda path: path.stat(), paths, via=1)
+    costs(server, read, paths, fence=n_fences)
+    costs(server, read, paths, fence=n_fences)
+    mount.restart()
+    assert {entry.stat().st_nlink for entry in os.scandir(mount.path)} == {2}
+    costs(server, lambda path: os.path.exists(path.parent / "absent"), paths, via=1)
+    # A file of several slices is more than compiled code keeps: its inode is read when it is read.
+    for path in paths:
+        with path.open("ab") as file:
+            file.write(b"more")
+    costs(server, lambda path: path.read_bytes(), paths, fence=n_fences, HMGET=1)
+
+
+def test_a_listing_with_attributes_takes_a_round_trip_for_5000(make: Callable[..., Mount], server: RedisServer) -> None:
+    mount = make()
+    for n in (N_MANY, 4 * N_MANY):
+        there = mount.path / f"d{n}"
+        there.mkdir()
+        fill(mount.volume.url, there.stat().st_ino, [b"f%06d" % i for i in range(n)])
+    mount.restart()
+    for n in (N_MANY, 4 * N_MANY):
+        entries: list[int] = []
+        found = counted(
+            server, lambda n=n, entries=entries: entries.extend(e.stat().st_ino for e in os.scandir(mount.path / f"d{n}"))
+        )
+        assert len(set(entries)) == n
+        assert n / 5000 <= found.pop("scan_via") <= n / 5000 + 4, (n, found)  # those before are of 128, 512, 2,048
+        assert all(others <= SLACK for others in found.values()), found
+
+
+def test_misses_in_one_directory_bring_pages_of_neighbours(make: Callable[..., Mount], server: RedisServer) -> None:
+    mount = make()
+    there = mount.path / "d"
+    there.mkdir()
+    paths = [there / f"f{i:04}" for i in range(N_MANY)]
+    fill(mount.volume.url, there.stat().st_ino, [os.fsencode(path.name) for path in paths])
+    random.Random(1).shuffle(paths)
+    mount.restart()
+    found = counted(server, lambda: [path.stat() for path in paths])
+    assert N_MANY / 1000 <= found.pop("via") <= 20, found  # pages of 64, 128, ... 1,000
+    assert all(others <= SLACK for others in found.values()), found
+
+
+def test_opens_one_after_the_other_on_each_of_several_threads_ask_once_each_at_most(
+    make: Callable[..., Mount], server: RedisServer
+) -> None:
+    """Compiled code does not share fences: each thread asks on a connection of its own."""
+    path = make().path / "f"
+    path.write_bytes(CONTENT)
+    threads = [threading.Thread(target=lambda: [path.read_bytes() for _ in range(K)]) for _ in range(4)]
+
+    def work() -> None:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    found = counted(server, work)
+    assert K <= found.pop("fence") <= 4 * K + SLACK, found
+    assert all(others <= SLACK for others in found.values()), found
