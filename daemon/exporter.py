@@ -4,15 +4,19 @@ Reading them costs the mount nothing until somebody asks; the server answers eac
 """
 
 import logging
+import threading
 from collections.abc import Iterator, Mapping
+from socket import socket
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from cairnfs.daemon.mount_options import Address
-from cairnfs.errors import MountError
 from cairnfs.metrics import BUCKETS_US, Distribution, Family, Metrics
 
 log = logging.getLogger(__name__)
@@ -59,20 +63,38 @@ def _buckets(value: Distribution) -> list[tuple[str, float]]:
     return [*found, ("+Inf", value.n)]
 
 
+class _Server(ThreadingMixIn, WSGIServer):
+    """Answers at a socket that listens already, which is its own from then on."""
+
+    daemon_threads = True
+
+    def __init__(self, listening: socket) -> None:
+        super().__init__(("", 0), _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listening
+        self.server_address = listening.getsockname()
+        self.server_name, self.server_port, *_ = listening.getsockname()
+        self.setup_environ()
+
+
+class _Handler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Requests are in no log."""
+
+
 class Exporter:
     """The server, from its making to `close`."""
 
-    def __init__(self, address: Address, metrics: Metrics, labels: Mapping[str, str]) -> None:
-        """MountError when the address cannot be listened on."""
+    def __init__(self, listening: socket, metrics: Metrics, labels: Mapping[str, str]) -> None:
+        """`listening` (`metrics_socket`) is closed with it."""
         registry = CollectorRegistry()
         registry.register(EngineCollector(metrics, labels))
         ProcessCollector(registry=registry)
-        try:
-            self._server, self._thread = start_http_server(address.port, address.host, registry)
-        except OSError as error:
-            raise MountError(f"cannot serve metrics on {address}: {error.strerror}", error.errno) from error
-        self.address = Address(address.host, self._server.server_port)
-        log.info("metrics: http://%s/metrics", self.address)
+        self._server = _Server(listening)
+        self._server.set_app(make_wsgi_app(registry))
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+        log.info("metrics: http://%s/metrics", Address(self._server.server_name, self._server.server_port))
 
     def close(self) -> None:
         """Answer nobody any more."""

@@ -183,9 +183,10 @@ def sizes(inherited: Inherited) -> dict[str, Any]:
 
 
 def descriptors(inherited: Inherited) -> dict[str, int]:
-    """By name: the mount's, and those of shared memory."""
+    """By name: the mount's, those of shared memory, and the socket of the metrics if there is one."""
     memories = {name: memory.fd for name, memory in _memories(inherited).items()}
-    return {"device": inherited.fd, "arena": inherited.carried.arena.fd, **memories}
+    metrics = {} if inherited.metrics is None else {"metrics": inherited.metrics.fileno()}
+    return {"device": inherited.fd, "arena": inherited.carried.arena.fd, **metrics, **memories}
 
 
 def _memories(inherited: Inherited) -> dict[str, SharedMemory]:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from socket import socket
 from typing import Any
 
 from cairnfs.daemon.mount_options import MountRequest
@@ -79,13 +80,14 @@ class Inherited:
     slots: Slots
     carried: Carried
     outcomes: Outcomes
+    metrics: socket | None = None  # where they are asked for
     supervisor: Process = field(default_factory=this_process)
     first: list[Callable[[], None]] = field(default_factory=list)  # what a worker does before anything else
 
 
-def make_inherited(request: MountRequest, fd: int) -> Inherited:
+def make_inherited(request: MountRequest, fd: int, metrics: socket | None = None) -> Inherited:
     """Reserve everything. OSError without memory."""
     n_bytes = max(request.fuse.max_write_bytes, LONGEST_OTHER_BYTES) + PAGE_BYTES
     slots = Slots(min(request.fuse.max_threads, MAX_THREADS) + N_PARKED, n_bytes)
     carried = Carried(Arena(arena_bytes(request)), request.engine.buffer_bytes, request.workers)
-    return Inherited(fd, slots, carried, Outcomes())
+    return Inherited(fd, slots, carried, Outcomes(), metrics)

@@ -25,6 +25,7 @@ from cairnfs.daemon.fronts import Front, make_front
 from cairnfs.daemon.heartbeat import registered_session, shared_session
 from cairnfs.daemon.inherited import Inherited, Pulse, arena_bytes
 from cairnfs.daemon.invalidate import Follower, done_requests, tell_own
+from cairnfs.daemon.metrics_socket import listen_at
 from cairnfs.daemon.mount_options import MountRequest
 from cairnfs.daemon.mountpoint import check_mountpoint, clear_stale, is_mounted, unmount
 from cairnfs.daemon.running import Registration
@@ -144,7 +145,7 @@ def _abandon(number: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def exported_metrics(volume: Volume, request: MountRequest) -> Iterator[None]:
+def exported_metrics(volume: Volume, request: MountRequest, inherited: Inherited | None) -> Iterator[None]:
     """The metrics of the volume are served while the block runs, if that was asked for."""
     if request.metrics is None:
         yield
@@ -152,7 +153,8 @@ def exported_metrics(volume: Volume, request: MountRequest) -> Iterator[None]:
     from cairnfs.daemon.exporter import Exporter  # not at the top: most mounts do without
 
     labels = {"volume": volume.format.name, "mountpoint": str(request.mountpoint)}
-    exporter = Exporter(request.metrics, volume.metrics, labels)
+    listening = None if inherited is None else inherited.metrics
+    exporter = Exporter(listening or listen_at(request.metrics), volume.metrics, labels)
     try:
         yield
     finally:
@@ -188,7 +190,7 @@ class MountProcess:
         cells, others = (None, []) if carried is None else (carried.cells[0], carried.cells[1:])
         with (
             open_volume(request.url, request.engine, arena=arena, cells=cells, others=others, turns=turns) as volume,
-            exported_metrics(volume, request),
+            exported_metrics(volume, request, inherited),
             registered_session(volume, request.mountpoint)
             if inherited is None
             else shared_session(volume, request.mountpoint, inherited.carried, inherited.supervisor),

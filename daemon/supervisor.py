@@ -4,7 +4,7 @@
       ----------                                   ----------------
       a child opens the volume: is it there?
       mounts, agrees with the kernel on features
-      reserves shared memory
+      reserves shared memory, listens where metrics are asked for
       fork  ------------------------------------>  opens the volume, takes over, serves
       waits
       worker killed or crashed: fork the next  -->  requests, writes and handles go on (engine/vfs/resume.py)
@@ -34,6 +34,7 @@ from cairnfs.daemon.control import Control
 from cairnfs.daemon.fetch_worker import fetch
 from cairnfs.daemon.front_channel import agree
 from cairnfs.daemon.inherited import Inherited, make_inherited
+from cairnfs.daemon.metrics_socket import listen_at
 from cairnfs.daemon.mount_options import MountRequest
 from cairnfs.daemon.mountpoint import check_mountpoint, clear_stale, is_mounted, mount_fuse, unmount
 from cairnfs.daemon.running import Registration
@@ -73,9 +74,10 @@ def supervise(request: MountRequest, on_ready: Ready) -> int:
                     return _Supervisor(request, on_ready, taken.inherited, registration, taken.control).run()
             with Scout(request) as volume:
                 name, uuid = volume.name, volume.uuid
+            metrics = None if request.metrics is None else listen_at(request.metrics)
             fd = mount_fuse(request.mountpoint, replace(request.fuse, volume_name=name))
             with _held(fd, registration, request.mountpoint):
-                inherited = make_inherited(request, fd)
+                inherited = make_inherited(request, fd, metrics)
                 control = Control(request, inherited, registration, uuid)
                 return _Supervisor(request, on_ready, inherited, registration, control).run()
         finally:
@@ -127,6 +129,8 @@ class _Supervisor:
         finally:
             for worker in self._fetching:
                 self._end_fetching(worker)
+            if self._inherited.metrics is not None:
+                self._inherited.metrics.close()
 
     def _work(self, number: int) -> int:
         try:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from cairnfs.daemon.control import Control, fixed_settings
 from cairnfs.daemon.handover import Conversation, close_all, connect, counts_layout, inherited_from, layout
 from cairnfs.daemon.inherited import MAX_THREADS, N_PARKED, Inherited
+from cairnfs.daemon.metrics_socket import listen_at, listens_at
 from cairnfs.daemon.mount_options import MountRequest
 from cairnfs.daemon.mountpoint import check_mountpoint, mounted_by
 from cairnfs.daemon.running import Registration, RunningMount, find_running
@@ -143,6 +144,7 @@ def _take(request: MountRequest, running: RunningMount, scout: Scout, conversati
         if os.fstat(fds["device"]).st_rdev != FUSE_DEVICE:
             raise ValueError("no descriptor of a mount")
         inherited = inherited_from(offer["sizes"], fds, request.workers)
+        inherited.metrics = _metrics(request, fds)
         listening = _listening(fds)
         settled = _settled(request, offer["fixed"], inherited)
         registration = _registration(request, fds)
@@ -179,6 +181,19 @@ def _listening(fds: dict[str, int]) -> socket:
     if not listening.getsockopt(SOL_SOCKET, SO_ACCEPTCONN):
         raise ValueError("a socket that nobody can connect to")
     return listening
+
+
+def _metrics(request: MountRequest, fds: dict[str, int]) -> socket | None:
+    """The socket of the metrics: the one that the mount has if it is at the address that is wanted now, else a new one."""
+    if request.metrics is None:
+        return None
+    if "metrics" in fds:
+        listening = socket(fileno=fds["metrics"])
+        del fds["metrics"]
+        if listens_at(listening, request.metrics):
+            return listening
+        listening.close()
+    return listen_at(request.metrics)
 
 
 def _registration(request: MountRequest, fds: dict[str, int]) -> Registration:
