@@ -30,6 +30,7 @@ META_OPERATIONS = (
     + ("sessions.clean_stale", "sessions.close", "sessions.describe", "sessions.expect", "sessions.heartbeat", "sessions.list")
     + ("sessions.now_ns", "sessions.open", "sessions.renew", "sessions.resume", "sessions.sustained")
 )
+EVICTED = ("segment", "attributes", "name")  # in the order of `Arena.evicted`
 OBJECT_CALLS = ("put", "get", "head", "delete", "list")
 OPERATIONS = (
     ("lookup", "mknod", "mkdir", "symlink", "readlink", "link", "unlink", "rmdir", "rename")
@@ -253,17 +254,47 @@ class Metrics:
         self.object_retries = self._counter("cairnfs_object_retries_total", "requests", "Requests that were tried again.")
         self.object_put_bytes = self._counter("cairnfs_object_put_bytes_total", "bytes", "Bytes sent to the object store.")
         self.object_got_bytes = self._counter("cairnfs_object_got_bytes_total", "bytes", "Bytes got from the object store.")
-        self.cache_hits = self._counter("cairnfs_cache_hits_total", "slices", "Slices and pages found in the cache.")
+        self.cache_hits = self._counter("cairnfs_cache_hits_total", "slices", "Slices and pages that Python found in memory.")
         self.cache_misses = self._counter("cairnfs_cache_misses_total", "slices", "Slices and pages that had to be fetched.")
-        self.cache_evictions = self._counter("cairnfs_cache_evictions_total", "slices", "Slices and pages dropped for room.")
-        self.cache_bytes = self._gauge("cairnfs_cache_bytes", "bytes", "Memory of the slice cache in use.")
-        self.buffer_bytes = self._gauge("cairnfs_buffer_bytes", "bytes", "Memory of write buffers and readahead in use.")
+        self.cache_evictions = self._counter(
+            "cairnfs_cache_evictions_total", "slices", "Slices and pages that Python dropped for room, none of the arena."
+        )
+        self.cache_bytes = self._gauge("cairnfs_cache_bytes", "bytes", "Memory of slices: the arena's, and Python's beside it.")
+        self._declare_arena()
+        self.buffer_bytes = self._gauge(
+            "cairnfs_buffer_bytes", "bytes", "Memory of Python's write buffers and readahead; the journal has its own."
+        )
+        self.journal_bytes = self._gauge(
+            "cairnfs_journal_bytes", "bytes", "Memory of the journal in use: what is written and not committed."
+        )
         self.buffer_wait_s = self._histogram("cairnfs_buffer_wait_seconds", "Writes that waited for memory.")
         self.uploads = self._counter("cairnfs_uploads_total", "packs", "Packs stored.")
         self.upload_bytes = self._counter("cairnfs_upload_bytes_total", "bytes", "File bytes in packs stored, uncompressed.")
         self.writer_commits = self._counter("cairnfs_writer_commits_total", "commits", "Commits of written data.")
         self.readahead_issued = self._counter("cairnfs_readahead_issued_total", "slices", "Slices fetched ahead of a reader.")
         self.readahead_used = self._counter("cairnfs_readahead_used_total", "slices", "Of these, slices that a reader came to.")
+
+    def _declare_arena(self) -> None:
+        self.arena_hits = self._told(
+            "cairnfs_arena_hits_total",
+            "slices",
+            "Slices and pages of listings that compiled code or Python found in the arena.",
+        )
+        self.arena_misses = self._told(
+            "cairnfs_arena_misses_total", "slices", "Those that compiled code looked for there and did not find."
+        )
+        self.arena_evictions = self._counted(
+            "cairnfs_arena_evictions_total",
+            "entries",
+            "What gave way in the arena; a segment is many slices and pages.",
+            "kind",
+            EVICTED,
+        )
+        self.arena_table_bytes = self._gauge(
+            "cairnfs_arena_table_bytes",
+            "bytes",
+            "Memory of the arena that is reserved for what is no slice: attributes, names and more.",
+        )
 
     # Reading
 

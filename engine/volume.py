@@ -24,7 +24,7 @@ from cairnfs.meta.stores.base import Store
 from cairnfs.meta.stores.counting import CountingStore
 from cairnfs.meta.stores.kept import KeptStore
 from cairnfs.meta.volume import VolumeFormat, create_volume, load_format
-from cairnfs.metrics import Cells, Metrics
+from cairnfs.metrics import EVICTED, Cells, Metrics
 from cairnfs.objects import (
     STORAGE_OPTIONS,
     STORAGES,
@@ -43,6 +43,13 @@ if TYPE_CHECKING:
     from cairnfs.data import Data
 
 log = logging.getLogger(__name__)
+
+
+def _show(arena: Arena, metrics: Metrics) -> None:
+    metrics.arena_hits.source = lambda: arena.looked_up[0]
+    metrics.arena_misses.source = lambda: arena.looked_up[1]
+    metrics.arena_evictions.source = lambda: dict(zip(EVICTED, arena.evicted, strict=True))
+    metrics.arena_table_bytes.source = lambda: arena.table_bytes
 
 
 class Volume:
@@ -65,6 +72,8 @@ class Volume:
         self.options = options
         self.clock = clock
         self.metrics = metrics or Metrics()
+        if arena is not None:
+            _show(arena, self.metrics)
         self._objects: ObjectStore | None = None
         self._data: Data | None = None
 

@@ -11,7 +11,7 @@
  *
  * Everything is a hint but `opens`: whatever is not found is asked for elsewhere.
  *
- * Offset table of the header (struct ar_header): 0 u64 magic, 8 u32 version, 12 u32 reserved, 16 u64 total bytes, 24 .. tables as
+ * Offset table of the header (struct ar_header): 0 u64 magic, 8 u32 version, 12 u32 names that gave way, 16 u64 total bytes, 24 .. tables as
  * (u64 offset, u64 buckets) pairs, in the order above; then the log's numbers and the filter's. Processes get it by fork, or by its descriptor
  * (shm_impl.h). Buckets of a table lie behind one another: a 16-byte head (u32 seq, u32 hand, u64 stamp), then its entries.
  *
@@ -147,7 +147,7 @@ struct ar_table {
 struct ar_header {
     uint64_t magic;
     uint32_t version;
-    uint32_t reserved;
+    _Atomic uint32_t evicted_names; /* that gave way to others */
     uint64_t total;
     struct ar_table attrs, names, shown, opens, index;
     uint64_t segments_offset;
@@ -167,11 +167,12 @@ struct ar_header {
     _Atomic uint32_t hush;       /* while not 0 compiled code answers nothing */
     _Atomic uint64_t n_handles;  /* numbers given to handles so far */
     _Atomic uint64_t slice_bytes; /* taken in segments */
-    _Atomic uint64_t hits, misses, evictions; /* of slices */
+    _Atomic uint64_t hits, misses; /* of slices */
+    _Atomic uint64_t evictions;    /* segments emptied for room */
     _Atomic uint32_t seen_seq;
     uint32_t seen_valid;
     _Atomic uint32_t n_committing; /* commits of this mount that may be in the store and are not applied here yet */
-    uint32_t spare;
+    _Atomic uint32_t evicted_attrs; /* that gave way to others */
     _Atomic int64_t leased_until_ns; /* CLOCK_MONOTONIC; of stores that cannot be watched */
     _Atomic uint32_t is_pushed;  /* under a lease, opens need no fence of their own */
     _Atomic uint32_t is_careful; /* opens, and names that do not exist, are left to Python, whatever else says that all is fresh */

@@ -52,6 +52,9 @@ cdef extern from "arena.h" nogil:
         uint64_t hits
         uint64_t misses
         uint64_t evictions
+        uint32_t evicted_attrs
+        uint32_t evicted_names
+        uint64_t segments_offset
         pthread_mutex_t *locks
         pthread_mutex_t log_lock
         pthread_mutex_t seen_lock

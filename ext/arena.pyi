@@ -66,6 +66,18 @@ class Arena:
         """Slices found, not found, segments emptied; bytes of slices; handles of compiled code."""
 
     @property
+    def looked_up(self) -> tuple[int, int]:
+        """Slices found, and not found. Unlike `counts`, this and what follows is read at once, however large the arena."""
+
+    @property
+    def evicted(self) -> tuple[int, int, int]:
+        """What gave way to others: segments with all their slices, attributes, names."""
+
+    @property
+    def table_bytes(self) -> int:
+        """Of `n_bytes`, those that no slices can have."""
+
+    @property
     def applied(self) -> int:
         """Every commit up to this position is known, as far as commits in a row have told."""
 

@@ -92,6 +92,21 @@ cdef class Arena:
         return (h.hits, h.misses, h.evictions, h.slice_bytes, ar_n_open(&self.arena))
 
     @property
+    def looked_up(self):
+        """Slices found, and not found."""
+        return (self.arena.h.hits, self.arena.h.misses)
+
+    @property
+    def evicted(self):
+        """What gave way to others: segments with all their slices, attributes, names."""
+        return (self.arena.h.evictions, self.arena.h.evicted_attrs, self.arena.h.evicted_names)
+
+    @property
+    def table_bytes(self):
+        """Of `n_bytes`, those that no slices can have."""
+        return self.arena.h.segments_offset
+
+    @property
     def applied(self):
         """Every commit up to this position is known, as far as commits in a row have told."""
         return self.arena.h.applied

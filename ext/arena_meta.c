@@ -120,6 +120,8 @@ static int is_newest(const struct ar_attr *entry, const struct ar_attr *attr, ui
 static void write_attr(const struct ar_arena *arena, struct ar_attr *entry, const struct ar_attr *attr, uint32_t epoch, uint16_t whole)
 {
     uint16_t empty = ar_whole_if_empty(arena, attr);
+    if (entry->ino && entry->ino != attr->ino && entry->epoch == epoch)
+        atomic_fetch_add_explicit(&arena->h->evicted_attrs, 1, memory_order_relaxed);
     *entry = *attr;
     entry->epoch = epoch;
     entry->whole = empty ? empty : whole;
@@ -292,13 +294,18 @@ int ar_name_find(const struct ar_arena *arena, uint64_t parent, const void *name
     return 0;
 }
 
+static int is_of(const struct ar_name *entry, const uint64_t key[2])
+{
+    return entry->key[0] == key[0] && entry->key[1] == key[1];
+}
+
 static int choose_name(const struct ar_arena *arena, struct ar_bucket *bucket, const uint64_t key[2])
 {
     const struct ar_name *entries = ar_entries(bucket);
     uint32_t epoch = atomic_load(&arena->h->epoch);
     int spare = -1;
     for (int i = 0; i < AR_WAYS; i++) {
-        if (entries[i].key[0] == key[0] && entries[i].key[1] == key[1])
+        if (is_of(&entries[i], key))
             return i;
         if (spare < 0 && (entries[i].key[1] == 0 || entries[i].epoch != epoch))
             spare = i;
@@ -318,6 +325,8 @@ int ar_name_put(struct ar_arena *arena, uint64_t parent, const void *name, size_
     int kept = ar_is_current(arena, bucket, token, &epoch);
     if (kept) {
         int way = choose_name(arena, bucket, key);
+        if (entries[way].key[1] && entries[way].epoch == epoch && !is_of(&entries[way], key))
+            atomic_fetch_add_explicit(&arena->h->evicted_names, 1, memory_order_relaxed);
         ar_begin(bucket);
         entries[way] = (struct ar_name){.key = {key[0], key[1]}, .ino = ino, .epoch = epoch};
         ar_end(bucket);

@@ -18,6 +18,10 @@ class Ring:
     def check(self) -> None:
         """ValueError when an invariant of journal_impl.h is broken. Nobody may use the journal meanwhile."""
 
+    @property
+    def used_bytes(self) -> int:
+        """From the oldest record that is needed to the newest."""
+
     def add(self, ino: int, offset: int, data: Buffer, request: int, when_ns: int) -> int:
         """Note a write: its place, or -1 when there is no room."""
 

@@ -32,6 +32,13 @@ cdef class Ring:
         if broken:
             raise ValueError(f"invariant {broken} does not hold")
 
+    @property
+    def used_bytes(self):
+        """From the oldest record that is needed to the newest."""
+        cdef uint64_t tail = self.journal.h.tail
+        cdef uint64_t head = self.journal.h.head
+        return head - tail if head > tail else 0  # an empty ring begins at its beginning again
+
     # Records
 
     def add(self, uint64_t ino, uint64_t offset, const uint8_t[::1] data not None, uint64_t request, int64_t when_ns):

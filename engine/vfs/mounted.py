@@ -58,6 +58,8 @@ class MountedVfs(Vfs):
         )
         if self._state.files.grants is not None:
             self._state.files.grants.on_collected = metrics.written_bytes.add
+        if carried is not None:
+            metrics.journal_bytes.source = lambda: carried.journal.ring.used_bytes
         metrics.open_handles.source = self._state.n_handles
         metrics.open_directories.source = lambda: len(self._dirs.handles)
         metrics.open_inodes.source = self._state.n_inodes

@@ -1,0 +1,48 @@
+"""What an arena counts of itself, and that it is exactly what happened."""
+
+from cairnfs.ext.arena import Arena
+from support.arenas import MIB, inode_row, name_row, note
+
+N = 4000  # more attributes and names than an arena of 1 MiB has room for
+
+
+def test_attributes_and_names_that_give_way_are_counted() -> None:
+    arena = Arena(MIB)
+    for ino in range(1, N + 1):
+        note(arena, inode_row(ino, 1))
+        note(arena, name_row(1, b"name%d" % ino, ino, 1))
+    kept = sum(arena.attr(ino) is not None for ino in range(1, N + 1))
+    named = sum(arena.name(1, b"name%d" % ino) is not None for ino in range(1, N + 1))
+    assert 0 < kept < N and 0 < named < N
+    assert arena.evicted == (0, N - kept, N - named)
+    for ino in range(1, N + 1):  # nothing gives way to what is there already
+        if arena.attr(ino) is not None:
+            note(arena, inode_row(ino, 2))
+        if arena.name(1, b"name%d" % ino) is not None:
+            note(arena, name_row(1, b"name%d" % ino, ino, 2))
+    assert arena.evicted == (0, N - kept, N - named)
+    arena.check()
+
+
+def test_what_is_dropped_does_not_give_way() -> None:
+    arena = Arena(MIB)
+    for ino in range(1, 101):
+        note(arena, inode_row(ino, 1), name_row(1, b"name%d" % ino, ino, 1))
+    arena.drop_all()
+    for ino in range(1001, 1101):
+        note(arena, inode_row(ino, 2), name_row(1, b"other%d" % ino, ino, 2))
+    assert arena.evicted == (0, 0, 0)
+
+
+def test_slices_are_counted_as_they_are_looked_for_and_emptied() -> None:
+    arena = Arena(4 * MIB)
+    plain = bytes(arena.max_slice_bytes)
+    n_put = 0
+    while arena.evicted[0] < 3:
+        assert arena.slice_put(n_put, 0, plain)
+        n_put += 1
+    assert arena.looked_up == (0, 0)
+    n_hits = sum(arena.slice_get(pack, 0) is not None for pack in range(n_put))
+    assert 0 < n_hits < n_put and arena.looked_up == (n_hits, 0)
+    assert arena.counts[:3] == (n_hits, 0, 3)
+    assert arena.table_bytes + arena.counts[3] <= arena.n_bytes
