@@ -93,11 +93,15 @@ class Exporter:
         self._server = _Server(listening)
         self._server.set_app(make_wsgi_app(registry))
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+
+    def start(self) -> None:
+        """Answer; until then whoever asks waits."""
         self._thread.start()
         log.info("metrics: http://%s/metrics", Address(self._server.server_name, self._server.server_port))
 
     def close(self) -> None:
         """Answer nobody any more."""
-        self._server.shutdown()
+        if self._thread.ident is not None:
+            self._server.shutdown()
+            self._thread.join()
         self._server.server_close()
-        self._thread.join()

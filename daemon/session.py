@@ -145,10 +145,12 @@ def _abandon(number: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def exported_metrics(volume: Volume, request: MountRequest, inherited: Inherited | None) -> Iterator[None]:
-    """The metrics of the volume are served while the block runs, if that was asked for."""
+def exported_metrics(volume: Volume, request: MountRequest, inherited: Inherited | None) -> Iterator[Callable[[], None]]:
+    """Gives what begins to serve the metrics until the block ends, if that was asked for: before everything that is counted
+    has its source, counters would seem to begin again.
+    """
     if request.metrics is None:
-        yield
+        yield lambda: None
         return
     from cairnfs.daemon.exporter import Exporter  # not at the top: most mounts do without
 
@@ -156,7 +158,7 @@ def exported_metrics(volume: Volume, request: MountRequest, inherited: Inherited
     listening = None if inherited is None else inherited.metrics
     exporter = Exporter(listening or listen_at(request.metrics), volume.metrics, labels)
     try:
-        yield
+        yield exporter.start
     finally:
         exporter.close()
 
@@ -178,6 +180,7 @@ class MountProcess:
         self._ended = threading.Event()
         self._remarks: list[str] = []
         self._front: Front | None = None
+        self._serve_metrics: Callable[[], None] = lambda: None
         self.answered = inherited is not None and inherited.carried.answered
 
     def run(self) -> None:
@@ -190,7 +193,7 @@ class MountProcess:
         cells, others = (None, []) if carried is None else (carried.cells[0], carried.cells[1:])
         with (
             open_volume(request.url, request.engine, arena=arena, cells=cells, others=others, turns=turns) as volume,
-            exported_metrics(volume, request, inherited),
+            exported_metrics(volume, request, inherited) as self._serve_metrics,
             registered_session(volume, request.mountpoint)
             if inherited is None
             else shared_session(volume, request.mountpoint, inherited.carried, inherited.supervisor),
@@ -291,6 +294,7 @@ class MountProcess:
             log.warning("%s: `status` does not know how it is served: %s", request.mountpoint, error)
         mounted_by = f"front {request.front}, transport {transport.name}"
         log.info("%s: mounted %s, %s, version %s", request.mountpoint, request.url, mounted_by, VERSION)
+        self._serve_metrics()
         self._on_ready(self._remarks)
 
 
