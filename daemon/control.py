@@ -25,10 +25,13 @@ CLAIM_S = 30.0  # from naming the workers to `mine`, while nobody serves: then t
 
 
 def fixed_settings(request: MountRequest) -> dict[str, Any]:
-    """What was agreed with the kernel, or is the size of shared memory: nobody can change it while the mount lasts."""
+    """What was agreed with the kernel, or is the size of shared memory: nobody can change it while the mount lasts. And
+    `keeps_absent`, whether the kernel may know of names that they are absent: it can be made to forget them.
+    """
     fuse, engine = request.fuse, request.engine
     return {
         "read_only": fuse.read_only,
+        "keeps_absent": request.is_pushed,
         "allow_other": fuse.allow_other,
         "mount_options": list(fuse.mount_options),
         "max_write_bytes": fuse.max_write_bytes,

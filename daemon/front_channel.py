@@ -238,14 +238,16 @@ class ChannelFront:
 
 
 def _channel(fd: int, handler: object, options: FuseOptions, **more: Any) -> Channel:
+    entry_timeout_s = KEPT_S if options.entry_timeout_s is None else options.entry_timeout_s
     return Channel(
         fd,
         handler,
         set_attr=SetAttr,
         lock=Lock,
         attr_timeout_s=KEPT_S if options.attr_timeout_s is None else options.attr_timeout_s,
-        entry_timeout_s=KEPT_S if options.entry_timeout_s is None else options.entry_timeout_s,
+        entry_timeout_s=entry_timeout_s,
         dir_entry_timeout_s=KEPT_S if options.dir_entry_timeout_s is None else options.dir_entry_timeout_s,
+        negative_timeout_s=entry_timeout_s if options.keeps_absent else 0,
         no_open=options.read_only,
         fleeting_from=FIRST_INO,
         needs_epoch=options.entry_timeout_s is None or options.dir_entry_timeout_s is None,
@@ -264,6 +266,13 @@ def agree(inherited: Inherited, options: FuseOptions) -> bool:
     OSError when there is nothing to agree on. For the process that mounts: no request is served.
     """
     return _channel(inherited.fd, object(), options, slots=inherited.slots).agree()
+
+
+def drop_names(inherited: Inherited, options: FuseOptions) -> None:
+    """Make the kernel forget all names, also that some are absent. While no request is served."""
+    channel = _channel(inherited.fd, object(), options, slots=inherited.slots)
+    if channel.agree():
+        channel.inc_epoch()
 
 
 Front = ChannelFront

@@ -82,6 +82,7 @@ class Inherited:
     outcomes: Outcomes
     metrics: socket | None = None  # where they are asked for
     supervisor: Process = field(default_factory=this_process)
+    drops_names: bool = False  # the kernel keeps names which it must not keep any more
     first: list[Callable[[], None]] = field(default_factory=list)  # what a worker does before anything else
 
 

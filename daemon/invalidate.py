@@ -159,6 +159,10 @@ class Follower(threading.Thread):
             if not self._ended_rounds.wait_for(lambda: self._n_rounds >= last or self._ended, SHOWN_WITHIN_S):
                 log.warning("inode %d: the kernel has not dropped its pages for %g s", ino, SHOWN_WITHIN_S)
 
+    def ask(self) -> None:
+        """As `fence`, whatever is thought to be known here."""
+        self._shared_fence()
+
     def way(self) -> Position | None:
         """The position up to which the VFS knows everything, where it takes a round trip to know more, and opens do so."""
         if self._is_watched or self._is_pushed:

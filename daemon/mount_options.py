@@ -196,10 +196,15 @@ class MountRequest:
     front: str = "channel"
     log_path: Path | None = None
     metrics: Address | None = None
-    consistency: str = "close-to-open"  # of stores on another machine; on this one every open sees everything anyway
+    consistency: str = "close-to-open"  # on this machine (SQLite) an open of what exists sees everything anyway
     workers: int = DEFAULT_WORKERS  # only the compiled channel has any
     worker_timeout_s: float = 10.0
     take_over: bool = False  # from the process that serves the mountpoint, if there is one
+
+    @property
+    def is_pushed(self) -> bool:
+        """Whether opens, and looks at what is absent, take what the log has brought: nobody asks, or need be asked."""
+        return self.consistency == "push" or (self.fuse.read_only and self.front == "channel")
 
 
 def default_of(setting: Setting) -> str:

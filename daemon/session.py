@@ -223,7 +223,7 @@ class MountProcess:
         return descriptor("nothing is mounted yet") if self._front is None else self._front.transport()
 
     def _serve(self, volume: Volume, vfs: Vfs) -> None:
-        options = replace(self._request.fuse, volume_name=volume.format.name)
+        options = replace(self._request.fuse, volume_name=volume.format.name, keeps_absent=self._request.is_pushed)
         carried = None if self._inherited is None else self._inherited.carried
         done = self._take_over(volume, vfs)
         fences = volume.metrics.meta_store_s["fence"].memory
@@ -235,8 +235,7 @@ class MountProcess:
         volume.metrics.fuse_answered_bytes.source = front.answered_bytes
         self._watcher.attach(front)
         told = carried.told if carried is not None and carried.told else None
-        fences_nothing = options.read_only and self._request.front == "channel"  # where opens are not sent
-        is_pushed = self._request.consistency == "push" or fences_nothing
+        is_pushed = self._request.is_pushed
         vfs.moved.knows = front.known
         follower = Follower(volume.store, vfs, front, volume.arena, told, is_pushed, volume.meta.core, vfs.moved)
         if carried is not None:
@@ -244,7 +243,8 @@ class MountProcess:
             follower.on_told(follower.position)
         if not is_pushed and volume.store.watch() is None:
             follower.on_read = partial(front.tend, volume.store)
-        vfs.follow(follower.fence, front.invalidate_attributes, follower.way, follower.show)
+        ask = follower.ask if is_pushed else None
+        vfs.follow(follower.fence, front.invalidate_attributes, follower.way, show=follower.show, catch_up=ask)
         volume.store.on_commit = tell_own(front)
         announcer = threading.Thread(target=self._announce, args=(volume,), name="announce", daemon=True)
         announcer.start()

@@ -32,7 +32,7 @@ from types import FrameType
 
 from cairnfs.daemon.control import Control
 from cairnfs.daemon.fetch_worker import fetch
-from cairnfs.daemon.front_channel import agree
+from cairnfs.daemon.front_channel import agree, drop_names
 from cairnfs.daemon.inherited import Inherited, make_inherited
 from cairnfs.daemon.metrics_socket import listen_at
 from cairnfs.daemon.mount_options import MountRequest
@@ -121,6 +121,8 @@ class _Supervisor:
     def run(self) -> int:
         if not agree(self._inherited, self._request.fuse):
             return 1
+        if self._inherited.drops_names:
+            drop_names(self._inherited, self._request.fuse)
         faulthandler.unregister(signal.SIGUSR1)
         signal.signal(signal.SIGUSR1, self._ask_for_stacks)
         faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)  # its own stacks first, even if it hangs

@@ -27,13 +27,15 @@ class FuseOptions:
     """Settings of a FUSE front.
 
     Timeouts are how long the kernel may keep what it is told. None: for a day where the front can take it back from any kernel
-    cache (the channel), else for a second.
+    cache (the channel), else for a second. `keeps_absent`: it may also keep that a name is absent, so
+    whoever opens a name that others have made sees it once the front has told the kernel.
     """
 
     volume_name: str = "cairnfs"
     attr_timeout_s: float | None = None
     entry_timeout_s: float | None = None
     dir_entry_timeout_s: float | None = None
+    keeps_absent: bool = False
     min_threads: int = 2
     max_threads: int = 64
     max_write_bytes: int = MIB

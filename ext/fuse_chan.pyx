@@ -18,7 +18,7 @@ from cairnfs.ext cimport fuse_wire as fw
 from cairnfs.ext.arena cimport Arena
 from cairnfs.ext.fuse_files cimport abandon
 from cairnfs.ext.fuse_notify cimport Notifier
-from cairnfs.ext.fuse_req cimport FC_UNWANTED, Handler, Payload, Request, Rules, errno_of, fc_chan, fc_lane, fc_write
+from cairnfs.ext.fuse_req cimport FC_UNWANTED, Handler, Payload, Request, Rules, Span, errno_of, fc_chan, fc_lane, fc_write
 from cairnfs.ext.fuse_resumed cimport serve_done
 from cairnfs.ext.fuse_slots cimport FC_N_BUCKETS, Slots, fc_shared, fc_shared_of, fc_slot_request, fc_times
 from cairnfs.ext.fuse_table cimport operations, served_by
@@ -157,7 +157,7 @@ cdef class Channel(Notifier):
         self.chan.attr_valid = self.rules.kept.attr
         self.chan.entry_valid = self.rules.kept.entry
         self.chan.dir_entry_valid = self.rules.kept.dir_entry
-        self.chan.keeps_negative = self.rules.keeps_negative
+        self.chan.negative_valid = self.rules.negative
         if arena is not None and not debug:
             self.arena = arena
             self.chan.arena = &arena.arena
@@ -216,6 +216,8 @@ cdef class Channel(Notifier):
             self.chan.read_bytes = shared.read_bytes
         elif not self.negotiate():
             return False
+        if self.chan.minor < EPOCH_MINOR:
+            self.rules.negative = self.chan.negative_valid = Span(0, 0)
         if self.needs_epoch and self.chan.minor < EPOCH_MINOR:
             self.rules.kept = self.rules.brief
             self.chan.attr_valid = self.rules.kept.attr

@@ -100,6 +100,18 @@ static int is_fenced(struct fc_chan *chan)
 
 /* ---- names and attributes ---- */
 
+/* The kernel may keep the answer where it is told of names that appear. */
+static int answer_absent(struct fc_lane *lane)
+{
+    const struct fc_span *valid = &lane->chan->negative_valid;
+    struct fw_entry_out out = {.entry_valid = valid->s, .entry_valid_nsec = valid->ns};
+    if (valid->s == 0 && valid->ns == 0)
+        fc_reply_error(lane, ENOENT);
+    else
+        fc_reply_body(lane, &out, sizeof out);
+    return 1;
+}
+
 static int lookup(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)
 {
     struct fc_chan *chan = lane->chan;
@@ -112,12 +124,10 @@ static int lookup(struct fc_lane *lane, const struct fw_in_header *header, struc
         return 0;
     if (ino == 0) {
         /* Whoever opens it must see what others have made. */
-        if (chan->keeps_negative || !is_fenced(chan) || !ar_name_find(chan->arena, header->nodeid, name, n_bytes, &ino))
+        if (!is_fenced(chan) || !ar_name_find(chan->arena, header->nodeid, name, n_bytes, &ino))
             return 0;
-        if (ino == 0) {
-            fc_reply_error(lane, ENOENT);
-            return 1;
-        }
+        if (ino == 0)
+            return answer_absent(lane);
     }
     if (!fc_find(chan, ino, &attr) || fc_known(chan, ino, 1) < 0)
         return 0;

@@ -125,7 +125,7 @@ struct fc_chan {
     struct jn_journal *journal;        /* where WRITE may leave its bytes; NULL: nowhere */
     struct le_log_end *log_end;        /* whom to ask what was committed; NULL: only Python can */
     struct fc_span attr_valid, entry_valid, dir_entry_valid; /* of what is answered from it */
-    int keeps_negative;                /* the kernel may keep names known to be absent: Python tells it */
+    struct fc_span negative_valid;     /* of names known to be absent; 0: the kernel keeps none */
     uint64_t fleeting_from;            /* inodes from here on are not the volume's */
     _Atomic int follows;               /* somebody tells of changes; while not, nothing is answered from the arena */
     struct fc_times *answers; /* FW_N_OPCODES: requests answered without Python, by opcode */

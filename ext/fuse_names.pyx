@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 from cairnfs.ext cimport fuse_wire as fw
-from cairnfs.ext.fuse_req cimport Request, Span, attr_validity, fc_known, fc_take_array, fill_attr
+from cairnfs.ext.fuse_req cimport Request, Rules, Span, attr_validity, fc_known, fc_take_array, fill_attr
 
 cdef enum:
     ALL_STATX = 0xFFF  # STATX_BASIC_STATS | STATX_BTIME: everything cairnfs stores
@@ -70,10 +70,15 @@ cdef int op_lookup(Request r) except -1:
     try:
         attr = r.h.lookup(r.caller, r.header.nodeid, name)
     except OSError as error:
-        if error.errno != ENOENT or not r.rules.keeps_negative:
+        if error.errno != ENOENT or not keeps_absent(r.rules):
             raise
         return answer_absent(r)
     return r.answer_entry(attr, True)
+
+
+cdef bint keeps_absent(Rules rules) noexcept:
+    """Whether the kernel may be told for a while that a name is absent. Not if nobody tells it when that changes."""
+    return rules.chan.follows and (rules.negative.s or rules.negative.ns)
 
 
 cdef int answer_absent(Request r) except -1:

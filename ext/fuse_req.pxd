@@ -70,7 +70,7 @@ cdef extern from "fuse_lane.h" nogil:
         Span attr_valid
         Span entry_valid
         Span dir_entry_valid
-        int keeps_negative
+        Span negative_valid
         uint64_t fleeting_from
         int follows
         const fc_slots *slots
@@ -136,8 +136,7 @@ cdef class Rules:
     cdef Validity brief
     cdef uint64_t fleeting_from
     cdef Validity none
-    cdef Span negative
-    cdef bint keeps_negative
+    cdef Span negative  # 0: the kernel keeps no absent names
     cdef object make_set_attr
     cdef object make_lock
 

@@ -86,7 +86,6 @@ cdef class Rules:
         set_validity(&self.kept, attr_timeout_s, entry_timeout_s, dir_entry_timeout_s)
         set_validity(&self.brief, min(attr_timeout_s, BRIEF_S), min(entry_timeout_s, BRIEF_S), min(dir_entry_timeout_s, BRIEF_S))
         split_s(negative_timeout_s, &self.negative)
-        self.keeps_negative = negative_timeout_s > 0
         self.make_set_attr = make_set_attr
         self.make_lock = make_lock
 

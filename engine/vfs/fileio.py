@@ -46,6 +46,7 @@ class FileIo:
             except FsError as error:
                 if error.errno != errno.EEXIST or flags & os.O_EXCL:
                     raise
+                self._state.refuse_unseen()
             else:
                 file = files.acquire(attr.ino)
                 if before == (files.n_removals, files.n_invalidations):

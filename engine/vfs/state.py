@@ -59,6 +59,7 @@ class VfsState:
         journal, records = (None, None) if carried is None else (carried.journal, carried.handles)
         self.fence: Callable[[Position], None] = _alone
         self.way: Callable[[], Position | None] = _nowhere
+        self.catch_up: Callable[[], None] | None = None
         self.moved = Moved(self._parent_of, arena, clock, carried)
         self.pages = PageVersions(arena)
         self.capacity = Capacity(meta, clock)
@@ -67,6 +68,14 @@ class VfsState:
         self.numbers = itertools.count(1 if carried is None else (carried.generation << GENERATION_SHIFT) + 1)
         self.handles: HandleTable[Handle] = HandleTable(self.numbers, records)
         self.unopened = Unopened(self.files, lambda file: Handle(file, os.O_RDONLY, data.reader.cursor()))
+
+    def refuse_unseen(self) -> None:
+        """ESTALE where the kernel may have held something to be absent that it was about to create, and so has not asked whether
+        this caller may open it: it looks again, and finds it.
+        """
+        if self.catch_up is not None:
+            self.catch_up()
+            raise FsError(errno.ESTALE)
 
     def handle(self, fh: int) -> Handle:
         """An open handle; for a negative number the one for reading the inode of that number, which nobody need have opened.

@@ -11,31 +11,12 @@ from pathlib import Path
 import pytest
 
 from support.mounts import Mount, MountFactory
+from support.requests import requests, sent
 
 pytestmark = [pytest.mark.fuse, pytest.mark.usefixtures("kernel_caches")]
 
 N_FILES = 50
 SIZE = 20_000
-
-
-def requests(mount: Mount) -> dict[str, int]:
-    """What the mount has been asked, by opcode."""
-    found = {}
-    for line in (mount.path / ".stats").read_text().splitlines():
-        if line.startswith("cairnfs_fuse_requests_total{"):
-            found[line.split('"')[1]] = int(float(line.split(" ")[1]))
-    return found
-
-
-def sent(mount: Mount, act: Callable[[], object]) -> dict[str, int]:
-    """Requests that an act causes, less those of looking."""
-    first = requests(mount)
-    before = requests(mount)
-    act()
-    after = requests(mount)
-    looking = {op: before.get(op, 0) - first.get(op, 0) for op in before}
-    found = {op: n - before.get(op, 0) - looking.get(op, 0) for op, n in after.items()}
-    return {op: n for op, n in found.items() if n > 0 and op not in ("FORGET", "BATCH_FORGET")}
 
 
 def fill(folder: Path) -> list[Path]:

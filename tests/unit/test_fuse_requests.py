@@ -184,6 +184,14 @@ def test_missing_name_is_kept_when_asked_to(handler: MemoryHandler) -> None:
         reply = peer.call("LOOKUP", b"none\0")
         assert reply.error == 0
         assert ENTRY_OUT.unpack_from(reply.body) == (0, 0, 1, 0, 500_000_000, 0)
+        peer.channel.follows = False
+        assert peer.call("LOOKUP", b"none\0").error == errno.ENOENT, "nobody tells when it appears"
+
+
+def test_missing_name_is_not_kept_by_kernels_that_cannot_forget_all(handler: MemoryHandler) -> None:
+    with FusePeer(handler, negative_timeout_s=1.5) as peer:
+        peer.init(minor=43)
+        assert peer.call("LOOKUP", b"none\0").error == errno.ENOENT
 
 
 def test_setattr_says_what_is_set_and_nothing_else(peer: FusePeer, handler: MemoryHandler) -> None:
