@@ -129,9 +129,31 @@ _Static_assert(sizeof(struct ar_slice) == 32, "an entry is 32 bytes");
 
 struct ar_bucket {
     _Atomic uint32_t seq;
-    uint32_t hand;
+    _Atomic uint32_t hand; /* the entry whose turn it is to make room; from bit AR_USED on, which were used since their last turn */
     uint64_t stamp;
 };
+
+enum { AR_USED = 24 };
+
+/* By readers, who hold no lock. A bit that is lost, or set for what was just replaced, makes a worse choice and nothing else. */
+static inline void ar_note_use(struct ar_bucket *bucket, int way)
+{
+    uint32_t bit = UINT32_C(1) << (AR_USED + way);
+    if (!(atomic_load_explicit(&bucket->hand, memory_order_relaxed) & bit))
+        atomic_fetch_or_explicit(&bucket->hand, bit, memory_order_relaxed);
+}
+
+/* Which entry of a full bucket makes room: the next in turn that was not used since (the clock algorithm). Its lock is held. */
+static inline int ar_oldest(struct ar_bucket *bucket)
+{
+    for (int i = 0; i < AR_WAYS; i++) {
+        int way = (int)(atomic_fetch_add_explicit(&bucket->hand, 1, memory_order_relaxed) % AR_WAYS);
+        uint32_t bit = UINT32_C(1) << (AR_USED + way);
+        if (!(atomic_fetch_and_explicit(&bucket->hand, ~bit, memory_order_relaxed) & bit))
+            return way;
+    }
+    return (int)(atomic_fetch_add_explicit(&bucket->hand, 1, memory_order_relaxed) % AR_WAYS);
+}
 
 struct ar_segment {
     _Atomic uint64_t generation; /* grows whenever the segment is emptied */

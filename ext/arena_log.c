@@ -27,6 +27,8 @@ static int find(const struct ar_arena *arena, uint64_t pack, uint32_t stored_off
         for (int i = 0; i < AR_WAYS && !found; i++) {
             ar_copy(out, &entries[i], sizeof *out);
             found = out->pack == pack && out->stored_off == stored_off && out->n_bytes;
+            if (found)
+                ar_note_use(bucket, i);
         }
         if (ar_read_ok(bucket, seq))
             return found && is_here(arena, out);
@@ -129,7 +131,7 @@ static void publish(struct ar_arena *arena, const struct ar_slice *slice)
         if (!is_here(arena, &entries[i]))
             way = i;
     if (way < 0)
-        way = (int)(bucket->hand++ % AR_WAYS);
+        way = ar_oldest(bucket);
     ar_begin(bucket);
     entries[way] = *slice;
     ar_end(bucket);

@@ -86,6 +86,7 @@ int ar_attr_find(const struct ar_arena *arena, uint64_t ino, struct ar_attr *out
         for (int i = 0; i < AR_WAYS && !found; i++) {
             if (ar_load(&entries[i].ino) == ino) {
                 ar_copy(out, &entries[i], sizeof *out);
+                ar_note_use(bucket, i);
                 found = 1;
             }
         }
@@ -95,7 +96,7 @@ int ar_attr_find(const struct ar_arena *arena, uint64_t ino, struct ar_attr *out
     return 0;
 }
 
-/* The way of an inode, else a free one, else the next in turn. */
+/* The way of an inode, else a free one, else the one that makes room. */
 static int choose_attr(const struct ar_arena *arena, struct ar_bucket *bucket, uint64_t ino)
 {
     const struct ar_attr *entries = ar_entries(bucket);
@@ -107,7 +108,7 @@ static int choose_attr(const struct ar_arena *arena, struct ar_bucket *bucket, u
         if (spare < 0 && (entries[i].ino == 0 || entries[i].epoch != epoch))
             spare = i;
     }
-    return spare >= 0 ? spare : (int)(bucket->hand++ % AR_WAYS);
+    return spare >= 0 ? spare : ar_oldest(bucket);
 }
 
 /* Whether attributes may take the place of an entry, which is that of choose_attr(). */
@@ -280,6 +281,7 @@ int ar_name_find(const struct ar_arena *arena, uint64_t parent, const void *name
         for (int i = 0; i < AR_WAYS && !found; i++) {
             if (ar_load(&entries[i].key[0]) == key[0] && ar_load(&entries[i].key[1]) == key[1]) {
                 ar_copy(&copy, &entries[i], sizeof copy);
+                ar_note_use(bucket, i);
                 found = 1;
             }
         }
@@ -310,7 +312,7 @@ static int choose_name(const struct ar_arena *arena, struct ar_bucket *bucket, c
         if (spare < 0 && (entries[i].key[1] == 0 || entries[i].epoch != epoch))
             spare = i;
     }
-    return spare >= 0 ? spare : (int)(bucket->hand++ % AR_WAYS);
+    return spare >= 0 ? spare : ar_oldest(bucket);
 }
 
 int ar_name_put(struct ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes, uint64_t ino, uint64_t token)

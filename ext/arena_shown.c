@@ -69,7 +69,7 @@ static void add_shown(const struct ar_arena *arena, uint64_t ino, uint64_t value
         bucket = other;
     struct ar_shown *entry = shown_in(bucket, 0);
     if (entry == NULL)
-        entry = (struct ar_shown *)ar_entries(bucket) + bucket->hand++ % AR_WAYS;
+        entry = (struct ar_shown *)ar_entries(bucket) + ar_oldest(bucket);
     set_shown(bucket, entry, ino, value);
 }
 

@@ -24,6 +24,24 @@ def test_attributes_and_names_that_give_way_are_counted() -> None:
     arena.check()
 
 
+def test_what_is_used_outlasts_what_is_not() -> None:
+    """Attributes and names that somebody looks at now and then, among many that nobody looks at again."""
+    arena = Arena(MIB)
+    used = range(1, 31)
+    for ino in used:
+        note(arena, inode_row(ino, 1), name_row(1, b"name%d" % ino, ino, 1))
+    for ino in range(1001, 1001 + 4 * N):
+        note(arena, inode_row(ino, 1), name_row(1, b"name%d" % ino, ino, 1))
+        if ino % 20 == 0:
+            for each in used:
+                arena.attr(each)
+                arena.name(1, b"name%d" % each)
+    assert arena.evicted[1] > 3 * N and arena.evicted[2] > 3 * N
+    assert sum(arena.attr(ino) is not None for ino in used) >= 28
+    assert sum(arena.name(1, b"name%d" % ino) is not None for ino in used) >= 28
+    arena.check()
+
+
 def test_what_is_dropped_does_not_give_way() -> None:
     arena = Arena(MIB)
     for ino in range(1, 101):

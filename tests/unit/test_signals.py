@@ -5,21 +5,22 @@ import signal
 import time
 
 from cairnfs.daemon.signals import next_signal
+from support.arenas import ended, in_child
 
 WAIT_S = 0.05
 SIGNALS = {signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD}
 
 
 def test_a_signal_and_its_sender_or_none_in_time() -> None:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
+    def waits() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         assert next_signal(SIGNALS, 0) is None
         assert next_signal(SIGNALS, WAIT_S) is None
         os.kill(os.getpid(), signal.SIGHUP)
         assert next_signal(SIGNALS, 20) == (signal.SIGHUP, os.getpid())
         assert next_signal(SIGNALS, -1) is None
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    assert ended(in_child(waits)) == 0  # threads of this process have not blocked them
 
 
 def test_a_process_that_was_stopped_for_longer_sees_no_signal_that_nobody_sent() -> None:
