@@ -137,16 +137,21 @@ class Follower(threading.Thread):
         """
         if self._arena is not None and self._arena.fresh_for_open():
             return
-        known = max(self._position, 0 if self._arena is None else self._arena.applied)
-        if position != NEWEST and max(position, self._strange_until) <= known:
+        if self._is_known(position):
             return
         self._shared_fence()
 
-    def show(self, ino: Inode) -> None:
-        """Return when the kernel has no older pages of an inode than what was committed before the call. For requests that the
-        kernel makes without the lock of a page. StoreError (EIO) when the log cannot be read.
+    def _is_known(self, position: Position) -> bool:
+        """Whether everything up to a position (NEWEST: nobody knows which) is known here, with own commits in a row."""
+        known = max(self._position, 0 if self._arena is None else self._arena.applied)
+        return position != NEWEST and max(position, self._strange_until) <= known
+
+    def show(self, ino: Inode, position: Position = NEWEST) -> None:
+        """Return when the kernel has no older pages of an inode than what was committed before the call, or up to a position.
+        For requests that the kernel makes without the lock of a page. StoreError (EIO) when the log cannot be read.
         """
-        self._shared_fence()
+        if not self._is_known(position):
+            self.ask()
         with self._ended_rounds:
             is_under_way = self._leaving is not None
             if self._everything or ino in self._inos:

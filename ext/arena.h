@@ -134,6 +134,7 @@ struct ar_bucket {
 };
 
 enum { AR_USED = 24 };
+_Static_assert(AR_USED + AR_WAYS <= 32, "a bit for each entry");
 
 /* By readers, who hold no lock. A bit that is lost, or set for what was just replaced, makes a worse choice and nothing else. */
 static inline void ar_note_use(struct ar_bucket *bucket, int way)

@@ -267,8 +267,9 @@ int jn_add_granted(struct jn_journal *journal, struct jn_grant *grant, uint64_t 
 static int check_ring(const struct jn_journal *journal)
 {
     uint64_t head = atomic_load(&journal->h->head), tail = atomic_load(&journal->h->tail);
-    uint64_t ring_bytes = journal->h->ring_bytes;
-    if (tail < head && atomic_load(&journal->h->reserved) < (tail / ring_bytes < (head - 1) / ring_bytes ? ring_bytes : (head - 1) % ring_bytes + 1))
+    uint64_t ring_bytes = journal->h->ring_bytes, last = head - 1;
+    uint64_t end = tail / ring_bytes == last / ring_bytes ? last % ring_bytes + 1 : ring_bytes;
+    if (tail < head && atomic_load(&journal->h->reserved) < end)
         return 5;
     if (tail > head || head - tail > journal->h->ring_bytes || head % 8 || tail % 8)
         return 1;

@@ -22,7 +22,7 @@ from cairnfs.meta.records import (
     number_of,
 )
 from cairnfs.meta.txn import Txn
-from cairnfs.types import Inode, Lock, SessionId
+from cairnfs.types import Inode, Lock, Position, SessionId
 
 SCAN_INODES = 256
 
@@ -41,8 +41,10 @@ class Locks:
             return None
         return found.lock if found.session == self._core.session else found.lock._replace(pid=0)
 
-    def setlk(self, ino: Inode, lock: Lock) -> None:
+    def setlk(self, ino: Inode, lock: Lock) -> Position:
         """Take, change or (F_UNLCK) give up a lock, or raise EAGAIN at once when another holder is in the way.
+
+        Returns the position of the commit, 0 if nothing had to be changed.
 
         As on Linux, a flock that is to be converted is given up before the new one is tried, and stays so on EAGAIN.
         """
@@ -62,8 +64,10 @@ class Locks:
                 _store(txn, ino, held, changed(held, given_up), session, marked)
             return False
 
-        if not self._core.transact(build):
+        taken, committed = self._core.transact_at(build)
+        if not taken:
             raise FsError(errno.EAGAIN)
+        return committed.position
 
     def held(self, ino: Inode) -> list[HeldLock]:
         """What this session holds on an inode."""

@@ -256,15 +256,15 @@ class Vfs:
         forget: Callable[[Iterable[Inode]], None],
         way: Callable[[], Position | None] | None = None,
         *,
-        show: Callable[[Inode], None] | None = None,
+        show: Callable[[Inode, Position], None] | None = None,
         catch_up: Callable[[], None] | None = None,
     ) -> None:
         """`fence` returns when everything that others committed before the call was passed to `invalidate`, or with a position
         everything up to there; opens call it. `forget` makes the kernel ask for attributes again, where they changed without a
         commit: what was written is lost. `way`: the position up to which everything was passed, for those who change names and
         have not asked; None where `fence` costs nothing. `show` returns when the kernel has no older pages of an inode than
-        what was committed before; whoever takes a lock calls it. `catch_up`: as `fence`, where that does not ask and the kernel
-        may keep that names are absent.
+        what was committed up to a position (0: before the call); whoever takes a lock calls it. `catch_up`: as `fence`, where
+        that does not ask and the kernel may keep that names are absent.
         """
         self._state.fence = fence
         self._state.files.on_lost = forget

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from cairnfs.errors import CairnError, FsError
-from cairnfs.types import Caller, Inode, Lock
+from cairnfs.types import Caller, Inode, Lock, Position
 from cairnfs.vfs.handles import Handle
 from cairnfs.vfs.openfile import OpenFile
 from cairnfs.vfs.state import VfsState
@@ -82,7 +82,7 @@ class Locking:
         self._locks = state.meta.locks
         self._releases = Releases()
         self.is_followed = False  # the change log's releases come to `released`
-        self.show: Callable[[Inode], None] | None = None  # the kernel drops what others have made outdated
+        self.show: Callable[[Inode, Position], None] | None = None  # the kernel drops what others have made outdated
 
     def released(self, inos: Iterable[Inode]) -> None:
         """Another process has changed the locks of these inodes."""
@@ -104,7 +104,7 @@ class Locking:
         file.locks.check({lock.owner})
         if lock.flock:
             file.locks.forget(lock.owner, flock=True)  # it is given up before it is converted
-        self._take(c, file, lock, wait)
+        position = self._take(c, file, lock, wait)
         file.locks.note(lock)
         if lock.flock:
             handle.flock_owner = lock.owner
@@ -114,7 +114,7 @@ class Locking:
         self._note_owners(fh, handle)
         try:
             if self.show is not None:
-                self.show(file.ino)  # EIO leaves the lock taken: what it replaced may have been one
+                self.show(file.ino, position)  # EIO leaves the lock taken: what it replaced may have been one
         finally:
             file.invalidate()
             self._state.arena.forget(file.ino)
@@ -153,39 +153,41 @@ class Locking:
             self._locks.setlk(file.ino, lock)
             self._releases.notify(file.ino)
 
-    def _take(self, c: Caller, file: OpenFile, lock: Lock, wait: bool) -> None:
-        if self._try(file.ino, lock):
-            return
+    def _take(self, c: Caller, file: OpenFile, lock: Lock, wait: bool) -> Position:
+        """The position at which it was taken."""
+        position = self._try(file.ino, lock)
+        if position is not None:
+            return position
         if not wait and not lock.flock:
             raise FsError(errno.EAGAIN)
         self._releases.enter(file.ino)
         try:
             if wait:
-                self._wait_for(c, file.ino, lock)
-            else:
-                self._wait_for_release(file.ino, lock)
+                return self._wait_for(c, file.ino, lock)
+            return self._wait_for_release(file.ino, lock)
         finally:
             self._releases.leave(file.ino)
 
-    def _wait_for_release(self, ino: Inode, lock: Lock) -> None:
+    def _wait_for_release(self, ino: Inode, lock: Lock) -> Position:
         give_up_s = time.monotonic() + RELEASE_COMES_S
         while True:
             seen = self._releases.count(ino)
             is_ours = any(held.lock.flock for held in self._locks.held(ino))
-            if self._try(ino, lock):
-                return
+            if (position := self._try(ino, lock)) is not None:
+                return position
             left_s = give_up_s - time.monotonic()
             if not is_ours or left_s <= 0 or not self._releases.wait(ino, seen, left_s):
                 raise FsError(errno.EAGAIN)
 
-    def _wait_for(self, c: Caller, ino: Inode, lock: Lock) -> None:
+    def _wait_for(self, c: Caller, ino: Inode, lock: Lock) -> Position:
         delay = FOLLOWED_WAIT_S if self.is_followed else FIRST_WAIT_S
         seen = self._releases.count(ino)
-        while not self._try(ino, lock):
+        while (position := self._try(ino, lock)) is None:
             self._pause(c, ino, seen, delay)
             seen = self._releases.count(ino)
             if not self.is_followed:
                 delay = min(2 * delay, LONGEST_WAIT_S)
+        return position
 
     def _pause(self, c: Caller, ino: Inode, seen: int, delay: float) -> None:
         """Until a release here, or `delay` seconds. EINTR when the caller was signalled."""
@@ -197,11 +199,11 @@ class Locking:
                 return
             left -= INTERRUPT_CHECK_S
 
-    def _try(self, ino: Inode, lock: Lock) -> bool:
+    def _try(self, ino: Inode, lock: Lock) -> Position | None:
+        """None when another holder is in the way."""
         try:
-            self._locks.setlk(ino, lock)
+            return self._locks.setlk(ino, lock)
         except FsError as error:
             if error.errno == errno.EAGAIN:
-                return False
+                return None
             raise
-        return True

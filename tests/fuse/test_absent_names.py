@@ -132,21 +132,17 @@ def test_a_name_that_appears_elsewhere_is_seen(mounts: MountFactory, volume: Vol
     eventually(lambda: os.path.lexists(mount.path / "d" / NAMES[0]))
 
 
+@pytest.mark.parametrize(
+    ("change", "said"), [(TRIMMED, "no longer reaches back"), (DEAF, "could not be followed")], ids=["gap", "not-followed"]
+)
 @pytest.mark.parametrize("mode", KEEPING)
-def test_a_name_made_in_a_gap_of_the_log_is_seen(mounts: MountFactory, volume: Volume, other: Mount, mode: str) -> None:
+def test_a_name_made_while_nobody_tells_is_seen(
+    mounts: MountFactory, volume: Volume, other: Mount, mode: str, change: str, said: str
+) -> None:
+    """In a gap of the log, and while it is not followed."""
     mount = keeping(mounts, volume, mode, "--workers", "1")
-    mount.expected_log.append("no longer reaches back")
-    take_over(mount, change=TRIMMED)
-    probe(mount.path / "d")
-    (other.path / "d" / NAMES[0]).write_bytes(b"")
-    eventually(lambda: os.path.lexists(mount.path / "d" / NAMES[0]))
-
-
-@pytest.mark.parametrize("mode", KEEPING)
-def test_a_name_made_while_the_log_is_not_followed_is_seen(mounts: MountFactory, volume: Volume, other: Mount, mode: str) -> None:
-    mount = keeping(mounts, volume, mode, "--workers", "1")
-    mount.expected_log.append("could not be followed")
-    take_over(mount, change=DEAF)
+    mount.expected_log.append(said)
+    take_over(mount, change=change)
     probe(mount.path / "d")
     (other.path / "d" / NAMES[0]).write_bytes(b"")
     eventually(lambda: os.path.lexists(mount.path / "d" / NAMES[0]))

@@ -1,5 +1,6 @@
 """What each operation of a mount costs in round trips, counted by the Redis server itself (MONITOR), by kind."""
 
+import fcntl
 import os
 import random
 import threading
@@ -76,6 +77,12 @@ def test_changes_of_what_is_known_are_one_round_trip_each(make: Callable[..., Mo
     costs(server, lambda path: os.close(opened[path]), paths, commit=1)
     costs(server, lambda path: path.stat(), paths)
     costs(server, lambda path: path.read_bytes(), paths, fence=1)
+    for path in paths:
+        opened[path] = os.open(path, os.O_RDWR)
+    costs(server, lambda path: fcntl.flock(opened[path], fcntl.LOCK_EX), paths, HMGET=1, commit=1)
+    costs(server, lambda path: fcntl.flock(opened[path], fcntl.LOCK_UN), paths, HMGET=1, commit=1)
+    for path in paths:
+        os.close(opened[path])
     costs(server, lambda path: path.chmod(0o600), paths, commit=1)
     costs(server, lambda path: os.utime(path), paths, commit=1)
     costs(server, lambda path: os.truncate(path, 4000), paths, commit=1)

@@ -32,13 +32,14 @@ Maker = Callable[..., RedisServer]
 class Group:
     """Master, replica, Sentinel."""
 
-    def __init__(self, make: Maker, folder: Path, *options: str, program: str | None = None) -> None:
+    def __init__(self, make: Maker, folder: Path, *options: str, program: str | None = None, down_after_ms: int = 500) -> None:
+        """`down_after_ms`: how long the Sentinel waits for a master that does not answer."""
         more = {} if program is None else {"program": program}
         self.master = make(*options, **more)
         self.replica = make("--replicaof", "127.0.0.1", str(self.master.port), *options, **more)
         config = folder / "sentinel.conf"
         config.write_text(
-            f"sentinel monitor chief 127.0.0.1 {self.master.port} 1\nsentinel down-after-milliseconds chief 500\n"
+            f"sentinel monitor chief 127.0.0.1 {self.master.port} 1\nsentinel down-after-milliseconds chief {down_after_ms}\n"
             "sentinel failover-timeout chief 3000\n"
         )
         self.sentinel = make(config=config, **more)
@@ -161,7 +162,7 @@ def cut_off_unanswered(master: RedisServer, running: Load) -> None:
 
 
 def test_commits_that_a_killed_master_has_made_and_not_told_are_not_made_again(own_server: Maker, tmp_path: Path) -> None:
-    group = Group(own_server, tmp_path)
+    group = Group(own_server, tmp_path, down_after_ms=10_000)  # it is stopped, and refuses the Sentinel, before it is killed
     with opened(group.url, LIMIT_S) as store:
         with load(store) as running:
             group.is_ready_for(running)
