@@ -73,6 +73,9 @@ def _sizes(text: str) -> object:
 @click.option("--no-cold", is_flag=True, help="Leave out what needs the kernel's caches dropped.")
 @click.option("--peers", is_flag=True, help="Set up cairnfs, the local file system and JuiceFS in TMPDIR, and compare them.")
 @click.option("--io-uring", is_flag=True, help="Mount cairnfs of --peers for FUSE over io_uring, which is switched on meanwhile.")
+@click.option(
+    "--redis-delay", type=click.FloatRange(min=0), default=0.0, metavar="MS", help="How much later Redis of --peers answers."
+)
 @click.option("--cpu-of", multiple=True, metavar="PID|NAME", help="Count the processor time of these processes, too.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), metavar="FILE", help="Write all values there.")
 @click.option("--html", "html_path", type=click.Path(path_type=Path), metavar="FILE", help="Write a report with plots there.")
@@ -88,6 +91,7 @@ def run_command(
     no_cold: bool,
     peers: bool,
     io_uring: bool,
+    redis_delay: float,
     cpu_of: tuple[str, ...],
     json_path: Path | None,
     html_path: Path | None,
@@ -105,10 +109,8 @@ def run_command(
     from cairnfs.bench.suites import SUITES
     from cairnfs.bench.workload import Settings
 
-    if not directories and not peers:
-        raise UsageError("name a directory, or several that are to be compared")
-    if io_uring and not peers:
-        raise UsageError("--io-uring is about what --peers mounts: add it, or mount with --workers 0 yourself")
+    if not peers:
+        _check_without_peers(directories, io_uring, redis_delay)
     n_files = SUITES[suite].n_files if files is None else files
     n_procs = len(os.sched_getaffinity(0)) if procs is None else procs
     large_bytes = SUITES[suite].large_bytes if large is None else large
@@ -125,11 +127,23 @@ def run_command(
     with ExitStack() as stack:
         places = places_of(directories, cpu_of)
         if peers:
-            places += set_up(stack, note, suite, io_uring=io_uring)
+            places += set_up(stack, note, suite, io_uring=io_uring, redis_delay_ms=redis_delay)
         results = bench(places, SUITES[suite].workloads(settings), settings, suite, _Said())
+    if redis_delay:
+        results.notes.append(f"answers of Redis came later by {redis_delay:g} ms")
     show(results)
     for path, writer in outputs.items():
         path.write_text(writer(results), encoding="utf-8")
+
+
+def _check_without_peers(directories: tuple[Path, ...], io_uring: bool, redis_delay: float) -> None:
+    """UsageError when there is nothing to compare, or something was to be set up otherwise that is not set up at all."""
+    if not directories:
+        raise UsageError("name a directory, or several that are to be compared")
+    if io_uring:
+        raise UsageError("--io-uring is about what --peers mounts: add it, or mount with --workers 0 yourself")
+    if redis_delay:
+        raise UsageError("--redis-delay is about the server that --peers starts: add it")
 
 
 def _check_amounts(n_files: int, n_procs: int, n_rounds: int | None, large_bytes: int) -> None:

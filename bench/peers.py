@@ -17,6 +17,7 @@ from pathlib import Path
 
 from cairnfs.bench.mounted import mounted_at
 from cairnfs.bench.places import Place, mount_of
+from cairnfs.bench.relay import relayed, round_trip_ms
 from cairnfs.bench.servers import CEPH, CephCluster, ServerError, redis_server, wait_for
 from cairnfs.daemon.transport import ENABLED
 from cairnfs.errors import CairnError, UsageError
@@ -27,10 +28,11 @@ LATE = ("--sync", "fsync")  # as JuiceFS does, which never syncs objects in a fo
 SMALL_CACHE = "64"  # MiB: less than what the suite `train` reads again and again
 
 
-def set_up(stack: ExitStack, say: Say, suite: str, *, io_uring: bool = False) -> list[Place]:
+def set_up(stack: ExitStack, say: Say, suite: str, *, io_uring: bool = False, redis_delay_ms: float = 0) -> list[Place]:
     """cairnfs, the local file system, JuiceFS; with Redis as well, where there is a server. `stack` takes everything down.
 
     `io_uring`: that is how requests come to cairnfs, and it is switched on meanwhile. UsageError where it cannot be.
+    `redis_delay_ms`: by so much later all that is on Redis gets its answers, as from another machine.
     """
     if io_uring:
         stack.enter_context(switched_on())
@@ -46,7 +48,7 @@ def set_up(stack: ExitStack, say: Say, suite: str, *, io_uring: bool = False) ->
         places.append(cairnfs(root, stack, "cairnfs, --sync fsync", synced=LATE))
     redis_url = None
     with optional("Redis", say):
-        redis_url = stack.enter_context(redis_server(root / "redis", appendonly=True))
+        redis_url = redis(root / "redis", stack, redis_delay_ms, say)
         places.append(cairnfs(root, stack, "cairnfs, Redis", f"{redis_url}/1"))
         if late:
             places.append(cairnfs(root, stack, "cairnfs, Redis, --sync fsync", f"{redis_url}/4", synced=LATE))
@@ -59,6 +61,15 @@ def set_up(stack: ExitStack, say: Say, suite: str, *, io_uring: bool = False) ->
         if redis_url:
             places.append(juicefs(root, stack, program, "JuiceFS, Redis", f"{redis_url}/3"))
     return places
+
+
+def redis(folder: Path, stack: ExitStack, delay_ms: float, say: Say) -> str:
+    """The URL of a fresh server whose answers come later by `delay_ms`. It is said how long a round trip takes then."""
+    url = stack.enter_context(redis_server(folder, appendonly=True))
+    if delay_ms:
+        url = stack.enter_context(relayed(url, delay_ms))
+        say(f"a round trip to Redis takes {round_trip_ms(url):.2f} ms")
+    return url
 
 
 @contextmanager

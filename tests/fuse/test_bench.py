@@ -121,7 +121,7 @@ def test_peers_are_set_up_and_taken_down(monkeypatch: pytest.MonkeyPatch, need_f
     monkeypatch.setattr(peers, "juicefs_program", not_there)
     said: list[str] = []
     with ExitStack() as stack:
-        places = peers.set_up(stack, said.append, "train")
+        places = peers.set_up(stack, said.append, "train", redis_delay_ms=0.1)
         found = {place.name: place.mount.fstype for place in places}
         assert {"cairnfs", "local", "cairnfs, small cache"} <= set(found)
         assert ("cairnfs, Redis" in found) == (REDIS_SERVER is not None)
@@ -139,6 +139,7 @@ def test_peers_are_set_up_and_taken_down(monkeypatch: pytest.MonkeyPatch, need_f
             # The name is asked for, made, and gets its content; what all mounts ask in the background is counted, too.
             assert 3 <= costs.between(before, costs.read(on_redis), 0, N_COUNTED)[costs.AT_REDIS] <= 4
     assert "without JuiceFS: no network" in said
+    assert (REDIS_SERVER is not None) == any(line.startswith("a round trip to Redis takes ") for line in said)
     assert not {str(place.top) for place in places} & set(cairnfs_mounts())
     assert not places[1].top.parent.exists()
 
@@ -171,3 +172,8 @@ def test_io_uring_that_cannot_be_switched_on_is_one_line(monkeypatch: pytest.Mon
         peers.set_up(stack, lambda line: None, "quick", io_uring=True)
     refused = cairnfs("bench", "--io-uring", tmp_path, check=False)
     assert refused.returncode == 2 and "--io-uring is about what --peers mounts" in refused.stderr
+
+
+def test_a_delay_is_for_what_is_set_up(tmp_path: Path) -> None:
+    refused = cairnfs("bench", "--redis-delay", "0.2", tmp_path, check=False)
+    assert refused.returncode == 2 and "--redis-delay is about the server that --peers starts" in refused.stderr
