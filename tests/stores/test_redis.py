@@ -373,6 +373,7 @@ def test_a_full_server_is_said_to_be_full(own_server: Callable[..., RedisServer]
         ("redis://:p@one,a,b:7/3", Address(3, [("a", 26379), ("b", 7)], "one", login={"password": "p"})),
         ("unix:///run/r.sock?db=4", Address(4, path="/run/r.sock")),
         ("rediss://host", Address(0, [("host", 6379)], tls={"ssl": True})),
+        ("redis://m,a/1?wait-replicas=2", Address(1, [("a", 26379)], "m", wait_replicas=2)),
     ],
 )
 def test_urls(url: str, expected: Address, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,7 +384,8 @@ def test_urls(url: str, expected: Address, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(
     "url",
-    ["redis://", "redis://host:x", "redis://host/db", "unix://sock", "redis://h?colour=red", "redis://h?password-file=/none"],
+    ["redis://", "redis://host:x", "redis://host/db", "unix://sock", "redis://h?colour=red", "redis://h?password-file=/none"]
+    + ["redis://h?wait-replicas=-1", "redis://h?wait-replicas=", "redis://h?wait-replicas=1000"],
 )
 def test_urls_that_are_wrong(url: str) -> None:
     scheme, _, rest = url.partition("://")

@@ -30,13 +30,23 @@ Maker = Callable[..., RedisServer]
 
 
 class Group:
-    """Master, replica, Sentinel."""
+    """Master, replica or several, Sentinel."""
 
-    def __init__(self, make: Maker, folder: Path, *options: str, program: str | None = None, down_after_ms: int = 500) -> None:
+    def __init__(
+        self,
+        make: Maker,
+        folder: Path,
+        *options: str,
+        program: str | None = None,
+        down_after_ms: int = 500,
+        n_replicas: int = 1,
+        wait_replicas: int = 0,
+    ) -> None:
         """`down_after_ms`: how long the Sentinel waits for a master that does not answer."""
         more = {} if program is None else {"program": program}
         self.master = make(*options, **more)
-        self.replica = make("--replicaof", "127.0.0.1", str(self.master.port), *options, **more)
+        self.replicas = [make("--replicaof", "127.0.0.1", str(self.master.port), *options, **more) for _ in range(n_replicas)]
+        self.replica = self.replicas[0]
         config = folder / "sentinel.conf"
         config.write_text(
             f"sentinel monitor chief 127.0.0.1 {self.master.port} 1\nsentinel down-after-milliseconds chief {down_after_ms}\n"
@@ -44,21 +54,24 @@ class Group:
         )
         self.sentinel = make(config=config, **more)
         self.url = f"redis://chief,127.0.0.1:{self.sentinel.port}/{DB}"
+        if wait_replicas:
+            self.url += f"?wait-replicas={wait_replicas}"
 
     def role(self, server: RedisServer) -> object:
         with server.client() as client:
             return client.info("replication")["role"]
 
-    def knows_replica(self) -> bool:
-        """The Sentinel, which can have it take over."""
+    def knows_replicas(self) -> bool:
+        """The Sentinel, which can have one take over."""
         with self.sentinel.client() as client:
-            return [each["flags"] for each in client.sentinel_slaves("chief")] == ["slave"]
+            return [each["flags"] for each in client.sentinel_slaves("chief")] == ["slave"] * len(self.replicas)
 
     def is_ready_for(self, running: "Load") -> None:
         """Return when the replica can take over from the master, and commits are made."""
         running.goes_on()
-        synced(self.replica, DB)
-        until(self.knows_replica)
+        for replica in self.replicas:
+            synced(replica, DB)
+        until(self.knows_replicas)
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -216,6 +229,56 @@ def test_a_planned_failover_among_commits(kind: str, own_server: Maker, tmp_path
         assert not lost & kept
         assert lost <= later
         assert not lost or kind == "redis"
+
+
+@pytest.mark.parametrize("how", ["killed", "planned"])
+def test_nothing_is_lost_where_a_replica_is_waited_for(how: str, own_server: Maker, tmp_path: Path) -> None:
+    group = Group(own_server, tmp_path, "--appendonly", "yes", n_replicas=2, wait_replicas=1)
+    with opened(group.url, LIMIT_S) as store:
+        with load(store) as running:
+            group.is_ready_for(running)
+            if how == "killed":
+                group.master.kill()
+            else:
+                with group.sentinel.client() as client:
+                    client.execute_command("SENTINEL", "FAILOVER", "chief")
+            until(lambda: "master" in [group.role(replica) for replica in group.replicas])
+            running.goes_on()
+        assert not running.lost()
+        assert store.hazards() == []
+    with opened(group.url.partition("?")[0]) as store:
+        assert ["wait-replicas=1" in hazard.text for hazard in store.hazards()] == [True]
+
+
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+def test_a_commit_is_not_answered_before_its_replica_has_it(kind: str, own_server: Maker, request: pytest.FixtureRequest) -> None:
+    """Whether it is sent for the first time, or asked for again on another connection, which has written nothing before."""
+    more = {"program": request.getfixturevalue("valkey_server").program} if kind == "valkey" else {}
+    master = own_server(**more)
+    replica = own_server("--replicaof", "127.0.0.1", str(master.port), **more)
+    with opened(f"{master.url}/{DB}?wait-replicas=1", LIMIT_S) as store, ThreadPoolExecutor(1) as pool, master.client() as client:
+        assert store.commit([], [Add(COUNT, 0, 1)]).added == [1]
+        client.select(DB)
+        os.kill(replica.pid, signal.SIGSTOP)
+        try:
+            waiting = pool.submit(store.commit, [], [Add(COUNT, 0, 1)])
+            for _ in range(3):
+                until(lambda: [each for each in client.client_list() if each["cmd"] == "wait"])
+                client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                time.sleep(QUIET_S)
+            assert counted(store) == 2 and not waiting.done()
+        finally:
+            os.kill(replica.pid, signal.SIGCONT)
+        assert waiting.result(LIMIT_S).added == [2]
+        assert counted(store) == 2
+
+
+def test_too_few_replicas_are_an_error(own_server: Maker) -> None:
+    master = own_server()
+    with opened(f"{master.url}/{DB}?wait-replicas=2", 1) as store:
+        with pytest.raises(StoreError, match=r"has not answered for 1 s: 0 of 2 replicas \(wait-replicas\) had a commit"):
+            store.commit([], [Add(COUNT, 0, 1)])
+        assert counted(store) == 1, "it was made, and nobody may rely on it"
 
 
 def test_connections_to_sentinels_end_with_the_store(own_server: Maker, tmp_path: Path) -> None:

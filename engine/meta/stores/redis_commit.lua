@@ -19,7 +19,10 @@ local slot, number = ARGV[1], tonumber(ARGV[2])
 local done = call('HGET', KEYS[3], slot) -- the number of the latest commit (8 bytes, big-endian), its reply
 if done then
   local last = struct.unpack('>I8', done)
-  if last == number then return cmsgpack.unpack(string.sub(done, 9)) end
+  if last == number then
+    call('EXPIRE', KEYS[3], 86400) -- it is written so that WAIT waits for replicas on this connection, too
+    return cmsgpack.unpack(string.sub(done, 9))
+  end
   if last > number then return redis.error_reply('LATE this commit was given up by its client') end
 end
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote
@@ -41,7 +41,7 @@ KEEPALIVE = {
 }
 MIN_PAUSE_S, MAX_PAUSE_S = 0.01, 1.0
 TLS_OPTIONS = {"tls-ca-cert-file": "ssl_ca_certs", "tls-cert-file": "ssl_certfile", "tls-key-file": "ssl_keyfile"}
-OPTIONS = frozenset({"db", "password-file", "insecure-skip-verify", *TLS_OPTIONS})
+OPTIONS = frozenset({"db", "password-file", "insecure-skip-verify", "wait-replicas", *TLS_OPTIONS})
 
 FAILURES = (redis.RedisError, RedisClusterException)  # of redis-py: one is not among the others
 
@@ -72,6 +72,7 @@ class Address:
     path: str = ""
     login: dict[str, str] = field(default_factory=dict, repr=False)
     tls: dict[str, Any] = field(default_factory=dict)
+    wait_replicas: int = 0  # so many have a commit before it is answered
 
     @property
     def tag(self) -> bytes:
@@ -92,6 +93,10 @@ def parse_url(scheme: str, rest: str) -> Address:
     unknown = sorted(options.keys() - OPTIONS)
     if unknown:
         raise UsageError(f"unknown option '{unknown[0]}' in the metadata URL; known are {', '.join(sorted(OPTIONS))}")
+    return replace(_address(scheme, where, options), wait_replicas=_replicas(options.get("wait-replicas", "0")))
+
+
+def _address(scheme: str, where: str, options: dict[str, str]) -> Address:
     credentials, at, where = where.rpartition("@")
     login = _login(credentials, options) if at else _login("", options)
     if scheme == "unix":
@@ -120,6 +125,12 @@ def _host(text: str, default_port: int) -> tuple[str, int]:
 def _db(text: str) -> int:
     if not text.isdigit():
         raise UsageError(f"'{text}' is not the number of a Redis database")
+    return int(text)
+
+
+def _replicas(text: str) -> int:
+    if not (text.isdigit() and len(text) < 4):
+        raise UsageError(f"'{text}' is not a number of replicas to wait for")
     return int(text)
 
 
@@ -209,9 +220,25 @@ class Link:
             return self.client
         return self.client.get_redis_connection(self.client.get_node_from_key(self.address.tag))
 
-    def ask(self, *words: str | Argument) -> Any:
-        """The reply to a command, as `call`."""
+    def ask(self, *words: str | Argument, is_commit: bool = False) -> Any:
+        """The reply to a command, as `call`; to a commit, when as many replicas have it as the URL says. A commit without enough
+        replicas is asked for again, and must write something each time: the server goes by what was written on the connection.
+        """
+        if is_commit and self.address.wait_replicas:
+            return self.call(lambda _: self._ask_replicas(words))
         return self.call(lambda client: self._ask(client, words))
+
+    def _ask_replicas(self, words: Words) -> Any:
+        n_wanted, timeout_ms = self.address.wait_replicas, int(self._common["socket_timeout"] / 2 * 1000)
+        commands = (words, ("WAIT", n_wanted, timeout_ms))
+        try:
+            reply, n = self._wire.ask_all(commands)
+        except redis.exceptions.MovedError:
+            self._find_owner()
+            reply, n = self._wire.ask_all(commands)
+        if n < n_wanted:
+            raise redis.TimeoutError(f"{n} of {n_wanted} replicas (wait-replicas) had a commit within {timeout_ms} ms")
+        return reply
 
     def _ask(self, client: Any, words: Words) -> Any:
         try:
@@ -265,7 +292,7 @@ class Link:
             if not self._is_synced and self._never_syncs():
                 return
             try:
-                n_local, _ = self._wire.ask("WAITAOF", 1, 0, timeout_ms, after=("SET", key, b"", "PX", 1))
+                _, (n_local, _) = self._wire.ask_all([("SET", key, b"", "PX", 1), ("WAITAOF", 1, 0, timeout_ms)])
             except redis.ResponseError as error:
                 if NO_LOG not in str(error):
                     raise

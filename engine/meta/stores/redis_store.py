@@ -67,6 +67,7 @@ LISTEN_S = 0.5  # how long the end of listening may take
 MAX_REMEMBERED = 64  # records whose place in the log is known
 MAX_ROWS = 0xFFFFFFFF  # of a page: all of them
 UNSEEN = "Redis does not show its settings (CONFIG GET): whether it keeps metadata through a restart is not known"
+UNAWARE = "a failover loses commits that no replica had yet: with two replicas or more, add ?wait-replicas=1 to the URL"
 DAMAGED = "a row of the volume in Redis is damaged: something else has written to it"
 
 _VERSION = struct.Struct(">Q")
@@ -81,14 +82,14 @@ class Script:
         self.text = b"".join([Path(__file__).with_name(f"redis_{name}.lua").read_bytes() for name in names])
         self._sha = b""
 
-    def run(self, link: Link, keys: Sequence[bytes], arguments: Sequence[Argument]) -> Any:
+    def run(self, link: Link, keys: Sequence[bytes], arguments: Sequence[Argument], *, is_commit: bool = False) -> Any:
         if self._sha:
             try:
-                return link.ask("EVALSHA", self._sha, len(keys), *keys, *arguments)
+                return link.ask("EVALSHA", self._sha, len(keys), *keys, *arguments, is_commit=is_commit)
             except StoreError as error:
                 if not isinstance(error.__cause__, redis.exceptions.NoScriptError):
                     raise  # else the server has been restarted
-        found = link.ask("EVAL", self.text, len(keys), *keys, *arguments)  # which keeps it
+        found = link.ask("EVAL", self.text, len(keys), *keys, *arguments, is_commit=is_commit)  # which keeps it
         self._sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
         return found
 
@@ -199,7 +200,7 @@ class RedisStore:
             slot[1] += 1
             record = self._identity(slot) + encode_record(batch.changed, conditions, effects)
             head: list[Argument] = [slot[0], slot[1], record, self._log_records, INDEX_FROM, len(conditions)]
-            reply = self._run(self._commit, keys, head + batch.arguments)
+            reply = self._run(self._commit, keys, head + batch.arguments, is_commit=True)
         if reply[0] == 0:
             _, number, raw = reply
             steps: list[Condition | Effect] = [*conditions, *effects]
@@ -304,9 +305,11 @@ class RedisStore:
             settings = self._link.settings("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy")
         except FAILURES:
             settings = {}
+        address = self._link.address
+        found = [Hazard(UNAWARE)] if address.master and not address.wait_replicas else []
         if "appendonly" not in settings:
-            return [Hazard(UNSEEN, is_known=False)]
-        return [Hazard(text) for text in self._losses(settings)]
+            return [*found, Hazard(UNSEEN, is_known=False)]
+        return found + [Hazard(text) for text in self._losses(settings)]
 
     def _losses(self, settings: dict[str, str]) -> list[str]:
         found = []
@@ -319,9 +322,9 @@ class RedisStore:
             found.append("Redis may drop metadata when memory is short: set maxmemory-policy noeviction")
         return found
 
-    def _run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Argument]) -> Any:
+    def _run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Argument], *, is_commit: bool = False) -> Any:
         try:
-            return script.run(self._link, keys, arguments)
+            return script.run(self._link, keys, arguments, is_commit=is_commit)
         except StoreError as error:
             if str(error.__cause__ or "").startswith("RANGE"):
                 raise StoreError("a counter would become greater than 2**53") from error

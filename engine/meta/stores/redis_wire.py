@@ -7,6 +7,7 @@ command than redis-py's client with its pool, of 20 to 40. A connection is used 
 import os
 import socket
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import hiredis
@@ -41,17 +42,21 @@ class Wire:
         """The same, to the server of another client."""
         return Wire(client, self._greeting)
 
-    def ask(self, *words: str | Argument, after: Words = ()) -> Any:
-        """The reply to a command, which is sent again when the server has closed a kept connection. `after`: a command that is
-        sent before it on the same connection. Raises as redis-py.
+    def ask(self, *words: str | Argument) -> Any:
+        """The reply to a command, which is sent again when the server has closed a kept connection. Raises as redis-py."""
+        return self.ask_all([words])[0]
+
+    def ask_all(self, commands: Sequence[Words]) -> list[Any]:
+        """The replies to commands that go together, on one connection, in one round trip; all are sent again when the server has
+        closed a kept connection. Raises as redis-py, after all replies, what the first of them says that is an error.
         """
         connection = self._take()
         if connection is not None:
             try:
-                return self._exchange(connection, words, after)
+                return self._exchange(connection, commands)
             except redis.exceptions.ConnectionError:
                 self.close()  # the others are most likely closed, too
-        return self._exchange(self._connected(), words, after)
+        return self._exchange(self._connected(), commands)
 
     def new_socket(self) -> int:
         """The descriptor of another connection, which is the caller's from now on. Raises as redis-py."""
@@ -81,18 +86,16 @@ class Wire:
         connection = self._pool.get_connection()
         try:
             if self._greeting:
-                self._say(connection, self._greeting)
+                self._say(connection, [self._greeting])
         except BaseException:
             self._give_up(connection)
             raise
         return connection
 
-    def _exchange(self, connection: Any, words: Words, after: Words) -> Any:
+    def _exchange(self, connection: Any, commands: Sequence[Words]) -> list[Any]:
         is_usable = False
         try:
-            if after:
-                self._say(connection, after)
-            reply = self._say(connection, words)
+            replies = self._say(connection, commands)
             is_usable = True
         except redis.exceptions.ResponseError as error:
             # A master that has become a replica stays one: whoever connects is led elsewhere.
@@ -105,17 +108,26 @@ class Wire:
                     self._idle.append(connection)
             if not is_kept:
                 self._give_up(connection)
-        return reply
+        return replies
 
-    def _say(self, connection: Any, words: Any) -> Any:  # a tuple: hiredis's types know of a single one
-        command = hiredis.pack_command(words)
+    def _say(self, connection: Any, commands: Sequence[Any]) -> list[Any]:  # of tuples: hiredis's types know of a single one
+        command = b"".join([hiredis.pack_command(words) for words in commands])
         if type(connection._sock) is socket.socket:  # and not TLS's; redis-py has no other way to it
             n_sent = self._poll.send(connection._sock.fileno(), command)
             if n_sent < len(command):
                 connection.send_packed_command([command[n_sent:]])
         else:
             connection.send_packed_command([command])
-        return connection.read_response()
+        replies: list[Any] = []
+        errors: list[Exception] = []
+        for _ in commands:
+            try:
+                replies.append(connection.read_response())
+            except redis.exceptions.ResponseError as error:  # the connection is in order, and the next reply will come
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        return replies
 
     def _give_up(self, connection: Any) -> None:
         connection.disconnect()
