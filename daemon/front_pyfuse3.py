@@ -6,8 +6,9 @@ costs two thread switches per request, which is why the compiled channel is the 
 
 pyfuse3 has no handlers for fcntl and flock locks, fallocate, lseek and copy_file_range. The kernel then keeps locks to
 itself (they work between processes of this machine only), refuses fallocate with EOPNOTSUPP, and does without the other two.
-It also applies the umask before it asks, so the umask narrows what a default ACL gives. libfuse serves the descriptor of a
-mount that `mountpoint` has made, so options and messages are those of the compiled front.
+It also applies the umask before it asks, so the umask narrows what a default ACL gives. That no file
+has an attribute in security. is not told (see `getxattr`), so `ls -l` asks for one on every file. libfuse serves the descriptor
+of a mount that `mountpoint` has made, so options and messages are those of the compiled front.
 """
 
 import errno
@@ -25,6 +26,7 @@ from cairnfs.const import MAX_NAME_BYTES
 from cairnfs.daemon.mountpoint import Mounted, abort, find_mount, mount_fuse, unmount
 from cairnfs.daemon.transport import Transport, descriptor
 from cairnfs.errors import MountError
+from cairnfs.meta.records import SECURITY
 from cairnfs.meta.stores.base import Store
 from cairnfs.metrics import Distribution
 from cairnfs.options import FuseOptions
@@ -337,7 +339,15 @@ class VfsOperations(pyfuse3.Operations):
     # Extended attributes
 
     async def getxattr(self, inode: "InodeT", name: bytes, ctx: "RequestContext") -> bytes:
-        return await self._call(self._vfs.getxattr, caller(ctx), Inode(inode), name)
+        """Of an attribute in security. that nobody has yet, ENODATA always: pyfuse3 asks for an attribute before it sets one with
+        XATTR_CREATE or XATTR_REPLACE, and takes nothing else for its absence.
+        """
+        try:
+            return await self._call(self._vfs.getxattr, caller(ctx), Inode(inode), name)
+        except pyfuse3.FUSEError as error:
+            if error.errno == errno.EOPNOTSUPP and name.startswith(SECURITY):
+                raise pyfuse3.FUSEError(errno.ENODATA) from None
+            raise
 
     async def setxattr(self, inode: "InodeT", name: bytes, value: bytes, ctx: "RequestContext") -> None:
         await self._call(self._vfs.setxattr, caller(ctx), Inode(inode), name, value)

@@ -12,7 +12,7 @@
  * Everything is a hint but `opens`: whatever is not found is asked for elsewhere.
  *
  * Offset table of the header (struct ar_header): 0 u64 magic, 8 u32 version, 12 u32 names that gave way, 16 u64 total bytes, 24 .. tables as
- * (u64 offset, u64 buckets) pairs, in the order above; then the log's numbers and the filter's. Processes get it by fork, or by its descriptor
+ * (u64 offset, u64 buckets) pairs, in the order above; then the log's numbers and the filter's. `security` is one word. Processes get it by fork, or by its descriptor
  * (shm_impl.h). Buckets of a table lie behind one another: a 16-byte head (u32 seq, u32 hand, u64 stamp), then its entries.
  *
  * Positions decide what may be kept. `newest` is the greatest position of a commit that was told of. Whoever fetches rows takes
@@ -51,7 +51,7 @@
 #define AR_MAX_BYTES (UINT64_C(1) << 43) /* so that a segment is shorter than 2**32 bytes */
 
 enum {
-    AR_VERSION = 4,
+    AR_VERSION = 5,
     AR_N_LOCKS = 64,
     AR_WAYS = 8,
     AR_OPEN_WAYS = 16,
@@ -77,6 +77,14 @@ enum ar_layout {
     AR_EMPTY = 1, /* a regular file of 0 bytes */
     AR_SLICE = 2, /* all of a regular file is one piece of one slice */
 };
+
+/* Whether any inode of the volume was ever given an attribute in the namespace security. */
+enum ar_security {
+    AR_SECURITY_UNKNOWN = 0,
+    AR_SECURITY_NEVER = 1,
+    AR_SECURITY_GIVEN = 2, /* or nobody has kept account of it */
+};
+enum { AR_SECURITY_BITS = 8 };
 
 struct ar_attr {
     uint64_t ino; /* 0: a free entry */
@@ -204,6 +212,7 @@ struct ar_header {
     uint8_t seen[AR_MARK_BYTES]; /* what the watched store showed then */
     uint64_t usage_at;           /* position at which `usage` was right, plus 1; 0: none. As `applied` */
     uint64_t usage[AR_N_USAGE];
+    _Atomic uint64_t security;   /* enum ar_security, and above AR_SECURITY_BITS the epoch that it is of */
     pthread_mutex_t locks[AR_N_LOCKS];
     pthread_mutex_t log_lock;
     pthread_mutex_t seen_lock;
@@ -286,6 +295,10 @@ void ar_attr_commit(struct ar_arena *arena, const struct ar_attr *attr, uint64_t
 void ar_attr_drop(struct ar_arena *arena, uint64_t ino, uint64_t position);
 /* Drop what is known of the inode, of whatever version. */
 void ar_attr_forget(struct ar_arena *arena, uint64_t ino);
+
+/* Keep what was fetched after `token` was taken. Within an epoch GIVEN stays, since it is for ever: no position is needed. */
+void ar_security_put(struct ar_arena *arena, enum ar_security security, uint64_t token);
+enum ar_security ar_security_find(const struct ar_arena *arena);
 
 /* 1 = known, *ino is its inode or 0 for a name that does not exist (also because its directory is whole); 0 = not known. */
 int ar_name_find(const struct ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes, uint64_t *ino);

@@ -20,6 +20,11 @@ cdef extern from "arena.h" nogil:
         AR_EMPTY
         AR_SLICE
 
+    enum ar_security:
+        AR_SECURITY_UNKNOWN
+        AR_SECURITY_NEVER
+        AR_SECURITY_GIVEN
+
     struct ar_attr:
         uint64_t ino
         uint64_t version
@@ -94,6 +99,8 @@ cdef extern from "arena.h" nogil:
     void ar_whole_add(ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes)
     void ar_attr_drop(ar_arena *arena, uint64_t ino, uint64_t position)
     void ar_attr_forget(ar_arena *arena, uint64_t ino)
+    void ar_security_put(ar_arena *arena, ar_security security, uint64_t token)
+    ar_security ar_security_find(const ar_arena *arena)
     int ar_name_find(const ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes, uint64_t *ino)
     int ar_name_put(ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes, uint64_t ino, uint64_t token)
     void ar_name_drop(ar_arena *arena, uint64_t parent, const void *name, size_t n_bytes, uint64_t position)

@@ -120,6 +120,10 @@ class Arena:
     def restart(self, position: int) -> None:
         """Forget everything, slices and listings too; `position` is the newest from now on, even if it is less than before."""
 
+    @property
+    def security(self) -> bool | None:
+        """Whether any inode of the volume was ever given an attribute in security.; None when that is not known."""
+
     def attr(self, ino: int) -> tuple[int, int, int, int, int, int] | None:
         """What is known of an inode: (version, mode, size, data version, flags, layout), None when nothing."""
 

@@ -189,6 +189,8 @@ cdef class Arena:
         cdef const uint8_t *name = <const uint8_t *>PyBytes_AS_STRING(part)
         cdef ar_attr attr
         cdef uint64_t number, ino = 0
+        if is_security(part, key):
+            ar_security_put(&self.arena, AR_SECURITY_NEVER if value == b"\0" else AR_SECURITY_GIVEN, token)
         if PyBytes_GET_SIZE(part) != INO_PART:
             return 0
         number = u64(name + 1)
@@ -224,6 +226,8 @@ cdef class Arena:
 
     cdef int drop_row(self, bytes part, bytes key, uint64_t position) except -1:
         cdef const uint8_t *name = <const uint8_t *>PyBytes_AS_STRING(part)
+        if is_security(part, key):
+            ar_security_put(&self.arena, AR_SECURITY_GIVEN, ar_token(&self.arena))
         if PyBytes_GET_SIZE(part) != INO_PART:
             return 0
         if name[0] == c"d":
@@ -233,6 +237,12 @@ cdef class Arena:
         return 0
 
     # Looking things up, for tests and the parts that are not compiled
+
+    @property
+    def security(self):
+        """Whether any inode of the volume was ever given an attribute in security.; None when that is not known."""
+        cdef ar_security found = ar_security_find(&self.arena)
+        return None if found == AR_SECURITY_UNKNOWN else found == AR_SECURITY_GIVEN
 
     def attr(self, uint64_t ino):
         """What is known of an inode: (version, mode, size, data version, flags, layout), None when nothing."""
@@ -471,6 +481,11 @@ cdef uint64_t u64(const uint8_t *at) noexcept:
     for i in range(8):
         value = value << 8 | at[i]
     return value
+
+
+cdef bint is_security(bytes part, bytes key):
+    """The row that says whether there were ever attributes in security.: 0 is that there were none."""
+    return PyBytes_GET_SIZE(part) == 1 and part == b"v" and key == b"security"
 
 
 cdef bint is_record(bytes key):

@@ -355,6 +355,24 @@ void ar_name_drop(struct ar_arena *arena, uint64_t parent, const void *name, siz
     ar_unlock(lock);
 }
 
+/* ---- attributes in the namespace security. ---- */
+
+enum ar_security ar_security_find(const struct ar_arena *arena)
+{
+    uint64_t word = atomic_load(&arena->h->security);
+    return word >> AR_SECURITY_BITS == atomic_load(&arena->h->epoch) ? (enum ar_security)(word & 0xFF) : AR_SECURITY_UNKNOWN;
+}
+
+void ar_security_put(struct ar_arena *arena, enum ar_security security, uint64_t token)
+{
+    uint64_t epoch = atomic_load(&arena->h->epoch), word = atomic_load(&arena->h->security);
+    if (token >> 48 != (epoch & 0xFFFF))
+        return;
+    while (word >> AR_SECURITY_BITS <= epoch && word != (epoch << AR_SECURITY_BITS | AR_SECURITY_GIVEN))
+        if (atomic_compare_exchange_weak(&arena->h->security, &word, epoch << AR_SECURITY_BITS | security))
+            return;
+}
+
 /* ---- everything ---- */
 
 static void raise_to(_Atomic uint64_t *at, uint64_t value)

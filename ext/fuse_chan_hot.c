@@ -376,7 +376,15 @@ static int get_xattr(struct fc_lane *lane, const struct fw_in_header *header, st
         return 0;
     if (!ar_attr_find(lane->chan->arena, header->nodeid, &attr) || (attr.flags & HAS_XATTR))
         return 0;
-    fc_reply_error(lane, ENODATA);
+    int error = ENODATA;
+    if (strncmp(name, "security.", strlen("security.")) == 0) {
+        enum ar_security security = ar_security_find(lane->chan->arena);
+        if (security == AR_SECURITY_UNKNOWN)
+            return 0;
+        if (security == AR_SECURITY_NEVER) /* whoever asks for it of every file need not go on */
+            error = EOPNOTSUPP;
+    }
+    fc_reply_error(lane, error);
     return 1;
 }
 

@@ -88,7 +88,7 @@ class Collector:
             try:
                 if key == b"format":
                     decode_format(row.value)
-                elif len(row.value) != {b"usage": 16, b"next": 24, b"moves": 8}.get(key, -1):
+                elif len(row.value) != {b"usage": 16, b"next": 24, b"moves": 8, b"security": 1}.get(key, -1):
                     raise CorruptError(f"the row has {len(row.value)} bytes, or is unknown")
             except CairnError as why:
                 self._undecodable(f"volume row {key.decode('ascii', 'backslashreplace')}", str(why))
@@ -237,6 +237,8 @@ class _InodeRows:
     def _xattr(self, key: bytes, row: Row) -> None:
         self._n_others += 1
         self._flags |= records.FLAG_XATTR | _ACL_FLAGS.get(key[1:], 0)
+        if key[1:].startswith(records.SECURITY):
+            self._index.add("labelled", self._ino)
 
     def _add(self) -> None:
         attr = self._attr

@@ -29,6 +29,7 @@ CREATE TABLE sustained(session INT, ino INT);
 CREATE TABLE session(session INTEGER PRIMARY KEY);
 CREATE TABLE deleted(ino INTEGER PRIMARY KEY);
 CREATE TABLE stray(ino INTEGER PRIMARY KEY, n_rows INT);
+CREATE TABLE labelled(ino INTEGER PRIMARY KEY);
 """
 _INDEXES = """
 CREATE INDEX dentry_by_ino ON dentry(ino);

@@ -203,6 +203,10 @@ class Mender:
         """Let the counters of unused numbers begin no lower than these; `version` is 0 when there was no row."""
         return self._put_seen(records.NEXT_KEY, version, records.encode_numbers(inode, pack, session))
 
+    def note_security(self, version: int) -> bool:
+        """Let the volume say that it has, or had, attributes in security."""
+        return self._put_seen(records.SECURITY_KEY, version, records.WAS_GIVEN)
+
     def make_directory(self, ino: int) -> bool:
         """Make the record of a directory anew, for its owner only; counters are corrected when it is looked at again."""
         now_ns = self._volume.meta.clock.now_ns()

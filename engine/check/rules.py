@@ -6,7 +6,7 @@ Names and inodes
   (3) every inode has a name, or no link and a session that holds it open
   (4) nlink is the number of names; of a directory 2 + subdirectories; size of a directory is its number of entries
   (5) parent is the directory with the only name, or 0 when there are or were several
-  (6) flags say which extended attributes there are
+  (6) flags say which extended attributes there are; a volume with any in security. says that it has
   (7) rows of an inode are there only with its record, or, chunks, with a `z` row
 Content and space
   (8) alloc_bytes is what the layout maps, and nothing is mapped beyond the size
@@ -192,6 +192,7 @@ class Rules:
             detail = f"held open by session {session}, which does not exist"
             yield Finding("stale-sustained", f"inode {ino}", detail, witnesses, mend)
         yield from self._flags()
+        yield from self._security()
 
     def _flags(self) -> Iterator[Finding]:
         query = f"""SELECT ino, version, flags, wanted_flags FROM inode
@@ -201,6 +202,14 @@ class Rules:
             mend = partial(self._mender.set_attr, ino, version, flags=wanted | (flags & _MAY_BE_ABSENT))
             detail = f"flags are {flags}, its extended attributes want {wanted}"
             yield Finding("wrong-flags", f"inode {ino}", detail, about_inodes(ino), mend)
+
+    def _security(self) -> Iterator[Finding]:
+        row = self._store.read([records.SECURITY_KEY])[0]
+        n_inodes = self._index.number("SELECT COUNT(*) FROM labelled")
+        if n_inodes and row is not None and row.value == records.NEVER_GIVEN:
+            mend = partial(self._mender.note_security, row.version)
+            detail = f"it says that no inode was given attributes in security., there are {n_inodes}"
+            yield Finding("wrong-security", "volume", detail, (records.SECURITY_KEY,), mend)
 
     def _content(self) -> Iterator[Finding]:
         query = f"""SELECT ino, version, size, alloc, mapped, last_end FROM inode WHERE type != {UNREADABLE}

@@ -6,6 +6,7 @@
 | `v` | `usage` | i64 used_bytes @0, i64 used_inodes @8 |
 | `v` | `next` | next unused numbers: i64 inode @0, i64 pack @8, i64 session @16 |
 | `v` | `moves` | i64: how many times a directory was renamed (`engine.meta.rename`); no row: never |
+| `v` | `security` | u8: 0 while no inode was ever given an attribute in `security.`, then 1 for ever; no row: not known |
 | `i`+ino8 | `a` | inode record, below |
 | `i`+ino8 | `c`+u64 chunk number >= 1 | layout of that chunk (40-byte slice records); no row: all hole |
 | `i`+ino8 | `x`+name | value of an extended attribute |
@@ -65,6 +66,7 @@ FORMAT_KEY: Key = (b"v", b"format")
 USAGE_KEY: Key = (b"v", b"usage")
 NEXT_KEY: Key = (b"v", b"next")
 MOVES_KEY: Key = (b"v", b"moves")  # names that directories and symbolic links have lost or got instead of others
+SECURITY_KEY: Key = (b"v", b"security")
 
 INODE_PREFIX = b"i"
 DENTRY_PREFIX = b"d"
@@ -79,6 +81,10 @@ ATTR_SUBKEY = b"a"
 CHUNK_SUBPREFIX = b"c"
 XATTR_SUBPREFIX = b"x"
 LOCKS_SUBKEY = b"l"
+
+SECURITY = b"security."  # how names of attributes begin that SECURITY_KEY is about
+NEVER_GIVEN = b"\0"  # values of its row
+WAS_GIVEN = b"\1"
 
 _HEADER = struct.Struct(">BBHIIIqqQQQQQqQ")
 _U64 = struct.Struct(">Q")

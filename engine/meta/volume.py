@@ -125,6 +125,7 @@ def create_volume(store: Store, fmt: VolumeFormat, now_ns: int, *, uid: int = 0,
         txn.put(records.FORMAT_KEY, fmt.encode())
         txn.put(records.USAGE_KEY, records.encode_usage(records.Usage(0, 1)))
         txn.put(records.NEXT_KEY, records.encode_numbers(inode=ROOT_INO + 1, pack=1, session=1))
+        txn.put(records.SECURITY_KEY, records.NEVER_GIVEN)
         for offset in (records.NEXT_INODE_AT, records.NEXT_PACK_AT, records.NEXT_SESSION_AT):
             txn.add(records.NEXT_KEY, offset, 0, unused=True)  # which begins the series that is given out there
         txn.put(records.inode_key(ROOT_INO), records.encode_attr(root))

@@ -2,6 +2,9 @@
 
 Attributes are in the namespaces user, trusted and security, whose permissions the kernel checks, or are one of the two ACLs:
 other names of system.* mean nothing here. An access ACL and the mode change together, in one commit.
+
+While no inode of the volume was ever given an attribute in security., asking for one is EOPNOTSUPP: programs that look for labels
+on every file (`ls -l`) then stop asking. Only what would be ENODATA becomes that, so no attribute is ever hidden by it.
 """
 
 import errno
@@ -16,6 +19,10 @@ from cairnfs.meta.records import (
     FLAG_ACCESS_ACL,
     FLAG_DEFAULT_ACL,
     FLAG_XATTR,
+    NEVER_GIVEN,
+    SECURITY,
+    SECURITY_KEY,
+    WAS_GIVEN,
     XATTR_SUBPREFIX,
     decode_attr,
     encode_attr,
@@ -24,13 +31,14 @@ from cairnfs.meta.records import (
     time_field,
     xattr_key,
 )
+from cairnfs.meta.stores.base import Row
 from cairnfs.meta.txn import Txn
 from cairnfs.types import Attr, Inode
 
 CREATE = 1  # XATTR_CREATE and XATTR_REPLACE of setxattr()
 REPLACE = 2
 
-NAMESPACES = (b"user.", b"trusted.", b"security.")
+NAMESPACES = (b"user.", b"trusted.", SECURITY)
 SCAN_NAMES = 256
 
 _ACL_FLAG = {acl.ACCESS: FLAG_ACCESS_ACL, acl.DEFAULT: FLAG_DEFAULT_ACL}
@@ -43,11 +51,12 @@ class Xattrs:
         self._core = core
 
     def get(self, ino: Inode, name: bytes) -> bytes:
-        """The value. ENODATA, EOPNOTSUPP (no such namespace), ERANGE (name too long)."""
+        """The value. ENODATA, EOPNOTSUPP (no such namespace, or none in security. yet), ERANGE (name too long)."""
         _check_name(name)
-        row = self._core.store.read((xattr_key(ino, name),))[0]
+        key = xattr_key(ino, name)
+        row, *security = self._core.store.read((key, SECURITY_KEY) if name.startswith(SECURITY) else (key,))
         if row is None:
-            raise FsError(errno.ENODATA)
+            raise FsError(errno.EOPNOTSUPP if security and _is_never_given(security[0]) else errno.ENODATA)
         return row.value
 
     def list(self, ino: Inode) -> list[bytes]:
@@ -115,9 +124,12 @@ def _check_name(name: bytes) -> None:
 
 def _set_plain(txn: Txn, ino: Inode, name: bytes, value: bytes, flags: int, now_ns: int) -> None:
     key = xattr_key(ino, name)
-    inode, row = txn.get_many((inode_key(ino), key))
+    keys = (inode_key(ino), key, SECURITY_KEY) if name.startswith(SECURITY) else (inode_key(ino), key)
+    inode, row, *security = txn.get_many(keys)
     if inode is None:
         raise FsError(errno.ENOENT)
+    if security:
+        _note_security(txn, security[0])
     if flags == CREATE:
         if row is not None:
             raise FsError(errno.EEXIST)
@@ -132,6 +144,18 @@ def _set_plain(txn: Txn, ino: Inode, name: bytes, value: bytes, flags: int, now_
         txn.max(inode_key(ino), CTIME_AT, time_field(now_ns))
     else:
         _rewrite(txn, attr, attr.flags | FLAG_XATTR, now_ns)
+
+
+def _is_never_given(security: Row | None) -> bool:
+    """What the row of SECURITY_KEY says; volumes made before there was one may have any attributes."""
+    return security is not None and security.value == NEVER_GIVEN
+
+
+def _note_security(txn: Txn, security: Row | None) -> None:
+    """The commit gives an attribute in security.; its first effect, so that whoever reads the log knows this before the rest."""
+    txn.unchanged(SECURITY_KEY)  # after a failover the row that was read may be lost
+    if _is_never_given(security):
+        txn.put(SECURITY_KEY, WAS_GIVEN)
 
 
 def _set_acl(txn: Txn, ino: Inode, name: bytes, entries: acl.Acl, kill_sgid: bool, now_ns: int) -> None:

@@ -214,7 +214,9 @@ class Vfs:
     # Extended attributes
 
     def getxattr(self, c: Caller, ino: Inode, name: bytes) -> bytes:
-        """Value of an extended attribute; `cairnfs.info` is computed. ENODATA, ENOENT, ERANGE (bad name)."""
+        """Value of an extended attribute; `cairnfs.info` is computed. ENODATA, or EOPNOTSUPP for one in security. where the
+        volume was never given any; ENOENT, ERANGE (bad name).
+        """
         return self._xattrs.get(ino, name)
 
     def setxattr(self, c: Caller, ino: Inode, name: bytes, value: bytes, flags: int = 0, kill_sgid: bool = False) -> None:

@@ -1,9 +1,9 @@
 """`ls -lR` of many files that were listed before: a request for about a hundred entries, and Python serves none of them.
 
 20,000 files by default; `--full` makes it 100,000. What ls(1) of coreutils asks beyond that, of every entry each time, is counted
-by itself: `security.selinux`, which the kernel never keeps, and `system.posix_acl_access`, which it drops when READDIRPLUS tells
-of the inode again. Only a mount without extended attributes could prevent them (ENOSYS to one GETXATTR ends all); compiled code
-answers.
+by itself: `system.posix_acl_access`, which the kernel drops when READDIRPLUS tells of the inode again. (For `security.selinux` it
+asks once, see test_security.) Only a mount without extended attributes could prevent them (ENOSYS to one GETXATTR ends all);
+compiled code answers.
 """
 
 import collections
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.fuse, pytest.mark.slow, pytest.mark.timeout(1200), pyt
 PER_FOLDER = 1000
 PLACES_PER_MIB = 512  # for attributes, of `--cache-memory`; with so many for each file that none is pushed out by others
 PLACES_PER_FILE = 10
-N_XATTRS = 2  # that ls asks for of an entry, and of a directory one more
+N_XATTRS = 1  # that ls asks for of an entry, and of a directory one more
 N_PROCS = 4
 MAKE = """
 import os, sys

@@ -3,6 +3,7 @@
 import os
 import random
 import stat
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,10 @@ from hypothesis import strategies as st
 from cairnfs.ext.arena import Arena
 from cairnfs.ext.slicer import RECORD_BYTES
 from cairnfs.meta.records import (
+    NEVER_GIVEN,
+    SECURITY_KEY,
     TAIL_AT,
+    WAS_GIVEN,
     chunk_key,
     dentry_key,
     dentry_part,
@@ -357,3 +361,50 @@ def test_a_store_that_has_gone_back_is_begun_anew() -> None:
     assert arena.slice_put(3, 512, b"y" * 1000)
     assert arena.slice_get(3, 512) == b"y" * 1000
     arena.check()
+
+
+# Whether there were ever attributes in security.
+
+
+def told(arena: Arena, value: bytes | None, token: int | None = None) -> bool | None:
+    """What is known of it, after its row was fetched."""
+    row = None if value is None else Row(value, Position(1))
+    arena.note([SECURITY_KEY], [row], arena.token() if token is None else token)
+    return arena.security
+
+
+def test_what_the_row_says_of_security_is_kept(arena: Arena) -> None:
+    assert arena.security is None
+    assert told(arena, NEVER_GIVEN) is False
+    assert told(arena, WAS_GIVEN) is True
+    assert told(Arena(MIB), None) is True, "a volume that keeps no account may have any"
+    assert told(Arena(MIB), b"") is told(Arena(MIB), b"\0\0") is True
+
+
+@pytest.mark.parametrize("change", ["others", "own"])
+def test_once_given_it_was_given_whatever_was_fetched_before(arena: Arena, change: str) -> None:
+    token = arena.token()
+    assert told(arena, NEVER_GIVEN) is False
+    if change == "others":
+        arena.changed([SECURITY_KEY, inode_key(7)], 5)
+    else:
+        arena.committing()
+        arena.committed({SECURITY_KEY: WAS_GIVEN}, 5, token, None)
+    assert arena.security is True
+    assert told(arena, NEVER_GIVEN, token) is told(arena, NEVER_GIVEN) is True
+
+
+@pytest.mark.parametrize("drop", [Arena.drop_all, Arena.resume, lambda arena: arena.restart(1)])
+@pytest.mark.parametrize("value", [NEVER_GIVEN, WAS_GIVEN])
+def test_when_all_is_dropped_nobody_knows_of_security_either(arena: Arena, drop: Callable[[Arena], None], value: bytes) -> None:
+    token = arena.token()
+    told(arena, value)
+    drop(arena)
+    assert arena.security is None
+    assert told(arena, NEVER_GIVEN, token) is None, "it was fetched before"
+    assert told(arena, NEVER_GIVEN) is False
+
+
+def test_another_process_knows_it_too(arena: Arena) -> None:
+    told(arena, NEVER_GIVEN)
+    assert Arena(arena.n_bytes, os.dup(arena.fd)).security is False

@@ -165,6 +165,12 @@ def mark_nothing(small: Small) -> None:
     small.damage(Put(records.NEXT_KEY, records.encode_numbers(5000, 5000, 5000)))
 
 
+def label_untold(small: Small) -> None:
+    """As a node of an older version does it."""
+    small.meta.xattrs.set(small.file, b"security.selinux", b"label")
+    small.damage(Put(records.SECURITY_KEY, records.NEVER_GIVEN))
+
+
 def empty_pack_row(small: Small) -> None:
     small.damage(Put(records.pack_key(small.ref.pack), bytes(24)))
 
@@ -187,6 +193,7 @@ MENDABLE: dict[str, tuple[Damage, set[str]]] = {
     "wrong-parent": (lambda s: s.damage_attr(s.file, parent=s.sub), set()),
     "wrong-parent of directory": (lambda s: s.damage_attr(s.deep, parent=0), set()),
     "wrong-parent with two names": (lambda s: s.damage_attr(s.linked, parent=ROOT), set()),
+    "wrong-security": (label_untold, set()),
     "wrong-flags": (lambda s: s.damage_attr(s.file, flags=0), set()),
     "wrong-flags of an ACL": (lambda s: s.damage_attr(s.file, flags=records.FLAG_XATTR | records.FLAG_ACCESS_ACL), set()),
     "stray-rows": (put_no_inode, set()),

@@ -86,7 +86,7 @@ def test_a_change_of_what_is_where_in_shared_memory_needs_another_number() -> No
     places += [carried.GENERATION_SHIFT, carried._FIRST_PULSE, sent_back.SENT_BACK_BYTES]
     slots = Slots(1, 8192).memory.n_bytes
     assert (LAYOUT, sizes_of, places, slots) == (7, [40, 56, 16], [581632, 65536, 8192, 40, 16, 48 << 15], 28672 + 4096 + 8192)
-    assert layout() == [LAYOUT, ARENA_VERSION] and ARENA_VERSION == 4
+    assert layout() == [LAYOUT, ARENA_VERSION] and ARENA_VERSION == 5
     assert counts_layout() == counts_layout() and Metrics().n_cells <= carried.N_CELLS
 
 

@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,6 +120,23 @@ def test_a_write_without_privilege_takes_set_user_id_away_once(engine: Engine) -
         with pytest.raises(CairnError) as error:
             engine.vfs.getxattr(ME, ino, b"security.capability")
         assert error.value.errno == errno.ENODATA
+
+
+def test_attributes_in_security_are_not_supported_before_there_was_one(engine: Engine) -> None:
+    engine.files.write("f", b"data")
+    ino = engine.files.ino("f")
+    changes: list[Callable[[], object]] = [
+        lambda: engine.vfs.setxattr(ME, ino, b"user.a", b"1"),
+        lambda: engine.vfs.setxattr(ME, ino, b"security.a", b"1"),
+        lambda: engine.vfs.removexattr(ME, ino, b"security.a"),
+    ]
+    found = []
+    for change in changes:
+        change()
+        with pytest.raises(CairnError) as error:
+            engine.vfs.getxattr(ME, ino, b"security.b")
+        found.append(error.value.errno)
+    assert found == [errno.EOPNOTSUPP, errno.ENODATA, errno.ENODATA]
 
 
 @pytest.mark.parametrize("size", [0, 1, 5, 100, 3 * MIB])
