@@ -4,6 +4,11 @@
  * has to serve it instead knows from handle, inode and cookie where its reader is. A reader goes on in the listing it has
  * begun, whatever has become of the directory; from the beginning it gets the present one, as POSIX wants of a rewind.
  * Only the present listing may come with attributes: the kernel takes an inode of READDIRPLUS for what the name stands for now.
+ *
+ * What the kernel holds (fuse_chan_known.c) comes without: with them, it would forget the ACL that it keeps. It asks for attributes at
+ * the beginning of a directory, and from there on as long as somebody looks at an inode that has just come with them. So where all
+ * were left out it goes on with names only, which are four times as many in a reply; unless others follow that it does not hold, or
+ * whose names READDIRPLUS has to put right: then one entry has its attributes nevertheless.
  */
 #include "fuse_chan_hot.h"
 #include "listing_impl.h"
@@ -12,7 +17,12 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { MAX_DIR_REPLY = 128 << 10, DIRECTORY = S_IFDIR >> 12 }; /* the former as in fuse_files.pyx */
+enum {
+    MAX_DIR_REPLY = 128 << 10, /* as in fuse_files.pyx */
+    DIRECTORY = S_IFDIR >> 12,
+    AHEAD = 1 << 16,      /* entries looked at to know whether to go on with names only: some milliseconds at most */
+    HELD_PER_MISS = 256,  /* so many held ones save more requests than the one costs that is not */
+};
 
 /* A reply in work. */
 struct listing {
@@ -20,8 +30,18 @@ struct listing {
     uint8_t *out;
     size_t room, n_bytes;
     int plus;       /* entries have room for attributes, */
-    int with_attrs; /* and get them */
+    int with_attrs; /* and get them, */
+    int leaves_out; /* but for those that the kernel holds: */
+    size_t n_attrs;
+    struct fw_entry_out *left_out; /* the last one that was, NULL: none; */
+    uint64_t left_out_ino;         /* and whose attributes these would be */
 };
+
+/* Is the next entry to have its attributes? */
+static int wants_attr(const struct listing *reply, uint64_t ino)
+{
+    return reply->with_attrs && !(reply->leaves_out && fc_holds(reply->chan, ino) > 0);
+}
 
 /* One more entry, as a name only when `attr` is NULL. 0 = it does not fit. */
 static int put(struct listing *reply, const struct ls_entry *entry, const struct ar_attr *attr)
@@ -33,9 +53,10 @@ static int put(struct listing *reply, const struct ls_entry *entry, const struct
         return 0;
     memset(out, 0, n_bytes);
     if (attr != NULL) {
-        if (fc_known(reply->chan, attr->ino, 1) < 0)
+        if (fc_give(reply->chan, attr) < 0)
             return 0;
         fc_fill_entry(reply->chan, attr, (struct fw_entry_out *)out);
+        reply->n_attrs++;
     }
     struct fw_dirent *dirent = (struct fw_dirent *)(out + n_plus);
     dirent->ino = entry->ino;
@@ -59,6 +80,39 @@ static void take_back(struct listing *reply)
     }
 }
 
+/* An entry comes without attributes because the kernel holds them. */
+static void leave_out(struct listing *reply, const struct ls_entry *entry)
+{
+    size_t n_bytes = sizeof(struct fw_entry_out) + ((sizeof(struct fw_dirent) + entry->n_name + 7) & ~(size_t)7);
+    reply->left_out = (struct fw_entry_out *)(reply->out + reply->n_bytes - n_bytes);
+    reply->left_out_ino = entry->ino;
+}
+
+/* Have the kernel ask for attributes when it reads on. */
+static void keep_asking(struct listing *reply)
+{
+    struct ar_attr attr;
+    if (fc_find(reply->chan, reply->left_out_ino, &attr) && fc_give(reply->chan, &attr) == 0)
+        fc_fill_entry(reply->chan, &attr, reply->left_out);
+}
+
+/* Does the kernel hold as good as all entries from where `page` is, and have every name? */
+static int holds_rest(struct listing *reply, struct ls_page *page)
+{
+    struct ls_entry entry;
+    uint32_t n = 0, n_missing = 0;
+    for (;;) {
+        for (; ls_take(page, &entry); n++) {
+            int holds = fc_holds(reply->chan, entry.ino);
+            if (holds < 0)
+                return 0;
+            n_missing += !holds;
+        }
+        if (page->head.is_last || n >= AHEAD || !ls_open(reply->chan->arena, page->head.dir, page->head.version, page->index, page))
+            return n_missing <= n / HELD_PER_MISS;
+    }
+}
+
 /* "." and "..": not counted as looked up, so without attributes. */
 static int put_dots(struct listing *reply, uint64_t dir, uint64_t parent, uint64_t cookie)
 {
@@ -78,11 +132,14 @@ static uint32_t put_entries(struct listing *reply, struct ls_page *page, uint64_
     uint32_t n = 0;
     for (;;) {
         while (ls_take(page, &entry)) {
-            if (reply->with_attrs && !fc_find(reply->chan, entry.ino, &attr))
+            int wants = wants_attr(reply, entry.ino);
+            if (wants && !fc_find(reply->chan, entry.ino, &attr))
                 return n;
             entry.cookie |= moved;
-            if (!put(reply, &entry, reply->with_attrs ? &attr : NULL))
+            if (!put(reply, &entry, wants ? &attr : NULL))
                 return n;
+            if (reply->with_attrs && !wants)
+                leave_out(reply, &entry);
             n++;
         }
         *at_end = page->head.is_last;
@@ -114,6 +171,8 @@ size_t fc_put_page(struct fc_chan *chan, struct fc_batch *batch, uint8_t *out, s
     struct ar_attr attr;
     if (chan->arena == NULL || (batch->plus && !fc_may_answer(chan)) || !put_dots(&reply, batch->dir, batch->parent, batch->offset))
         return 0;
+    reply.with_attrs = batch->plus;
+    reply.leaves_out = batch->plus && fc_may_leave_out(chan);
     for (; batch->n_passed < batch->n_rows; batch->n_passed++) {
         pg_row_at(batch->bytes + batch->places[batch->n_passed], &row);
         if (row.n_key == 0 || row.n_key > LS_MAX_NAME || pg_dentry(&row, &entry.ino, &entry.type) != 0)
@@ -124,16 +183,20 @@ size_t fc_put_page(struct fc_chan *chan, struct fc_batch *batch, uint8_t *out, s
                 break;
             continue;
         }
-        int with_attr = batch->plus && stands;
-        if (with_attr && !fc_find(chan, entry.ino, &attr))
+        int wants = stands && wants_attr(&reply, entry.ino);
+        if (wants && !fc_find(chan, entry.ino, &attr))
             break;
         entry.name = row.key;
         entry.n_name = (uint8_t)row.n_key;
         entry.cookie = batch->cookie + batch->n_given;
-        if (!put(&reply, &entry, with_attr ? &attr : NULL))
+        if (!put(&reply, &entry, wants ? &attr : NULL))
             break;
+        if (batch->plus && stands && !wants)
+            leave_out(&reply, &entry);
         batch->n_given++;
     }
+    if (reply.left_out != NULL && reply.n_attrs == 0) /* nobody knows what follows */
+        keep_asking(&reply);
     return reply.n_bytes;
 }
 
@@ -174,11 +237,14 @@ int fc_read_dir(struct fc_lane *lane, const struct fw_in_header *header, struct 
         return 0;
     reply.plus = header->opcode == FW_READDIRPLUS;
     reply.with_attrs = reply.plus && known && attr.version == version;
+    reply.leaves_out = reply.with_attrs && fc_may_leave_out(chan);
     int at_end = 0;
     if (!put_dots(&reply, page.head.dir, page.head.parent, in->offset))
         return 0;
     if (put_entries(&reply, &page, version == own ? 0 : LS_MOVED, &at_end) == 0 && !at_end)
         return 0;
+    if (reply.left_out != NULL && reply.n_attrs == 0 && !at_end && !holds_rest(&reply, &page))
+        keep_asking(&reply);
     if (reply.n_bytes == 0)
         fc_reply_error(lane, 0);
     else if (fc_reply_body(lane, reply.out, reply.n_bytes) != 0)

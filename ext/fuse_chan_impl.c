@@ -40,6 +40,7 @@ int fc_chan_init(struct fc_chan *chan, int dev_fd)
     chan->put_known = fc_put_known;
     chan->put_page = fc_put_page;
     chan->is_known = fc_is_known;
+    chan->let_go = fc_let_go;
     chan->wants_fence = fc_wants_fence;
     chan->open_fenced = fc_open_fenced;
     struct fc_shared *shared = chan->slots == NULL ? NULL : fc_shared_of(chan->slots);
@@ -399,7 +400,7 @@ int fc_next(struct fc_lane *lane)
             fc_retire(lane);
             continue;
         }
-        atomic_fetch_add(&chan->counts[header->opcode < FW_N_OPCODES ? header->opcode : 0], 1);
+        fc_count_request(chan, header);
         if (answer_here(lane, header) || fc_answer_fetched(lane, header)) {
             fc_retire(lane);
             continue;

@@ -118,6 +118,22 @@ void fc_register(struct fc_lane *lane, uint64_t unique);
 
 int fc_count_known(struct fc_chan *chan, uint64_t ino, int64_t n);
 
+/* A request has come: count it, and let go of its inode if the kernel will ask for the attributes again. */
+void fc_count_request(struct fc_chan *chan, const struct fw_in_header *header);
+
+/* The kernel is given a name with attributes, which count as held from now on (fuse_chan_known.c), if that is the only name. 0, or -1
+ * when there is no memory. */
+int fc_give(struct fc_chan *chan, const struct ar_attr *attr);
+
+/* The kernel is told to forget attributes of an inode; of every one: 0. */
+void fc_let_go(struct fc_chan *chan, uint64_t ino);
+
+/* May anything be left out of a reply to READDIRPLUS now? */
+int fc_may_leave_out(struct fc_chan *chan);
+
+/* 1 = the kernel holds the inode; 0 = it will ask for the attributes; -1 = its name may be new to it, or another inode's there. */
+int fc_holds(struct fc_chan *chan, uint64_t ino);
+
 /* An entry of READDIRPLUS from the arena, counted as known to the kernel; `out` is zeroed. 1, or 0: Python must lay it out. */
 int fc_put_known(struct fc_chan *chan, uint64_t ino, struct fw_entry_out *out);
 

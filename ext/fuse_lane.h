@@ -12,7 +12,7 @@
  *   early                                    any lane; see fc_interrupt() for the race it closes
  *   marks                                    any lane; bits are only ever set
  *   follows                                  whoever tells of changes; read by every lane
- *   known                                    any lane, under known_lock
+ *   known, round, round_began_ns             any lane, under known_lock
  *   arena                                    see arena.h
  *   everything else of a lane                the lane's thread
  */
@@ -130,9 +130,12 @@ struct fc_chan {
     _Atomic int follows;               /* somebody tells of changes; while not, nothing is answered from the arena */
     struct fc_times *answers; /* FW_N_OPCODES: requests answered without Python, by opcode */
     pthread_mutex_t known_lock;
-    struct im_map known; /* inode -> names and entries that the kernel was given of it and has not forgotten */
+    struct im_map known; /* inode -> names and entries that the kernel was given of it and has not forgotten; fuse_chan_known.c */
+    uint64_t round;          /* the rest under known_lock as well: which inodes are held, 0 = none; */
+    uint64_t round_began_ns; /* and since when */
     int (*count_known)(struct fc_chan *chan, uint64_t ino, int64_t n); /* fc_known(), for modules that do not have it */
     int (*is_known)(struct fc_chan *chan, uint64_t ino); /* fc_is_known() */
+    void (*let_go)(struct fc_chan *chan, uint64_t ino); /* fc_let_go() */
     int (*wants_fence)(struct fc_chan *chan, uint64_t ino); /* fc_wants_fence(), and fc_open_fenced() */
     int (*open_fenced)(struct fc_lane *lane);
     int (*put_known)(struct fc_chan *chan, uint64_t ino, struct fw_entry_out *out); /* fc_put_known() */

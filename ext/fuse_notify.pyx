@@ -60,6 +60,7 @@ cdef class Notifier:
         """Forget attributes and the pages of a range: `length` 0 is to the end, a negative `offset` is no pages."""
         cdef fw.fw_notify_inval_inode_out body
         cdef iovec[2] iov
+        self.chan.let_go(self.chan, ino)
         body.ino = ino
         body.off = offset
         body.len = length
@@ -133,6 +134,7 @@ cdef class Notifier:
         with nogil:
             for i in range(n):
                 body.ino = inos[i]
+                self.chan.let_go(self.chan, body.ino)
                 result = fc_write(fd, 0, fw.FW_NOTIFY_INVAL_INODE, iov, 2)
                 if result < 0 and result != -ENOENT:
                     break
@@ -144,4 +146,5 @@ cdef class Notifier:
     def inc_epoch(self):
         """Look up every name of the mount again at its next use. False on kernels before 6.16."""
         cdef iovec[1] iov
+        self.chan.let_go(self.chan, 0)
         return self.notify(fw.FW_NOTIFY_INC_EPOCH, iov, 1)

@@ -78,6 +78,7 @@ cdef extern from "fuse_lane.h" nogil:
         le_log_end *log_end
         fc_times *answers
         int (*is_known)(fc_chan *chan, uint64_t ino) noexcept
+        void (*let_go)(fc_chan *chan, uint64_t ino) noexcept nogil
         int (*wants_fence)(fc_chan *chan, uint64_t ino) noexcept
         int (*open_fenced)(fc_lane *lane) noexcept
         int (*put_known)(fc_chan *chan, uint64_t ino, fw_entry_out *out) noexcept

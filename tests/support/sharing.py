@@ -8,7 +8,8 @@ ONE_CEPH = (
 )
 ONE_KERNEL = (  # they would wait for each other, see the fixture `kernel_caches`
     "test_absent_names test_arena_answers test_arena_descriptors test_bench test_bench_scripts test_bench_sense"
-    " test_compiled_listings test_compiled_writes test_redis_mount test_redis_round_trips test_trimmed_log test_virtual_files"
+    " test_compiled_listings test_compiled_writes test_left_out_attributes test_redis_mount test_redis_round_trips"
+    " test_trimmed_log test_virtual_files"
     " test_warm_attributes test_warm_listing test_warm_requests"
 )
 TOGETHER = {f"{file}.py": group for group in (ONE_CEPH, ONE_KERNEL) for file in group.split()}
