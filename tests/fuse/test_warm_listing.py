@@ -1,8 +1,8 @@
 """`ls -lR` of many files that were listed before: a request for about a hundred entries, and Python serves none of them.
 
-20,000 files by default; `--full` makes it 100,000. Extended attributes are counted, too: ls(1) of coreutils asks for `security.selinux`
-until it is told that there is none (test_security), and for `system.posix_acl_access`, which the kernel keeps, but for directories,
-whose time of access a listing changes (test_left_out_attributes).
+20,000 files by default; `--full` makes it 100,000. Extended attributes are counted, too: ls(1) of coreutils asks for
+`security.selinux` until it is told that there is none (test_security), and for `system.posix_acl_access`, which the kernel keeps,
+but for directories, whose time of access a listing changes (test_left_out_attributes).
 """
 
 import collections
