@@ -20,7 +20,7 @@ STORE_CALLS = ("read", "scan", "commit", "log", "position", "fence", "sync")  # 
 CONDITIONS = ("unchanged", "not_since", "exists", "absent", "at_most", "max")
 META_OPERATIONS = (
     ("names.create", "names.fetch", "names.get", "names.get_first", "names.link", "names.list", "names.lookup")
-    + ("names.page", "names.path_of", "names.recalled")
+    + ("names.page", "names.path_of", "names.recalled", "names.remembered")
     + ("names.release_deleted", "names.rename", "names.rmdir", "names.unlink", "attrs.set", "attrs.statfs")
     + ("xattrs.get", "xattrs.list", "xattrs.remove", "xattrs.set")
     + ("layout.allocate", "layout.commit_write", "layout.copy_range", "layout.drop_pack", "layout.drop_packs")

@@ -64,18 +64,20 @@ enum {
     AR_DIRECTORY = 0040000,
 };
 
-/* Why compiled code must leave an inode to others. */
+/* Why compiled code must leave an inode, or its closes, to others. */
 enum ar_mark {
     AR_DIRTY = 1,   /* something written is not committed: attributes and content are not what is stored */
     AR_BARRED = 2,  /* its last name is being removed: it must not be opened */
-    AR_ADOPTED = 4, /* somebody counts on being told when the last handle goes */
+    AR_ADOPTED = 4, /* somebody counts on being told when the last handle goes; whatever else is asked may be answered */
+    AR_LEFT_ALONE = AR_DIRTY | AR_BARRED,
 };
 
 /* What is known of where a file's bytes are. */
 enum ar_layout {
-    AR_OTHER = 0, /* nothing here */
+    AR_OTHER = 0, /* no regular file */
     AR_EMPTY = 1, /* a regular file of 0 bytes */
     AR_SLICE = 2, /* all of a regular file is one piece of one slice */
+    AR_PIECES = 3, /* a regular file of any other layout, which is kept elsewhere */
 };
 
 /* Whether any inode of the volume was ever given an attribute in the namespace security. */
@@ -335,8 +337,8 @@ void ar_shown_forget(struct ar_arena *arena, uint64_t ino);
 
 /* ---- arena_open.c ---- */
 
-/* Count another handle, if the arena is not hushed, the inode has no marks, and `admit` says yes while nobody can mark it.
- * 1 = counted. */
+/* Count another handle, if the arena is not hushed, the inode has no marks but AR_ADOPTED, and `admit` says yes while nobody can
+ * mark it. 1 = counted. */
 int ar_open(struct ar_arena *arena, uint64_t ino, int (*admit)(void *context), void *context);
 /* One handle less, unless the inode is marked AR_ADOPTED and `adopted` is not set. Handles left, or -1 when nothing was done. */
 int64_t ar_close(struct ar_arena *arena, uint64_t ino, int adopted);

@@ -16,6 +16,7 @@ cdef extern from "arena.h" nogil:
         AR_DIRTY
         AR_BARRED
         AR_ADOPTED
+        AR_LEFT_ALONE
         AR_OTHER
         AR_EMPTY
         AR_SLICE
@@ -53,6 +54,7 @@ cdef extern from "arena.h" nogil:
         uint32_t is_careful
         uint32_t epoch
         uint32_t hush
+        uint32_t n_committing
         uint64_t slice_bytes
         uint64_t hits
         uint64_t misses

@@ -102,6 +102,9 @@ class Arena:
     def refused(self) -> None:
         """The commit that began has changed nothing."""
 
+    def is_committing(self) -> bool:
+        """May a commit of this mount be in the store that is not known here yet?"""
+
     def committed(self, rows: dict[tuple[bytes, bytes], bytes | None], position: int, token: int, mark: bytes | None) -> None:
         """A commit of this mount at `position` has given rows these values; `token` was taken before it. `mark`: see `saw`."""
 
@@ -128,7 +131,7 @@ class Arena:
         """What is known of an inode: (version, mode, size, data version, flags, layout), None when nothing."""
 
     def unknown(self, inos: list[_Ino]) -> list[_Ino]:
-        """Of these inodes, those of which nothing is known, or that somebody has marked."""
+        """Of these inodes, those of which nothing is known, or that compiled code must leave alone."""
 
     def piece(self, ino: int) -> tuple[int, int, int, int, int, int, int, int] | None:
         """Where all bytes of a small file are: (size, offset in the slice, pack, stored offset, stored length, plain length, CRC,

@@ -149,6 +149,10 @@ cdef class Arena:
         """The commit that began has changed nothing."""
         ar_refused(&self.arena)
 
+    def is_committing(self):
+        """May a commit of this mount be in the store that is not known here yet?"""
+        return load32(&self.arena.h.n_committing) != 0
+
     def committed(self, dict rows not None, uint64_t position, uint64_t token, bytes mark):
         """A commit of this mount at `position` has given rows these values; `token` was taken before it. `mark`: see `saw`."""
         cdef const uint8_t *shows = mark_of(mark)
@@ -252,16 +256,18 @@ cdef class Arena:
         return (found.version, found.mode, found.size, found.data_version, found.flags, found.layout)
 
     def unknown(self, list inos not None):
-        """Of these inodes, those of which nothing is known, or that somebody has marked."""
+        """Of these inodes, those of which nothing is known, or that compiled code must leave alone."""
         cdef ar_attr found
-        return [ino for ino in inos if ar_marks(&self.arena, ino) or not ar_attr_find(&self.arena, ino, &found)]
+        return [ino for ino in inos if ar_marks(&self.arena, ino) & AR_LEFT_ALONE or not ar_attr_find(&self.arena, ino, &found)]
 
     def piece(self, uint64_t ino):
         """Where all bytes of a small file are: (size, offset in the slice, pack, stored offset, stored length, plain length, CRC,
         codec); of an empty file the size is 0. None when that is not known, or not all there is to know.
         """
         cdef ar_attr found
-        if ar_marks(&self.arena, ino) or not ar_attr_find(&self.arena, ino, &found) or found.layout == AR_OTHER:
+        if ar_marks(&self.arena, ino) & AR_LEFT_ALONE or not ar_attr_find(&self.arena, ino, &found):
+            return None
+        if found.layout != AR_EMPTY and found.layout != AR_SLICE:
             return None
         return (
             found.size, found.off, found.pack, found.stored_off, found.stored_len, found.plain_len, found.crc, found.codec

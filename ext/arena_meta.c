@@ -28,6 +28,7 @@ static void parse_layout(struct ar_attr *out, const uint8_t *tail, size_t n_byte
     out->layout = AR_OTHER;
     if ((out->mode & AR_FORMAT_BITS) != REGULAR)
         return;
+    out->layout = AR_PIECES;
     if (out->size == 0 && n_bytes == 0)
         out->layout = AR_EMPTY;
     if (n_bytes != SLICER_RECORD_BYTES)

@@ -41,7 +41,7 @@ int ar_open(struct ar_arena *arena, uint64_t ino, int (*admit)(void *context), v
     ar_lock(arena, lock);
     struct ar_open *entry = find(bucket, ino);
     uint64_t word = entry == NULL ? 0 : atomic_load(&entry->word);
-    if ((word & (ONE_HANDLE - 1)) == 0 && !atomic_load(&arena->h->hush) && admit(context)) {
+    if ((word & AR_LEFT_ALONE) == 0 && !atomic_load(&arena->h->hush) && admit(context)) {
         if (entry == NULL)
             entry = add(bucket, ino, AR_OPEN_WAYS - AR_OPEN_SPARE);
         if (entry != NULL) {

@@ -25,14 +25,14 @@ static int lacks(struct fc_chan *chan, const struct fw_in_header *header, struct
             return 0;
         if (!ar_name_find(arena, header->nodeid, name, n_bytes, &ino))
             return 1;
-        return ino != 0 && !ar_marks(arena, ino) && !ar_attr_find(arena, ino, &attr);
+        return ino != 0 && !(ar_marks(arena, ino) & AR_LEFT_ALONE) && !ar_attr_find(arena, ino, &attr);
     }
     if (header->opcode == FW_OPEN) {
         const struct fw_open_in *in = fc_take(&cursor, sizeof *in);
         if (in == NULL || (in->flags & (O_ACCMODE | O_TRUNC)) || in->open_flags || fc_is_marked(chan, ino, FC_MARK_LOCKED))
             return 0;
     }
-    if (ar_marks(arena, ino))
+    if (ar_marks(arena, ino) & AR_LEFT_ALONE)
         return 0;
     if (!ar_attr_find(arena, ino, &attr))
         return 1;

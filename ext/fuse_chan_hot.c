@@ -50,7 +50,7 @@ static void fill_attr(struct fc_chan *chan, const struct ar_attr *attr, struct f
 int fc_find(struct fc_chan *chan, uint64_t ino, struct ar_attr *attr)
 {
     /* Marks first: an inode that is marked only after this has been changed by somebody who is not answered yet. */
-    return ar_marks(chan->arena, ino) == 0 && ar_attr_find(chan->arena, ino, attr);
+    return !(ar_marks(chan->arena, ino) & AR_LEFT_ALONE) && ar_attr_find(chan->arena, ino, attr);
 }
 
 void fc_fill_entry(struct fc_chan *chan, const struct ar_attr *attr, struct fw_entry_out *out)
@@ -276,9 +276,7 @@ static int open_fresh(struct fc_lane *lane, const struct fw_in_header *header, s
 int fc_wants_fence(struct fc_chan *chan, uint64_t ino)
 {
     struct ar_attr attr;
-    if (chan->arena == NULL || !fc_may_answer(chan) || fc_is_marked(chan, ino, FC_MARK_LOCKED) || ar_marks(chan->arena, ino))
-        return 0;
-    if (!ar_attr_find(chan->arena, ino, &attr))
+    if (chan->arena == NULL || !fc_may_answer(chan) || fc_is_marked(chan, ino, FC_MARK_LOCKED) || !fc_find(chan, ino, &attr))
         return 0;
     if (S_ISDIR(attr.mode)) /* all requests of a listing follow from who has opened it */
         return fc_has_listing(chan, &attr);
@@ -339,6 +337,8 @@ static int read_file(struct fc_lane *lane, const struct fw_in_header *header, st
     if (in == NULL || !fc_find(chan, header->nodeid, &attr) || attr.layout == AR_OTHER)
         return 0;
     used(chan, header->nodeid, in->fh);
+    if (attr.layout == AR_PIECES)
+        return 0;
     if (in->offset >= attr.size || in->size == 0) {
         fc_reply_error(lane, 0);
         return 1;

@@ -6,6 +6,7 @@ from typing import TypeVar
 from cairnfs.clock import Clock, SystemClock
 from cairnfs.errors import SessionLost
 from cairnfs.meta.ids import Ids
+from cairnfs.meta.kept_layouts import KeptLayouts
 from cairnfs.meta.neighbours import Neighbours
 from cairnfs.meta.recall import Recall
 from cairnfs.meta.records import locked_key, session_key
@@ -27,6 +28,7 @@ class MetaCore:
         self.format: VolumeFormat = load_format(store)
         self.ids = Ids(store)
         self.recall = Recall(store)
+        self.layouts = KeptLayouts()
         self.neighbours = Neighbours()
         self.renew: Callable[[], None] | None = None  # of whoever has a session: has another one opened in its place
         self.is_fenced: Callable[[Inode], bool] = lambda ino: False  # content changes only while locks are held, see `fence`
@@ -34,6 +36,7 @@ class MetaCore:
     def forget(self) -> None:
         """The store may have gone back: nothing that came of it counts any more."""
         self.recall.clear()
+        self.layouts.clear()
         self.ids.forget()
 
     @property

@@ -17,9 +17,9 @@ from cairnfs.meta.free import free_inode
 from cairnfs.meta.layout_edit import FEW_CHUNKS, file_attr, malformed, runs_of, stored_chunks, stored_layout
 from cairnfs.meta.layout_write import Piece
 from cairnfs.meta.ledger import NewPack
-from cairnfs.meta.records import chunk_key
-from cairnfs.meta.txn import Txn
-from cairnfs.types import Attr, Extent, Inode, PackId
+from cairnfs.meta.records import chunk_key, inode_key
+from cairnfs.meta.txn import UNCOMMITTED, Txn
+from cairnfs.types import Attr, Extent, Inode, PackId, Position
 
 __all__ = ["Layout", "NewPack", "Piece", "free_inode"]
 
@@ -34,11 +34,20 @@ class Layout:
     def __init__(self, core: MetaCore) -> None:
         self._core = core
 
-    def read(self, ino: Inode, chunk_no: int) -> bytes:
-        """The layout of one chunk; empty when it is all hole or beyond the end. ENOENT."""
-        layout = stored_layout(Txn(self._core.store), ino, chunk_no)
-        if layout is None:
+    def read(self, ino: Inode, chunk_no: int, version: Position = UNCOMMITTED) -> bytes:
+        """The layout of one chunk; empty when it is all hole or beyond the end. ENOENT. `version`: that of the inode, if known;
+        what was read of this version before is not read again.
+        """
+        kept = self._core.layouts.get(ino, chunk_no, version)
+        if kept is not None:
+            return kept
+        txn = Txn(self._core.store)
+        layout = stored_layout(txn, ino, chunk_no)
+        inode = txn.get(inode_key(ino))
+        if layout is None or inode is None:
             raise FsError(errno.ENOENT)
+        if chunk_no:
+            self._core.layouts.put(ino, chunk_no, inode.version, layout)
         return layout
 
     def extents(self, ino: Inode, offset: int, size: int) -> list[Extent]:

@@ -174,6 +174,12 @@ class Names:
         row = self._core.recall.known([key]).get(key)
         return self.get(ino) if row is None else decode_attr(ino, row)
 
+    def remembered(self, ino: Inode, version: Position) -> Attr | None:
+        """Attributes as of a version of their row; None if that is not remembered."""
+        key = inode_key(ino)
+        row = self._core.recall.known([key]).get(key)
+        return decode_attr(ino, row) if row is not None and row.version == version else None
+
     def path_of(self, ino: Inode) -> bytes | None:
         """The path from the root, None when the inode has or had several names, or none. Reads whole directories."""
         names: list[bytes] = []

@@ -6,7 +6,8 @@ behind (a directory's mode and group, for what is made in it); where a store sho
 When the guess was wrong, the operation runs again on rows that are read. Chunk rows and extended attributes are never recalled:
 they have no conditions of their own.
 
-Pages are taken apart only when a transaction begins: whoever does nothing but read never needs their rows.
+Who reads a file of several slices finds its layout here, too (`Names.remembered`), by the version that the arena says is present.
+Pages are taken apart only then, or when a transaction begins: whoever does nothing but read small files never needs their rows.
 """
 
 import threading

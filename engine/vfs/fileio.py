@@ -71,7 +71,8 @@ class FileIo:
             self._state.writable()
         file = self._state.files.acquire(ino)
         try:
-            attr = file.refresh()
+            # A commit of our own that is on its way may be known elsewhere already, and so be in the store, but not here.
+            attr = file.refresh() if self._state.arena.is_committing() else file.recall()
             _check_regular(attr)
             if not attr.nlink and not file.unlinked:
                 raise FsError(errno.ESTALE)  # another node has removed the name by which the kernel found it

@@ -14,7 +14,7 @@ from cairnfs.errors import CairnError, FsError, SessionLost
 from cairnfs.ext.arena import DIRTY
 from cairnfs.meta import Meta
 from cairnfs.meta.records import FLAG_XATTR
-from cairnfs.types import Attr, Buffer, Inode
+from cairnfs.types import Attr, Buffer, Inode, Position
 from cairnfs.vfs.capacity import Capacity
 from cairnfs.vfs.granted import FIRST_BYTES, MOST_BYTES
 from cairnfs.vfs.held import HeldHere
@@ -92,7 +92,19 @@ class OpenFile:
 
     def attr(self) -> Attr:
         """Committed attributes, possibly as of an earlier fetch. ESTALE when the inode is gone."""
-        return self._attr or self.refresh()
+        return self._attr or (self.refresh() if self._generation else self.recall())
+
+    def recall(self) -> Attr:
+        """Committed attributes as of what is known of others' changes: remembered, if they are those that the arena has, else as
+        of now. ESTALE. Content of several pieces can then be read without asking the store where it is.
+        """
+        token = self._generation
+        known = self._arena.attr(self.ino)
+        attr = None if known is None else self._meta.names.remembered(self.ino, Position(known[0]))
+        if attr is None:
+            return self.refresh()
+        self.learn(attr, token)
+        return attr
 
     def refresh(self) -> Attr:
         """Committed attributes as of now. ESTALE when the inode is gone: the kernel then walks the path again."""
@@ -130,7 +142,7 @@ class OpenFile:
         if known is not None:
             return known
         token = self._generation
-        layout = self._meta.layout.read(self.ino, chunk_no)
+        layout = self._meta.layout.read(self.ino, chunk_no, Position(self.attr().version))
         with self._state:
             if token == self._generation:
                 if len(self._chunks) >= MAX_CACHED_CHUNKS:

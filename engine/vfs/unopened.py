@@ -38,7 +38,7 @@ class Unopened:
                 return handle
         file = self._files.acquire(ino)
         try:
-            file.refresh()
+            file.recall()
         except BaseException:
             self._files.release(file)
             raise

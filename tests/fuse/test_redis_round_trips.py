@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from cairnfs.const import CHUNK_BYTES
+from support.answers import drop_caches, served
 from support.filling import fill
 from support.mounts import Mount, MountFactory
 from support.redis_server import RedisServer
@@ -119,11 +121,95 @@ def test_a_lookup_brings_all_that_reading_a_small_file_takes(
     mount.restart()
     assert {entry.stat().st_nlink for entry in os.scandir(mount.path)} == {2}
     costs(server, lambda path: os.path.exists(path.parent / "absent"), paths, via=1)
-    # A file of several slices is more than compiled code keeps: its inode is read when it is read.
-    for path in paths:
+
+
+FAR = (CHUNK_BYTES + 5, 2 * CHUNK_BYTES + 7)  # in the second and third chunk of a file
+
+
+def append(path: Path) -> None:
+    for part in (CONTENT, *(b"line %d" % i for i in range(5))):
         with path.open("ab") as file:
-            file.write(b"more")
-    costs(server, lambda path: path.read_bytes(), paths, fence=n_fences, HMGET=1)
+            file.write(part)
+
+
+def overwrite(path: Path) -> None:
+    path.write_bytes(CONTENT * 20)
+    for i in range(5):
+        with path.open("r+b") as file:
+            file.seek(i * 9000)
+            file.write(b"in place %d" % i)
+
+
+def far(path: Path) -> None:
+    with path.open("wb") as file:
+        for at in (0, *FAR):
+            file.seek(at)
+            file.write(CONTENT)
+
+
+def contents(path: Path) -> list[bytes]:
+    with path.open("rb", buffering=0) as file:
+        return [os.pread(file.fileno(), 200_000 if at == 0 else len(CONTENT), at) for at in (0, *FAR)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may drop the kernel's caches")
+@pytest.mark.parametrize(("consistency", "n_fences"), [("close-to-open", 1), ("push", 0)])
+@pytest.mark.parametrize(
+    ("make_file", "n_chunks"), [(append, 0), (overwrite, 0), (far, 2)], ids=["appended", "overwritten", "far"]
+)
+def test_a_file_of_several_slices_costs_no_more_than_a_small_one(
+    make: Callable[..., Mount],
+    server: RedisServer,
+    make_file: Callable[[Path], None],
+    n_chunks: int,
+    consistency: str,
+    n_fences: int,
+) -> None:
+    """But for each chunk beyond the first, once: `n_chunks`. Python has no part in it while the kernel has its pages."""
+    mount = make("--consistency", consistency)
+    paths = [mount.path / f"d{i}" / "f" for i in range(K)]
+    for path in paths:
+        path.parent.mkdir()
+        make_file(path)
+    wanted = {path: contents(path) for path in paths}
+
+    def read(path: Path) -> None:
+        assert contents(path) == wanted[path]
+
+    costs(server, read, paths, fence=n_fences)
+    drop_caches()
+    costs(server, read, paths, fence=n_fences)
+    costs(server, lambda path: os.close(os.open(path, os.O_WRONLY | os.O_APPEND)), paths, fence=n_fences)
+    mount.restart()
+    assert {entry.stat().st_nlink for entry in os.scandir(mount.path)} == {2}
+    costs(server, lambda path: path.stat(), paths, via=1)
+    costs(server, read, paths, fence=n_fences, HMGET=n_chunks)
+    costs(server, read, paths, fence=n_fences)
+    drop_caches()
+    costs(server, read, paths, fence=n_fences)
+    read(paths[0])
+    found = served(mount, lambda: read(paths[0]))
+    assert found.compiled["OPEN"] == found.compiled["RELEASE"] == 1, found
+    assert not found.python["OPEN"] and not found.python["READ"] and not found.python["RELEASE"], found
+
+
+@pytest.mark.parametrize("make_file", [append, overwrite, far])
+def test_what_another_mount_has_closed_is_read_of_a_file_of_several_slices(
+    make: Callable[..., Mount], server: RedisServer, make_file: Callable[[Path], None]
+) -> None:
+    """At the same size, so that nothing but its layout tells. The log is read once for it, and then all is known again."""
+    one, two = (mount.path / "f" for mount in (make(), make()))
+    make_file(one)
+    places = (100, FAR[0] + 100, FAR[1] + 100) if make_file is far else (100, 2000, 4900)
+    for i in range(20):
+        for writes, reads in ((one, two), (two, one)):
+            assert contents(reads) == contents(writes)
+            new = b"%d of %s" % (i, os.fsencode(writes.parent.name))
+            with writes.open("r+b") as file:
+                file.seek(places[i % 3])
+                file.write(new)
+            with reads.open("rb", buffering=0) as file:
+                assert os.pread(file.fileno(), len(new), places[i % 3]) == new
 
 
 def test_a_listing_with_attributes_takes_a_round_trip_for_5000(make: Callable[..., Mount], server: RedisServer) -> None:

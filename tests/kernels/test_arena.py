@@ -31,7 +31,7 @@ from cairnfs.meta.stores.base import Key, Row
 from cairnfs.types import Position
 from support.arenas import FILE, MIB, commit, inode_row, name_row, note, piece, version_of
 
-OTHER, EMPTY, SLICE = 0, 1, 2  # enum ar_layout
+OTHER, EMPTY, SLICE, PIECES = 0, 1, 2, 3  # enum ar_layout
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def arena() -> Arena:
 
 def test_rows_that_were_noted_are_found(arena: Arena) -> None:
     note(arena, inode_row(7, 3, 5), name_row(1, b"a", 7, 3))
-    assert arena.attr(7) == (3, FILE, 5, 3, 0, OTHER)
+    assert arena.attr(7) == (3, FILE, 5, 3, 0, PIECES)
     assert arena.name(1, b"a") == 7
     assert (arena.attr(8), arena.name(1, b"b"), arena.name(2, b"a")) == (None, None, None)
     arena.check()
@@ -91,7 +91,7 @@ def test_a_commit_leaves_its_rows(arena: Arena) -> None:
         dentry_key(1, b"c"): name_row(1, b"c", 7, 2)[1].value,
     }
     arena.committed(rows, 2, token, None)
-    assert arena.attr(7) == (2, FILE, 9, 2, 0, OTHER)
+    assert arena.attr(7) == (2, FILE, 9, 2, 0, PIECES)
     assert arena.attr(8) is None
     assert [arena.name(1, name) for name in (b"a", b"b", b"c")] == [0, 8, 7]
     assert arena.newest == 2
@@ -204,17 +204,17 @@ LAYOUTS = {
     "empty": (0, b"", FILE, EMPTY),
     "one piece": (100, piece(100), FILE, SLICE),
     "one piece within its slice": (100, piece(100, off=7), FILE, SLICE),
-    "all hole": (100, b"", FILE, OTHER),
-    "a hole behind": (100, piece(60), FILE, OTHER),
-    "a hole before": (100, piece(90, pos=10), FILE, OTHER),
-    "longer than the file": (50, piece(100), FILE, OTHER),
-    "something in an empty file": (0, piece(100), FILE, OTHER),
-    "two pieces": (100, piece(50) + piece(50, pos=50, pack=8), FILE, OTHER),
-    "two pieces and a hole": (100, piece(50) + piece(40, pos=60), FILE, OTHER),
-    "short": (100, piece(100)[:-1], FILE, OTHER),
-    "padded": (100, piece(100)[:-1] + b"x", FILE, OTHER),
-    "long": (100, piece(100) + b"x", FILE, OTHER),
-    "zeros": (100, bytes(RECORD_BYTES), FILE, OTHER),
+    "all hole": (100, b"", FILE, PIECES),
+    "a hole behind": (100, piece(60), FILE, PIECES),
+    "a hole before": (100, piece(90, pos=10), FILE, PIECES),
+    "longer than the file": (50, piece(100), FILE, PIECES),
+    "something in an empty file": (0, piece(100), FILE, PIECES),
+    "two pieces": (100, piece(50) + piece(50, pos=50, pack=8), FILE, PIECES),
+    "two pieces and a hole": (100, piece(50) + piece(40, pos=60), FILE, PIECES),
+    "short": (100, piece(100)[:-1], FILE, PIECES),
+    "padded": (100, piece(100)[:-1] + b"x", FILE, PIECES),
+    "long": (100, piece(100) + b"x", FILE, PIECES),
+    "zeros": (100, bytes(RECORD_BYTES), FILE, PIECES),
     "a symbolic link": (40, piece(40), stat.S_IFLNK | 0o777, OTHER),
     "a directory": (0, b"", stat.S_IFDIR | 0o755, OTHER),
     "a pipe": (0, b"", stat.S_IFIFO | 0o644, OTHER),
@@ -263,7 +263,7 @@ def test_no_record_does_harm(value: bytes) -> None:
     arena = Arena(MIB)
     arena.note([inode_key(7)], [Row(b"\1" + value[1:], Position(1))], arena.token())
     found = arena.attr(7)
-    assert found is not None and found[5] in (OTHER, EMPTY, SLICE)
+    assert found is not None and found[5] in (OTHER, EMPTY, SLICE, PIECES)
     arena.check()
 
 

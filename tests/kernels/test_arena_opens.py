@@ -51,8 +51,9 @@ class Model:
 
     def apply(self, op: str, marks: int) -> int:
         if op == "open":
-            self.handles += not self.marks
-            return not self.marks
+            admitted = not self.marks & ~ADOPTED
+            self.handles += admitted
+            return admitted
         if op == "mark":
             self.marks |= marks
             return self.handles

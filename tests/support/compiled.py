@@ -101,8 +101,8 @@ class Asking:
         assert fh & COMPILED_FH, "Python has opened it"
         return fh
 
-    def read(self, ino: int, fh: int, size: int = 100_000) -> bytes:
-        reply = self.peer.call("READ", struct.pack("=QQIIQII", fh, 0, size, 0, 0, 0, 0), ino)
+    def read(self, ino: int, fh: int, size: int = 100_000, offset: int = 0) -> bytes:
+        reply = self.peer.call("READ", struct.pack("=QQIIQII", fh, offset, size, 0, 0, 0, 0), ino)
         assert reply.error == 0
         return reply.body
 
