@@ -36,6 +36,7 @@ Batch = list[bytes]
 
 CONNECT_TIMEOUT_S = 10  # librados's own is five minutes
 STALE_MAP_S = 2.0
+PING_S = 10.0  # librados's own
 DEPTH = 64  # requests of one thread under way: what one OSD works on at a time, several times over
 UNDER_WAY_BYTES = 64 * MIB  # of them together; librados holds what is written until it is acknowledged
 LOOKED_AT = 512  # objects of a listing whose sizes are asked for together
@@ -251,11 +252,17 @@ class RadosStore(SyncedAtPut):
         words = _ceph_args(os.environ.get("CEPH_ARGS", ""))
         conf = access.conf or words.conf
         user = access.user or words.name or words.id or DEFAULT_USER
+        silence_s = max(1, int(self._io_timeout_s / 3))
         settings = {
             # librados asks for a newer map when a request is older than this. Its own 10 s would never pass with short timeouts,
             # and an OSD that came back under another address would not be found.
             "objecter_timeout": str(min(STALE_MAP_S, self._request_timeout_s / 2)),
             "objecter_tick_interval": str(min(STALE_MAP_S, self._request_timeout_s / 2) / 2),
+            # A connection that brings nothing is given up, though TCP believes in it (librados's own are 900 s): what was asked
+            # over it is asked again over a new one. librados looks as rarely as that, so it takes up to twice the time.
+            "ms_connection_idle_timeout": str(silence_s),
+            "ms_connection_ready_timeout": str(min(CONNECT_TIMEOUT_S, silence_s)),
+            "mon_client_ping_interval": str(min(PING_S, silence_s / 2)),  # by its answers a connection to a monitor lasts
             "client_mount_timeout": str(min(CONNECT_TIMEOUT_S, ceil(self._io_timeout_s))),
             "rados_mon_op_timeout": str(self._request_timeout_s),
             "rados_osd_op_timeout": str(self._request_timeout_s),

@@ -14,13 +14,13 @@ SLOW_S = 0.05  # an answer later than this counts as slow: far more than a serve
 class Proxy(Relay):
     """Passes on what clients and a server say. What is wrong with the line may be set at any time; what it did is counted."""
 
-    def __init__(self, to_port: int, seed: int = 1) -> None:
+    def __init__(self, to_port: int, seed: int = 1, listening: socket.socket | None = None) -> None:
         self._chance = random.Random(seed)
         self.slow_s = 0.0  # longest delay of an answer
         self.breaking = 0.0  # part of all answers of which only the first half arrives, and then the connection ends
         self.silent = 0.0  # ... and then nothing ever does
         self.n_slow = self.n_broken = self.n_silent = 0
-        super().__init__(to_port)
+        super().__init__(to_port, listening)
 
     def serve(self, client: socket.socket, server: socket.socket) -> None:
         asking = threading.Thread(target=self._requests, args=(client, server), daemon=True)

@@ -7,11 +7,13 @@ from typing import Self
 
 
 class Relay:
-    """Listens at `port` on loopback. What comes is given to `serve`, with a connection to the server at `to_port`."""
+    """Listens at `port` on loopback, or where it is told (that may be in another network). What comes is given to `serve`, with a
+    connection to the server at `to_port`.
+    """
 
-    def __init__(self, to_port: int) -> None:
+    def __init__(self, to_port: int, listening: socket.socket | None = None) -> None:
         self._to_port = to_port
-        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._listening = listening or socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listening.getsockname()[1]
         self.n_connections = 0
         self._sockets: list[socket.socket] = []
