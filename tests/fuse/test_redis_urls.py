@@ -10,12 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from conftest import missing
 
 from cairnfs.errors import StoreError
 from cairnfs.meta.stores import open_store
 from support.certificates import self_signed
 from support.mounts import Mount, MountFactory
-from support.redis_server import RedisServer, free_port
+from support.redis_server import REDIS_SERVER, VALKEY_WITH_TLS, RedisServer, free_port
 
 pytestmark = pytest.mark.fuse
 
@@ -28,8 +29,8 @@ def server(tmp_path: Path, shared_redis: RedisServer) -> Iterator[Callable[..., 
     """Starts one. It ends after the mounts, if a test asks for it before these."""
     with ExitStack() as started:
 
-        def start(*options: str) -> RedisServer:
-            made = RedisServer(tmp_path / "server", *options)
+        def start(*options: str, program: str | None = REDIS_SERVER) -> RedisServer:
+            made = RedisServer(tmp_path / "server", *options, program=program)
             started.callback(made.kill)
             return made
 
@@ -82,13 +83,19 @@ def exclude(one: Mount, two: Mount) -> None:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is missing")
-def test_tls_with_certificates_of_both_sides(server: Callable[..., RedisServer], tmp_path: Path, mounts: MountFactory) -> None:
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+def test_tls_with_certificates_of_both_sides(
+    server: Callable[..., RedisServer], tmp_path: Path, mounts: MountFactory, kind: str
+) -> None:
+    program = {"redis": REDIS_SERVER, "valkey": VALKEY_WITH_TLS}[kind]
+    if program is None:
+        missing(f"{kind}-server with TLS")
     (tmp_path / "keys").mkdir()
     cert, key = self_signed(tmp_path / "keys")
     own_cert, own_key = self_signed(tmp_path / "keys", "client")
     port = free_port()
     tls = ["--tls-port", str(port), "--tls-cert-file", str(cert), "--tls-key-file", str(key)]
-    server(*tls, "--tls-ca-cert-file", str(own_cert), "--tls-auth-clients", "yes")
+    server(*tls, "--tls-ca-cert-file", str(own_cert), "--tls-auth-clients", "yes", program=program)
     url = f"rediss://127.0.0.1:{port}/{DB}?tls-ca-cert-file={cert}"
     with pytest.raises(StoreError, match="has not answered"):
         open_store(url, io_timeout_s=0.3)

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,8 @@ def _valkey_of_package() -> str | None:
 
 
 VALKEY_SERVER = shutil.which("valkey-server") or _valkey_of_package()
+# That of the Python package has no TLS; .ci/bootstrap unpacks Debian's.
+VALKEY_WITH_TLS = shutil.which("valkey-server", path=f"{sys.prefix}/valkey/usr/bin")
 
 
 class RedisServer:
