@@ -72,17 +72,14 @@ cdef class Arena:
 
     @property
     def fd(self):
-        """Its descriptor, which goes with the object."""
         return self.arena.fd
 
     @property
     def max_slice_bytes(self):
-        """The longest slice that is kept; 0 when there is no room for any."""
         return self.arena.h.max_slice if self.arena.h.n_segments >= 2 else 0
 
     @property
     def newest(self):
-        """The greatest position that was told of."""
         return self.arena.h.newest
 
     @property
@@ -93,22 +90,18 @@ cdef class Arena:
 
     @property
     def looked_up(self):
-        """Slices found, and not found."""
         return (self.arena.h.hits, self.arena.h.misses)
 
     @property
     def evicted(self):
-        """What gave way to others: segments with all their slices, attributes, names."""
         return (self.arena.h.evictions, self.arena.h.evicted_attrs, self.arena.h.evicted_names)
 
     @property
     def table_bytes(self):
-        """Of `n_bytes`, those that no slices can have."""
         return self.arena.h.segments_offset
 
     @property
     def applied(self):
-        """Every commit up to this position is known, as far as commits in a row have told."""
         return self.arena.h.applied
 
     def check(self):

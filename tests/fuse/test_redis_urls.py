@@ -88,8 +88,10 @@ def test_tls_with_certificates_of_both_sides(
     server: Callable[..., RedisServer], tmp_path: Path, mounts: MountFactory, kind: str
 ) -> None:
     program = {"redis": REDIS_SERVER, "valkey": VALKEY_WITH_TLS}[kind]
+    if program is None and kind == "valkey":
+        pytest.skip("this Debian or Ubuntu has no valkey-tools, in its backports either: no other Valkey has TLS")
     if program is None:
-        missing(f"{kind}-server with TLS")
+        missing("redis-server")
     (tmp_path / "keys").mkdir()
     cert, key = self_signed(tmp_path / "keys")
     own_cert, own_key = self_signed(tmp_path / "keys", "client")
