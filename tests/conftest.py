@@ -24,6 +24,7 @@ from support.ceph_server import CEPH, RADOSGW, CephCluster
 from support.gateway import KEYS, Gateway
 from support.mounts import N_DATABASES, Mount, MountFactory, cairnfs_mounts, rados_options, stores
 from support.redis_server import REDIS_SERVER, VALKEY_SERVER, RedisServer
+from support.stopping import stop_process
 
 hypothesis.settings.register_profile("ci", max_examples=40, stateful_step_count=30, deadline=None, print_blob=True)
 hypothesis.settings.register_profile("expensive", max_examples=1000, stateful_step_count=80, deadline=None)
@@ -161,7 +162,11 @@ def osd_stopped(open_ceph: CephCluster) -> Iterator[Callable[[bool], None]]:
     """Stops the OSD's process, or has it go on; it goes on at the end."""
 
     def stop(on: bool) -> None:
-        os.kill(open_ceph.pid("osd"), signal.SIGSTOP if on else signal.SIGCONT)
+        pid = open_ceph.pid("osd")
+        if on:
+            stop_process(pid)
+        else:
+            os.kill(pid, signal.SIGCONT)
 
     yield stop
     stop(False)

@@ -17,6 +17,7 @@ import pytest
 
 from support.mounts import Mount, MountFactory, Volume
 from support.redis_server import RedisServer
+from support.stopping import stop_process
 
 pytestmark = [pytest.mark.fuse, pytest.mark.usefixtures("kernel_caches")]
 
@@ -45,7 +46,7 @@ def stopped(mount: Mount) -> Iterator[None]:
     """Every process of it, the one first that would take a worker which stands still for dead."""
     pids = mount.pids
     for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+        stop_process(pid)
     try:
         yield
     finally:

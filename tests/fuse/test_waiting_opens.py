@@ -12,6 +12,7 @@ import pytest
 from cairnfs.bench.mounted import counters
 from support.mounts import MountFactory
 from support.redis_server import RedisServer
+from support.stopping import stop_process
 
 pytestmark = pytest.mark.fuse
 
@@ -40,7 +41,7 @@ def test_all_go_on_and_share_what_is_asked(server: RedisServer, mounts: MountFac
     assert [path.read_bytes() for path in paths] == [path.name.encode() for path in paths]
     with ThreadPoolExecutor(N_FILES) as pool:
         before = counters(mount.path)
-        os.kill(server.pid, signal.SIGSTOP)
+        stop_process(server.pid)
         try:
             read = [pool.submit(path.read_bytes) for path in paths]
             time.sleep(STOPPED_S)

@@ -18,6 +18,7 @@ from cairnfs.meta.stores.base import Add
 from cairnfs.meta.stores.redis_store import RedisStore
 from support.redis_rows import COUNT, counted, opened, synced
 from support.redis_server import RedisServer
+from support.stopping import stop_process
 
 N_THREADS = 8
 DB = 2
@@ -155,7 +156,7 @@ def cut_off_unanswered(master: RedisServer, running: Load) -> None:
 
         ask("SELECT", DB)
         for _ in range(20):
-            os.kill(master.pid, signal.SIGSTOP)
+            stop_process(master.pid)
             running.stands_still()
             # It comes after their commits, and before these are answered: answers are sent when all that has arrived is done.
             connection.send_command("CLIENT", "KILL", "TYPE", "normal")
@@ -259,7 +260,7 @@ def test_a_commit_is_not_answered_before_its_replica_has_it(kind: str, own_serve
     with opened(f"{master.url}/{DB}?wait-replicas=1", LIMIT_S) as store, ThreadPoolExecutor(1) as pool, master.client() as client:
         assert store.commit([], [Add(COUNT, 0, 1)]).added == [1]
         client.select(DB)
-        os.kill(replica.pid, signal.SIGSTOP)
+        stop_process(replica.pid)
         try:
             waiting = pool.submit(store.commit, [], [Add(COUNT, 0, 1)])
             for _ in range(3):

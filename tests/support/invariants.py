@@ -15,10 +15,10 @@ from cairnfs.ext.arena import Arena
 from cairnfs.ext.journal import Ring
 from cairnfs.ext.shm import SharedMemory
 from support.mounts import Mount
+from support.stopping import stop_process
 
 WORD_BYTES = 8
 TRIES = 20  # a process may have been stopped amid a change, but not each time
-STOP_S = 20
 
 
 @dataclass
@@ -57,21 +57,13 @@ def live(mount: Mount) -> Live:
     )
 
 
-def _stop(pid: int) -> None:
-    os.kill(pid, signal.SIGSTOP)
-    deadline = time.monotonic() + STOP_S
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
-        assert time.monotonic() < deadline, f"process {pid} does not stop"
-        time.sleep(0.001)
-
-
 @contextmanager
 def quiet(mount: Mount) -> Iterator[None]:
     """No process of the mount does anything while the block runs, which must not use the mount."""
     pids = mount.pids
     try:
         for pid in pids:  # the supervisor first: it would replace workers that are stopped
-            _stop(pid)
+            stop_process(pid)
         yield
     finally:
         for pid in reversed(pids):
