@@ -230,24 +230,23 @@ class Link:
 
     def _ask_replicas(self, words: Words) -> Any:
         n_wanted, timeout_ms = self.address.wait_replicas, int(self._common["socket_timeout"] / 2 * 1000)
-        commands = (words, ("WAIT", n_wanted, timeout_ms))
-        try:
-            reply, n = self._wire.ask_all(commands)
-        except redis.exceptions.MovedError:
-            self._find_owner()
-            reply, n = self._wire.ask_all(commands)
+        reply, n = self._ask_owner(words, ("WAIT", n_wanted, timeout_ms))
         if n < n_wanted:
             raise redis.TimeoutError(f"{n} of {n_wanted} replicas (wait-replicas) had a commit within {timeout_ms} ms")
         return reply
 
     def _ask(self, client: Any, words: Words) -> Any:
         try:
-            return self._wire.ask(*words)
-        except redis.exceptions.MovedError:
-            self._find_owner()
-            return self._wire.ask(*words)
+            return self._ask_owner(words)[0]
         except redis.exceptions.AskError:  # some of the keys are on their way to another node
             return client.execute_command(*words)
+
+    def _ask_owner(self, *commands: Words) -> list[Any]:
+        try:
+            return self._wire.ask_all(commands)
+        except redis.exceptions.MovedError:
+            self._find_owner()
+            return self._wire.ask_all(commands)
 
     def _follow(self) -> None:
         """Use the node that has the keys, of all that redis-py knows."""
