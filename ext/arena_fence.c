@@ -130,13 +130,14 @@ uint64_t ar_known_to(const struct ar_arena *arena)
     return __atomic_load_n(&arena->h->applied, __ATOMIC_ACQUIRE);
 }
 
-/* ---- usage of the volume: a row of the store that every other commit changes, so it is of one position only ---- */
+/* ---- usage of the volume: a row of the store that every other commit changes, so it is of one position only, and counts as long as no
+ * later one was told of, not even one before which something is missing ---- */
 
 void ar_usage_put(struct ar_arena *arena, uint64_t position, const uint64_t usage[AR_N_USAGE])
 {
     struct ar_header *h = arena->h;
     ar_lock(arena, &h->seen_lock);
-    if (h->applied == position && arena->watch != NULL && ar_fresh(arena)) { /* a lease does not tell of others' commits at once */
+    if (h->applied == position && atomic_load(&h->newest) == position && ar_fresh(arena)) {
         begin(h);
         h->usage_at = position + 1;
         memcpy(h->usage, usage, sizeof h->usage);
@@ -152,7 +153,9 @@ int ar_usage_find(const struct ar_arena *arena, uint64_t usage[AR_N_USAGE])
     uint64_t at = ar_load(&h->usage_at), applied = ar_load(&h->applied);
     ar_copy(usage, h->usage, sizeof h->usage);
     atomic_thread_fence(memory_order_acquire);
-    return !(seq & 1) && atomic_load_explicit(&h->seen_seq, memory_order_relaxed) == seq && at == applied + 1;
+    if ((seq & 1) || atomic_load_explicit(&h->seen_seq, memory_order_relaxed) != seq)
+        return 0;
+    return at == applied + 1 && atomic_load(&h->newest) == applied;
 }
 
 void ar_usage_drop(struct ar_arena *arena)

@@ -13,6 +13,7 @@ import pytest
 from support.filling import fill
 from support.mounts import Mount, MountFactory
 from support.redis_server import RedisServer
+from support.taking_over import eventually
 
 pytestmark = [pytest.mark.fuse, pytest.mark.usefixtures("kernel_caches")]
 
@@ -240,3 +241,17 @@ def test_pushed_changes_arrive_without_being_asked_for(mounts: MountFactory, red
         (one.path / "d" / "f0").write_bytes(b"%d" % n)
         while (two.path / "d" / "f0").read_bytes() != b"%d" % n:
             pass
+
+
+def test_totals_are_read_again_when_something_was_committed(mounts: MountFactory, redis_server: RedisServer) -> None:
+    volume = mounts.volume("--inodes", "1000", url=f"{redis_server.url}/5")
+    mount, other = (mounts.new(volume, *EXACT) for _ in range(2))
+    free = os.statvfs(mount.path).f_ffree
+    before = in_python(mount, "statfs")
+    assert {os.statvfs(mount.path).f_ffree for _ in range(N)} == {free}
+    assert in_python(mount, "statfs") <= before + SLACK
+    for i in range(N):
+        (mount.path / f"f{i}").touch()
+        assert os.statvfs(mount.path).f_ffree == free - i - 1, "one's own at once"
+    (other.path / "g").touch()
+    eventually(lambda: os.statvfs(mount.path).f_ffree == free - N - 1)

@@ -221,13 +221,21 @@ def test_usage_that_was_overtaken_by_a_commit_is_not_kept(arena: Arena, shown: S
     assert arena.fresh() and arena.usage() is None, "it is known by now, and was perhaps not when the usage was read"
 
 
-def test_usage_of_a_store_that_cannot_be_watched_is_not_kept() -> None:
-    """Others may have committed since the log was read, and a lease does not tell."""
-    arena = Arena(MIB)
-    arena.lease(time.monotonic() + 60, True)
-    assert arena.fresh()
-    arena.usage_put(arena.applied, *USAGE)
-    assert arena.usage() is None
+@pytest.mark.parametrize("position", [6, 7, 100], ids=["the next", "one is missing", "many are missing"])
+def test_usage_of_a_store_that_cannot_be_watched_is_known_until_a_later_commit_is_told_of(leased: Arena, position: int) -> None:
+    leased.usage_put(5, *USAGE)
+    assert leased.usage() is None, "nobody has read the log lately"
+    leased.lease(time.monotonic() + 60, False)
+    leased.usage_put(5, *USAGE)
+    assert leased.usage() == USAGE
+    leased.committing()
+    leased.committed({}, position, leased.token(), None)
+    assert leased.usage() is None
+    leased.usage_put(leased.applied, *USAGE)
+    assert leased.usage() == (USAGE if position == 6 else None), "what was read at 5 may lack it"
+    leased.saw(position, None)
+    leased.usage_put(position, *USAGE)
+    assert leased.usage() == USAGE
 
 
 def test_usage_goes_when_limits_change_and_with_a_holder_of_the_lock(arena: Arena) -> None:
