@@ -79,6 +79,10 @@ class RedisServer:
         return redis.Redis(port=self.port, password=self.password or None)
 
     @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
+    @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid

@@ -57,8 +57,12 @@ AWAY = (
     MasterNotFoundError,
     RedisClusterException,
 )
-# Errors without a class of their own that pass, too; the last one while a Cluster moves the keys to another node.
-PASSING = ("BUSY ", "MASTERDOWN", "NOREPLICAS", "Script attempted to access a non local key")
+# Errors without a class of their own that pass, too. The last ones: while a Cluster moves the keys to another node; by WAIT, of a
+# master that steps down while replicas are waited for, or between a commit and the WAIT behind it.
+PASSING = (
+    *("BUSY ", "MASTERDOWN", "NOREPLICAS", "Script attempted to access a non local key"),
+    *("UNBLOCKED", "WAIT cannot be used with replica"),
+)
 NO_LOG = "appendonly is disabled"  # by WAITAOF
 
 
@@ -313,6 +317,10 @@ class Link:
             return {}
         pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
         return {name.decode(): value.decode(errors="replace") for name, value in pairs}
+
+    def has_replicas(self) -> bool:
+        """Whether the server that has the keys has any just now."""
+        return b"connected_slaves:0" not in self._wire.ask("INFO", "replication")
 
     def call(self, ask: Callable[[Any], T]) -> T:
         """What `ask` returns, given the client; it is called again while the server is away, so it must bear that.

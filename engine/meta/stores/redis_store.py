@@ -301,12 +301,14 @@ class RedisStore:
 
     def hazards(self) -> list[Hazard]:
         """Settings of the server by which metadata could be lost."""
+        address = self._link.address
+        fails_over = bool(address.master)
         try:
             settings = self._link.settings("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy")
+            fails_over = fails_over or (self._link.is_cluster and self._link.has_replicas())
         except FAILURES:
             settings = {}
-        address = self._link.address
-        found = [Hazard(UNAWARE)] if address.master and not address.wait_replicas else []
+        found = [Hazard(UNAWARE)] if fails_over and not address.wait_replicas else []
         if "appendonly" not in settings:
             return [*found, Hazard(UNSEEN, is_known=False)]
         return found + [Hazard(text) for text in self._losses(settings)]
