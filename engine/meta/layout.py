@@ -6,7 +6,7 @@ covers is a hole. Answers are about what is committed: a caller with unwritten b
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from cairnfs.const import CHUNK_BYTES
 from cairnfs.errors import FsError
@@ -14,7 +14,7 @@ from cairnfs.ext import slicer
 from cairnfs.meta import free, layout_write
 from cairnfs.meta.core import MetaCore
 from cairnfs.meta.free import free_inode
-from cairnfs.meta.layout_edit import FEW_CHUNKS, file_attr, malformed, runs_of, stored_chunks, stored_layout
+from cairnfs.meta.layout_edit import FEW_CHUNKS, file_attr, malformed, runs_of, stored_chunks
 from cairnfs.meta.layout_write import Piece
 from cairnfs.meta.ledger import NewPack
 from cairnfs.meta.records import chunk_key, inode_key
@@ -34,21 +34,24 @@ class Layout:
     def __init__(self, core: MetaCore) -> None:
         self._core = core
 
-    def read(self, ino: Inode, chunk_no: int, version: Position = UNCOMMITTED) -> bytes:
+    def read(self, ino: Inode, chunk_no: int, version: Position = UNCOMMITTED, along: Iterable[int] = ()) -> bytes:
         """The layout of one chunk; empty when it is all hole or beyond the end. ENOENT. `version`: that of the inode, if known;
-        what was read of this version before is not read again.
+        what was read of this version before is not read again. Where round trips cost time, those of chunks `along` come with it.
         """
         kept = self._core.layouts.get(ino, chunk_no, version)
         if kept is not None:
             return kept
+        numbers = sorted({chunk_no, *along} if self._core.neighbours.started else {chunk_no})
         txn = Txn(self._core.store)
-        layout = stored_layout(txn, ino, chunk_no)
-        inode = txn.get(inode_key(ino))
-        if layout is None or inode is None:
+        inode, *rows = txn.get_many([inode_key(ino), *(chunk_key(ino, no) for no in numbers if no)])
+        if inode is None:
             raise FsError(errno.ENOENT)
-        if chunk_no:
-            self._core.layouts.put(ino, chunk_no, inode.version, layout)
-        return layout
+        if not chunk_no:
+            return file_attr(txn, ino).tail
+        layouts = {no: b"" if row is None else row.value for no, row in zip(numbers, rows, strict=True)}
+        for no, layout in layouts.items():
+            self._core.layouts.put(ino, no, inode.version, layout)
+        return layouts[chunk_no]
 
     def extents(self, ino: Inode, offset: int, size: int) -> list[Extent]:
         """What [offset, offset + size), clipped at the end of the file, is made of: in order and without gaps."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from cairnfs.const import MAX_FILE_BYTES
+from cairnfs.const import CHUNK_BYTES, MAX_FILE_BYTES
 from cairnfs.data import Data
 from cairnfs.data.writer import FileWriter
 from cairnfs.errors import CairnError, FsError, SessionLost
@@ -16,6 +16,7 @@ from cairnfs.meta import Meta
 from cairnfs.meta.records import FLAG_XATTR
 from cairnfs.types import Attr, Buffer, Inode, Position
 from cairnfs.vfs.capacity import Capacity
+from cairnfs.vfs.chunks_ahead import ChunksAhead
 from cairnfs.vfs.granted import FIRST_BYTES, MOST_BYTES
 from cairnfs.vfs.held import HeldHere
 from cairnfs.vfs.pages import PageVersions
@@ -85,6 +86,7 @@ class OpenFile:
         self._marked = False  # compiled code leaves the inode alone, because something is or may be dirty
         self._attr: Attr | None = None
         self._chunks: dict[int, bytes] = {}
+        self._ahead = ChunksAhead()
         self._generation = 0
         self._new_bytes = 0  # counted in `capacity`, not committed yet
 
@@ -142,7 +144,11 @@ class OpenFile:
         if known is not None:
             return known
         token = self._generation
-        layout = self._meta.layout.read(self.ino, chunk_no, Position(self.attr().version))
+        attr = self.attr()
+        with self._state:
+            longest = max(map(len, (attr.tail, *self._chunks.values())))
+            along = self._ahead.wanted(chunk_no, -(-attr.size // CHUNK_BYTES), longest)
+        layout = self._meta.layout.read(self.ino, chunk_no, Position(attr.version), along)
         with self._state:
             if token == self._generation:
                 if len(self._chunks) >= MAX_CACHED_CHUNKS:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cairnfs.const import CHUNK_BYTES
+from cairnfs.vfs.chunks_ahead import BLOCK
 from support.answers import drop_caches, served
 from support.filling import fill
 from support.mounts import Mount, MountFactory
@@ -24,6 +25,7 @@ pytestmark = [pytest.mark.fuse, pytest.mark.usefixtures("kernel_caches")]
 K = 50
 N_MANY = 5000
 EXACT = ("--heartbeat", "30", "--workers", "1")  # a worker that fetches has read rows which the one that serves has not
+N_CHUNKS = 40
 SLACK = 6  # of each kind: two heartbeats, another batch of numbers
 CONNECTIONS = 30  # greetings of some; each is some five commands
 POLLS_PER_S = 10  # while others do not commit
@@ -173,17 +175,17 @@ def contents(path: Path) -> list[bytes]:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may drop the kernel's caches")
 @pytest.mark.parametrize(("consistency", "n_fences"), [("close-to-open", 1), ("push", 0)])
 @pytest.mark.parametrize(
-    ("make_file", "n_chunks"), [(append, 0), (overwrite, 0), (far, 2)], ids=["appended", "overwritten", "far"]
+    ("make_file", "n_layouts"), [(append, 0), (overwrite, 0), (far, 1)], ids=["appended", "overwritten", "far"]
 )
 def test_a_file_of_several_slices_costs_no_more_than_a_small_one(
     make: Callable[..., Mount],
     server: RedisServer,
     make_file: Callable[[Path], None],
-    n_chunks: int,
+    n_layouts: int,
     consistency: str,
     n_fences: int,
 ) -> None:
-    """But for each chunk beyond the first, once: `n_chunks`. Python has no part in it while the kernel has its pages."""
+    """But for layouts of further chunks, which come together. Python has no part in it while the kernel has its pages."""
     mount = make("--consistency", consistency)
     paths = [mount.path / f"d{i}" / "f" for i in range(K)]
     for path in paths:
@@ -201,7 +203,7 @@ def test_a_file_of_several_slices_costs_no_more_than_a_small_one(
     mount.restart()
     assert {entry.stat().st_nlink for entry in os.scandir(mount.path)} == {2}
     costs(server, lambda path: path.stat(), paths, via=1)
-    costs(server, read, paths, fence=n_fences, HMGET=n_chunks)
+    costs(server, read, paths, fence=n_fences, HMGET=n_layouts)
     costs(server, read, paths, fence=n_fences)
     drop_caches()
     costs(server, read, paths, fence=n_fences)
@@ -209,6 +211,28 @@ def test_a_file_of_several_slices_costs_no_more_than_a_small_one(
     found = served(mount, lambda: read(paths[0]))
     assert found.compiled["OPEN"] == found.compiled["RELEASE"] == 1, found
     assert not found.python["OPEN"] and not found.python["READ"] and not found.python["RELEASE"], found
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may drop the kernel's caches")
+@pytest.mark.parametrize("in_order", [True, False])
+def test_layouts_of_a_large_file_come_many_at_a_time(make: Callable[..., Mount], server: RedisServer, in_order: bool) -> None:
+    mount = make()
+    path = mount.path / "d" / "large"
+    path.parent.mkdir()
+    places = [no * CHUNK_BYTES for no in range(N_CHUNKS)]
+    with path.open("wb") as file:
+        for no, at in enumerate(places):
+            os.pwrite(file.fileno(), b"chunk %04d" % no, at)
+    mount.restart()
+    path.stat()
+    order = list(range(N_CHUNKS)) if in_order else random.Random(1).sample(range(N_CHUNKS), N_CHUNKS)
+
+    def read() -> None:
+        assert pread(path, [(10, places[no]) for no in order]) == [b"chunk %04d" % no for no in order]
+
+    costs(server, lambda path: read(), [path], fence=1, HMGET=2 if in_order else -(-N_CHUNKS // BLOCK))
+    drop_caches()
+    costs(server, lambda path: read(), [path], fence=1)
 
 
 @pytest.mark.parametrize("make_file", [append, overwrite, far])

@@ -98,6 +98,21 @@ def test_it_is_opened_without_python_and_read_without_the_store(pair: Pair, kern
     pair.node.assert_nothing_is_open([ino])
 
 
+def test_layouts_of_further_chunks_come_together_where_round_trips_cost_time(pair: Pair, kernel: Asking) -> None:
+    for no in range(2, 20):
+        pair.content[no * CHUNK_BYTES] = bytearray(100)
+    ino = pair.make(1)
+    assert pair.reads(kernel, ino) == 2, "chunks 1 to 15, 16 to 19"
+    assert pair.reads(kernel, ino) == 0
+    pair.put(pair.other, FAR, b"elsewhere")
+    fh = kernel.open(ino)
+    pair.check(kernel, ino, fh)
+    kernel.release(ino, fh)
+    pair.node.engine.meta.core.neighbours.started = False
+    pair.put(pair.node.engine, FAR, b"here")
+    assert pair.reads(kernel, ino) == 19
+
+
 def test_without_a_read_closing_it_is_compiled_code_s_too_and_pages_are_kept(pair: Pair, kernel: Asking) -> None:
     ino = pair.make()
     fh, _ = kernel.opened(ino)
