@@ -10,6 +10,7 @@ from dataclasses import replace
 from cairnfs.daemon.inherited import Inherited, Pulse
 from cairnfs.daemon.mount_options import MountRequest
 from cairnfs.ext.fuse_slots import Slots
+from cairnfs.meta.passed_on import PassedOn
 from cairnfs.types import Inode
 from cairnfs.vfs.fetching import Fetching
 from cairnfs.volume import open_volume
@@ -28,6 +29,7 @@ def fetch(request: MountRequest, inherited: Inherited, worker: int) -> None:
     with open_volume(request.url, options, arena=carried.arena, cells=carried.cells[worker], turns=carried.turns) as volume:
         if volume.store.watch() is None:
             volume.meta.core.neighbours.start()
+        volume.meta.core.recall.pass_on(PassedOn(carried.arena))
         fetching = Fetching(volume.meta, volume.data, carried.arena)
         threads = [FetchThread(inherited.slots, worker, fetching, f"fetch-{i}") for i in range(N_THREADS)]
         for thread in threads:

@@ -24,6 +24,7 @@ from cairnfs.daemon.shared_call import SharedCall
 from cairnfs.errors import CairnError
 from cairnfs.ext.arena import Arena
 from cairnfs.meta.core import MetaCore
+from cairnfs.meta.passed_on import PassedOn
 from cairnfs.meta.records import DENTRY_PREFIX, INODE_PREFIX, LOCKS_SUBKEY
 from cairnfs.meta.stores.base import Effect, Key, LogRecord, LogTrimmed, Store
 from cairnfs.types import Inode, Position
@@ -103,11 +104,12 @@ class Follower(threading.Thread):
         self._strange_until = Position(0) if told is None else newest
         self.on_told: Callable[[Position], None] = lambda position: None
         self.on_read: Callable[[], None] = lambda: None  # on this thread, each time after the log was read
+        passed_on = None if arena is None else PassedOn(arena)
         if core is not None and not self._is_watched:
-            core.recall.start()
+            core.recall.start(passed_on=passed_on)
             core.neighbours.start()
         elif core is not None and arena is not None:
-            core.recall.start(arena.fresh)
+            core.recall.start(arena.fresh, passed_on)
         if arena is not None:
             arena.drop_all()
             arena.saw(self._position, mark if told is None else None)

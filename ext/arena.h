@@ -7,6 +7,7 @@
  *   shown       inode -> content that the kernel's pages show                              8 ways in 2 buckets, 16 bytes
  *   opens       inode -> handles that compiled code has given out, and marks (enum ar_mark) 16 ways, 16 bytes
  *   index, log  (pack, offset) -> plain bytes of a small slice, or a page of a listing     8 ways, 32 bytes; segments
+ *               (listing_impl.h), or the row of a file of several slices (engine/meta/passed_on.py)
  *   filter      names of whole directories                                                 bits; arena_whole.c
  *
  * Everything is a hint but `opens`: whatever is not found is asked for elsewhere.

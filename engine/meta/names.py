@@ -176,9 +176,8 @@ class Names:
 
     def remembered(self, ino: Inode, version: Position) -> Attr | None:
         """Attributes as of a version of their row; None if that is not remembered."""
-        key = inode_key(ino)
-        row = self._core.recall.known([key]).get(key)
-        return decode_attr(ino, row) if row is not None and row.version == version else None
+        row = self._core.recall.known_at(inode_key(ino), version)
+        return None if row is None else decode_attr(ino, row)
 
     def path_of(self, ino: Inode) -> bytes | None:
         """The path from the root, None when the inode has or had several names, or none. Reads whole directories."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from cairnfs.ext.page import Page
+from cairnfs.meta.passed_on import PassedOn
 from cairnfs.meta.records import ATTR_SUBKEY, DENTRY_PREFIX, INODE_PREFIX, PACK_PREFIX
 from cairnfs.meta.stores.base import NOTHING, Along, Key, Row, Scanned, Store, Via
 from cairnfs.meta.stores.named import neighbours, rows_of, rows_via
@@ -60,12 +61,20 @@ class Recall:
         self._changed: OrderedDict[Key, int] = OrderedDict()  # -> number of its latest change
         self._n_forgotten = 0  # changes up to this number may have changed anything
         self._is_current: Callable[[], bool] = _always
+        self._passed_on: PassedOn | None = None
         self.started = False
 
-    def start(self, is_current: Callable[[], bool] = _always) -> None:
-        """From now on somebody calls `changed` with what others commit. `is_current`: whether all that they have is known."""
+    def start(self, is_current: Callable[[], bool] = _always, passed_on: PassedOn | None = None) -> None:
+        """From now on somebody calls `changed` with what others commit. `is_current`: whether all that they have is known.
+        `passed_on`: what other processes have read.
+        """
         self._is_current = is_current
+        self._passed_on = passed_on
         self.started = True
+
+    def pass_on(self, to: PassedOn) -> None:
+        """Give all that is read to another process, instead of remembering it."""
+        self._passed_on = to
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
         """A page of the store."""
@@ -105,6 +114,8 @@ class Recall:
     def learn(self, rows: Mapping[Key, Row | None], moment: int) -> None:
         """Remember rows that were read after `moment`."""
         if not self.started:
+            if self._passed_on is not None:
+                self._passed_on.put(rows)
             return
         with self._lock:
             if moment >= self._n_forgotten:
@@ -119,6 +130,13 @@ class Recall:
         with self._lock:
             self._settle()
             return {key: self._rows[key] for key in keys if key in self._rows}
+
+    def known_at(self, key: Key, version: Position) -> Row | None:
+        """A row at a version, if that is remembered or was passed on."""
+        row = self.known([key]).get(key)
+        if (row is None or row.version != version) and self._passed_on is not None and self.started and self._is_current():
+            row = self._passed_on.get(key, version)
+        return row if row is not None and row.version == version else None
 
     def committed(self, rows: Mapping[Key, bytes | None], position: Position) -> None:
         """A commit of this process has given rows these values."""
@@ -151,6 +169,8 @@ class Recall:
             self._forget_late()
 
     def _learn_page(self, late: _Late, moment: int) -> None:
+        if not self.started and self._passed_on is not None:
+            self._passed_on.put_page(late.page)
         if not self.started or not late.n_rows:
             return
         with self._lock:

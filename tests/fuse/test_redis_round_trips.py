@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -233,6 +234,36 @@ def test_layouts_of_a_large_file_come_many_at_a_time(make: Callable[..., Mount],
     costs(server, lambda path: read(), [path], fence=1, HMGET=2 if in_order else -(-N_CHUNKS // BLOCK))
     drop_caches()
     costs(server, lambda path: read(), [path], fence=1)
+
+
+def n_fetched(mount: Mount) -> int:
+    """Requests for which another worker has fetched something."""
+    return int((mount.path / ".stats").read_text().partition("\ncairnfs_fuse_fetched_total ")[2].partition("\n")[0])
+
+
+def test_what_other_workers_have_fetched_of_files_of_several_slices_is_not_asked_for_again(
+    make: Callable[..., Mount], server: RedisServer
+) -> None:
+    """They fetch while many ask at once, from the moment when they are ready."""
+    mount = make("--workers", "4")
+    paths = [mount.path / f"d{i}" / "f" for i in range(K)]
+    for path in paths:
+        path.parent.mkdir()
+        append(path)
+    wanted = contents(paths[0])
+
+    def read(path: Path) -> None:
+        assert contents(path) == wanted
+
+    for pause_s in (0.5, 1, 2, 4, 8):
+        mount.restart()
+        time.sleep(pause_s)
+        with ThreadPoolExecutor(16) as pool:
+            found = round_trips(server, lambda: list(pool.map(read, paths)))
+        assert found["HMGET"] <= SLACK, found
+        if n_fetched(mount) > 2 * SLACK:
+            return
+    pytest.fail("workers that fetch do nothing")
 
 
 @pytest.mark.parametrize("make_file", [append, overwrite, far])
