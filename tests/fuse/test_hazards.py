@@ -39,11 +39,12 @@ def test_hazards_are_said_to_whoever_mounts_and_logged(
     mounted: Callable[..., Mount], front: str, options: tuple[str, ...]
 ) -> None:
     mount = mounted(LOSING, front, *options)
-    mount.expected_log += ["Redis keeps nothing on disk", "Redis may drop metadata"]
+    words = ["Redis keeps nothing on disk", "Redis may drop metadata"]
+    mount.expected_log += words
     nothing, eviction = mount.said.splitlines()
     assert nothing.startswith(f"cairnfs: warning: {mount.path}: Redis keeps nothing on disk")
     assert eviction.startswith(f"cairnfs: warning: {mount.path}: Redis may drop metadata")
-    assert [len(lines_of(mount, words)) for words in (" WARNING ", *mount.expected_log)] == [2, 1, 1]
+    assert [len(lines_of(mount, word)) for word in (" WARNING ", *words)] == [2, 1, 1]
 
 
 def test_a_mount_in_the_foreground_says_them_once(mounted: Callable[..., Mount], tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ def requests(mount: Mount) -> dict[str, int]:
 
 
 def sent(mount: Mount, act: Callable[[], object]) -> dict[str, int]:
-    """Requests that an act causes, less those of looking."""
+    """Requests that an act causes, less those of looking, without those that nobody waits for: these may be of before."""
     first = requests(mount)
     before = requests(mount)
     act()
     after = requests(mount)
     looking = {op: before.get(op, 0) - first.get(op, 0) for op in before}
     found = {op: n - before.get(op, 0) - looking.get(op, 0) for op, n in after.items()}
-    return {op: n for op, n in found.items() if n > 0 and op not in ("FORGET", "BATCH_FORGET")}
+    return {op: n for op, n in found.items() if n > 0 and op not in ("FORGET", "BATCH_FORGET", "RELEASE")}
