@@ -1,4 +1,4 @@
-"""Sending commands, and looking for their replies a while before sleeping."""
+"""Sending commands and taking their replies, looked for a while before sleeping."""
 
 from typing import final
 
@@ -8,10 +8,12 @@ from typing_extensions import Buffer
 class BusyPoll:
     """What is known of the replies of one server. Thread-safe."""
 
-    def send(self, /, fd: int, data: Buffer) -> int:
-        """Send what a socket takes at once, without the GIL; if that was all, wait up to 150 us for a reply, without reading it.
+    def exchange(self, /, fd: int, data: Buffer, out: Buffer, wait_ms: int) -> tuple[int, int]:
+        """Send what a socket takes at once; if that was all, take what comes first of the reply: looked for up to 150 us, then
+        waited for up to `wait_ms`. The GIL is let go once.
 
-        Returns how many bytes were sent: with fewer than all, the caller sends the rest, and finds out what is wrong.
+        Returns how many bytes were sent: with fewer than all, the caller sends the rest, and finds out what is wrong. And how
+        many were received: with none, the caller waits for the reply.
         """
 
     @property

@@ -1,5 +1,5 @@
 # cython: embedsignature=True, embedsignature.format=clinic
-"""Sending commands, and looking for their replies a while before sleeping. busy_poll_impl.h is the contract."""
+"""Sending commands and taking their replies, looked for a while before sleeping. busy_poll_impl.h is the contract."""
 
 cimport cython
 
@@ -11,7 +11,12 @@ cdef extern from "busy_poll_impl.h" nogil:
     struct bp_habit:
         int n_vain
     int bp_may_look(const bp_habit *habit)
-    size_t bp_send(bp_habit *habit, int fd, const void *data, size_t n_bytes)
+    struct bp_reply:
+        void *out
+        size_t room
+        int wait_ms
+        size_t n_bytes
+    size_t bp_exchange(bp_habit *habit, int fd, const void *data, size_t n_bytes, bp_reply *reply)
 
 
 @cython.final
@@ -20,12 +25,17 @@ cdef class BusyPoll:
 
     cdef bp_habit habit
 
-    def send(self, int fd, const unsigned char[::1] data not None):
+    def exchange(self, int fd, const unsigned char[::1] data not None, unsigned char[::1] out not None, int wait_ms):
+        cdef bp_reply reply
         cdef size_t n = data.shape[0], sent = 0
-        if n:
-            with nogil:
-                sent = bp_send(&self.habit, fd, &data[0], n)
-        return sent
+        if not n or not out.shape[0]:
+            return (0, 0)
+        reply.out = &out[0]
+        reply.room = out.shape[0]
+        reply.wait_ms = wait_ms
+        with nogil:
+            sent = bp_exchange(&self.habit, fd, &data[0], n, &reply)
+        return (sent, reply.n_bytes)
 
     @property
     def is_vain(self):

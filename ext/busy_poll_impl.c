@@ -2,6 +2,7 @@
 #include "busy_poll_impl.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdint.h>
 #include <sys/socket.h>
@@ -14,10 +15,13 @@ static int64_t now_us(void)
     return now.tv_sec * INT64_C(1000000) + now.tv_nsec / 1000;
 }
 
-static int is_there(int fd)
+/* Take what has come. 1 = that is something, or the end of the stream, or an error; 0 = nothing yet. */
+static int take(int fd, struct bp_reply *reply)
 {
-    char byte;
-    return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || (errno != EAGAIN && errno != EINTR);
+    ssize_t n = recv(fd, reply->out, reply->room, MSG_DONTWAIT);
+    if (n > 0)
+        reply->n_bytes = (size_t)n;
+    return n >= 0 || (errno != EAGAIN && errno != EINTR);
 }
 
 int bp_may_look(const struct bp_habit *habit)
@@ -55,35 +59,41 @@ static int is_in_vain(struct bp_habit *habit)
     return 0;
 }
 
-static void look(struct bp_habit *habit, int fd)
+/* Take the reply when it comes, but do not look for long. As take(). */
+static int look(struct bp_habit *habit, int fd, struct bp_reply *reply)
 {
     int64_t until_us = now_us() + BP_MOST_US;
     do {
-        if (is_there(fd)) {
+        if (take(fd, reply)) {
             atomic_store_explicit(&habit->n_vain, 0, memory_order_relaxed);
-            return;
+            return 1;
         }
     } while (yield_to_others(habit) && now_us() <= until_us);
-    if (is_there(fd)) /* whoever had the CPU may have made it */
-        return;
+    if (take(fd, reply)) /* whoever had the CPU may have made it */
+        return 1;
     atomic_fetch_add_explicit(&habit->n_vain, 1, memory_order_relaxed);
+    return 0;
 }
 
-/* Wait for something to read, the end of the stream or an error, but not for long. */
-static void look_unless_vain(struct bp_habit *habit, int fd)
+static int look_unless_vain(struct bp_habit *habit, int fd, struct bp_reply *reply)
 {
     if (!bp_may_look(habit) || is_in_vain(habit) || atomic_exchange(&habit->is_looked, 1))
-        return;
-    look(habit, fd);
+        return 0;
+    int is_taken = look(habit, fd, reply);
     atomic_store(&habit->is_looked, 0);
+    return is_taken;
 }
 
-size_t bp_send(struct bp_habit *habit, int fd, const void *data, size_t n_bytes)
+size_t bp_exchange(struct bp_habit *habit, int fd, const void *data, size_t n_bytes, struct bp_reply *reply)
 {
+    reply->n_bytes = 0;
     ssize_t n = send(fd, data, n_bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (n < 0)
         return 0;
-    if ((size_t)n == n_bytes)
-        look_unless_vain(habit, fd);
+    if ((size_t)n == n_bytes && !look_unless_vain(habit, fd, reply)) {
+        struct pollfd answered = {.fd = fd, .events = POLLIN};
+        if (reply->wait_ms > 0 && poll(&answered, 1, reply->wait_ms) > 0)
+            take(fd, reply);
+    }
     return (size_t)n;
 }

@@ -5,7 +5,7 @@
  * and lets others run in between (sched_yield). Where others need the CPU that is the wrong thing to do, for who has slept is put before
  * them when it is woken: when they had it for long in one go, nobody looks for a while, which grows as long as that goes on. Nor does
  * anybody, most of the time, where replies take longer than that, and never more than one at a time.
- * Only when to sleep is decided here: replies and errors are read by who reads them anyway. */
+ * What has come of the reply then is taken, whole or not; the rest, and what is wrong, is found out by who would read it anyway. */
 #ifndef CAIRN_BUSY_POLL_IMPL_H
 #define CAIRN_BUSY_POLL_IMPL_H
 
@@ -34,8 +34,16 @@ struct bp_habit {
 /* Were the CPUs free enough of late? */
 int bp_may_look(const struct bp_habit *habit);
 
-/* Send what can be sent at once; if that is all, look for the reply. How many bytes were sent: with fewer than all, or none, the caller
- * goes on, and finds out what is wrong. */
-size_t bp_send(struct bp_habit *habit, int fd, const void *data, size_t n_bytes);
+/* Where a reply goes. */
+struct bp_reply {
+    void *out;
+    size_t room;
+    int wait_ms;    /* how long to sleep at most when it was not there in time; 0: the caller waits by itself */
+    size_t n_bytes; /* so much has come; 0: nothing, or the stream has ended, or something is wrong */
+};
+
+/* Send what can be sent at once; if that is all, take what comes first of the reply. How many bytes were sent: with fewer than all, or
+ * none, the caller goes on, and finds out what is wrong. */
+size_t bp_exchange(struct bp_habit *habit, int fd, const void *data, size_t n_bytes, struct bp_reply *reply);
 
 #endif

@@ -82,10 +82,13 @@ static int64_t parse(const char *reply, size_t n_bytes)
 static int64_t exchange(struct le_log_end *end, int fd)
 {
     char reply[MAX_REPLY];
-    size_t n_bytes = 0;
     int64_t position = UNFINISHED;
-    if (bp_send(&end->habit, fd, end->command, end->n_command) != end->n_command)
+    struct bp_reply first = {.out = reply, .room = sizeof reply};
+    if (bp_exchange(&end->habit, fd, end->command, end->n_command, &first) != end->n_command)
         return BROKEN;
+    size_t n_bytes = first.n_bytes;
+    if (n_bytes > 0)
+        position = parse(reply, n_bytes);
     while (position == UNFINISHED && n_bytes < sizeof reply) {
         ssize_t n = recv(fd, reply + n_bytes, sizeof reply - n_bytes, 0);
         if (n < 0 && errno == EINTR)

@@ -1,4 +1,4 @@
-"""Sending and looking for a reply: what is sent, what is left to the caller, when looking is given up and taken up again."""
+"""Sending and taking a reply: what is sent, what is left to the caller, when looking is given up and taken up again."""
 
 import os
 import socket
@@ -23,34 +23,56 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield near, far
 
 
-def test_a_reply_is_waited_for_and_not_read(pair: tuple[socket.socket, socket.socket]) -> None:
+def exchange(poll: BusyPoll, near: socket.socket, data: bytes, wait_ms: int = 0) -> tuple[int, bytes]:
+    out = bytearray(100)
+    n_sent, n_received = poll.exchange(near.fileno(), data, out, wait_ms)
+    return n_sent, bytes(out[:n_received])
+
+
+@pytest.mark.parametrize("late_s", [0, 0.002])
+def test_a_reply_is_waited_for_and_taken(pair: tuple[socket.socket, socket.socket], late_s: float) -> None:
     near, far = pair
     near.setblocking(False)
     poll = BusyPoll()
 
     def answer() -> None:
         while (asked := far.recv(100)) != b"end":
+            time.sleep(late_s)
             far.sendall(asked.upper())
 
     server = threading.Thread(target=answer)
     server.start()
-    for i in range(200):
+    for i in range(100):
         asked = b"question %d" % i
-        assert poll.send(near.fileno(), asked) == len(asked)
-        near.settimeout(10)
-        assert near.recv(100) == asked.upper()
-        near.setblocking(False)
-    far_end = near.send(b"end")
+        n_sent, taken = exchange(poll, near, asked, 10_000)
+        assert (n_sent, taken) == (len(asked), asked.upper())
+    near.send(b"end")
     server.join(10)
-    assert far_end == 3 and not server.is_alive()
+    assert not server.is_alive()
+
+
+def test_a_reply_that_is_there_is_taken_as_far_as_there_is_room(pair: tuple[socket.socket, socket.socket]) -> None:
+    near, far = pair
+    far.sendall(bytes(range(150)))
+    assert exchange(BusyPoll(), near, b"x") == (1, bytes(range(100)))
+    assert near.recv(100) == bytes(range(100, 150))
+
+
+def test_a_reply_that_does_not_come_is_left_to_the_caller(pair: tuple[socket.socket, socket.socket]) -> None:
+    near, far = pair
+    assert exchange(BusyPoll(), near, b"x", 50) == (1, b"")
+    far.sendall(b"late")
+    assert near.recv(100) == b"late"
 
 
 def test_what_the_socket_does_not_take_is_left_to_the_caller(pair: tuple[socket.socket, socket.socket]) -> None:
     near, far = pair
     data = bytes(range(256)) * (1 << 14)  # 4 MiB: more than a socket has room for
-    n_sent = BusyPoll().send(near.fileno(), data)
+    far.sendall(b"of another question")
+    n_sent, taken = exchange(BusyPoll(), near, data)
     assert 0 < n_sent < len(data)
-    assert BusyPoll().send(near.fileno(), data) == 0  # full
+    assert taken == b""
+    assert exchange(BusyPoll(), near, data) == (0, b"")  # full
     received = b""
     while len(received) < n_sent:
         received += far.recv(1 << 20)
@@ -60,9 +82,9 @@ def test_what_the_socket_does_not_take_is_left_to_the_caller(pair: tuple[socket.
 def test_errors_are_left_to_the_caller(pair: tuple[socket.socket, socket.socket]) -> None:
     near, far = pair
     far.close()
-    assert BusyPoll().send(near.fileno(), b"x") == 0  # and no SIGPIPE
-    assert BusyPoll().send(-1, b"x") == 0
-    assert BusyPoll().send(near.fileno(), b"") == 0
+    assert exchange(BusyPoll(), near, b"x") == (0, b"")  # and no SIGPIPE
+    assert BusyPoll().exchange(-1, b"x", bytearray(1), 0) == (0, 0)
+    assert exchange(BusyPoll(), near, b"") == (0, b"")
     with pytest.raises(BrokenPipeError):
         near.sendall(b"x")
 
@@ -76,15 +98,19 @@ def test_looking_in_vain_is_given_up_until_a_reply_is_there_in_time(pair: tuple[
         n_sent, until_s = 0, time.monotonic() + 60
         while poll.is_vain is not is_vain:
             assert time.monotonic() < until_s
-            assert poll.send(near.fileno(), b"x") == 1
+            assert exchange(poll, near, b"x") == (1, b"")
             assert far.recv(1) == b"x"
             n_sent += 1
         return n_sent
 
     assert sent_until(is_vain=True) >= VAIN
-    far.sendall(b"y")  # it is there before anybody looks
-    assert sent_until(is_vain=False) > SKIPS
-    assert near.recv(10) == b"y"
+    n_looked, until_s = 0, time.monotonic() + 60
+    while poll.is_vain:
+        assert time.monotonic() < until_s
+        far.sendall(b"y")  # it is there before anybody looks
+        assert exchange(poll, near, b"x", 10_000) == (1, b"y")
+        n_looked += 1
+    assert n_looked > SKIPS
 
 
 def test_the_end_of_the_stream_is_something_to_read(pair: tuple[socket.socket, socket.socket]) -> None:
@@ -92,7 +118,7 @@ def test_the_end_of_the_stream_is_something_to_read(pair: tuple[socket.socket, s
     poll = BusyPoll()
     far.shutdown(socket.SHUT_WR)
     for _ in range(VAIN + 1):
-        assert poll.send(near.fileno(), b"x") == 1
+        assert exchange(poll, near, b"x") == (1, b"")
     assert not poll.is_vain
     assert near.recv(10) == b""
 
@@ -111,7 +137,7 @@ def test_nobody_looks_while_others_need_the_cpu(pair: tuple[socket.socket, socke
             until_s = time.monotonic() + 60
             while poll.may_look and time.monotonic() < until_s:
                 poll = BusyPoll()  # which has sent nothing in vain
-                assert poll.send(near.fileno(), b"x") == 1
+                assert exchange(poll, near, b"x") == (1, b"")
             assert not poll.may_look
         finally:
             os.sched_setaffinity(0, before)

@@ -15,6 +15,8 @@ import redis
 
 from cairnfs.ext.busy_poll import BusyPoll
 
+WAIT_MS = 100  # a server that is there answers within one; longer pauses are redis-py's
+
 Argument = bytes | int
 
 
@@ -111,13 +113,7 @@ class Wire:
         return replies
 
     def _say(self, connection: Any, commands: Sequence[Any]) -> list[Any]:  # of tuples: hiredis's types know of a single one
-        command = b"".join([hiredis.pack_command(words) for words in commands])
-        if type(connection._sock) is socket.socket:  # and not TLS's; redis-py has no other way to it
-            n_sent = self._poll.send(connection._sock.fileno(), command)
-            if n_sent < len(command):
-                connection.send_packed_command([command[n_sent:]])
-        else:
-            connection.send_packed_command([command])
+        self._send(connection, b"".join([hiredis.pack_command(words) for words in commands]))
         replies: list[Any] = []
         errors: list[Exception] = []
         for _ in commands:
@@ -128,6 +124,18 @@ class Wire:
         if errors:
             raise errors[0]
         return replies
+
+    def _send(self, connection: Any, command: bytes) -> None:
+        """Send, and give the connection's parser what comes first of the replies, by one call that gives up the GIL."""
+        if type(connection._sock) is not socket.socket:  # but TLS's; redis-py has no other way to it, nor to its parser
+            connection.send_packed_command([command])
+            return
+        parser = connection._parser
+        n_sent, n_received = self._poll.exchange(connection._sock.fileno(), command, parser._buffer, WAIT_MS)
+        if n_received:
+            parser._reader.feed(parser._buffer, 0, n_received)
+        elif n_sent < len(command):
+            connection.send_packed_command([command[n_sent:]])
 
     def _give_up(self, connection: Any) -> None:
         connection.disconnect()
