@@ -6,7 +6,8 @@ Times are nanoseconds since the epoch (signed), sizes and offsets are bytes, nam
 import stat
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import NamedTuple, NewType
 
 Inode = NewType("Inode", int)
@@ -98,7 +99,10 @@ class Attr:
         return stat.S_ISLNK(self.mode)
 
     def copy(self) -> "Attr":
-        return replace(self)
+        return Attr(*_attr_fields(self))
+
+
+_attr_fields = attrgetter(*Attr.__slots__)  # takes a fifth of the time of dataclasses.replace()
 
 
 @dataclass(slots=True)

@@ -47,6 +47,14 @@ def test_inode_record_is_read_back_whole(attr: Attr) -> None:
     assert records.decode_attr(7, row(records.encode_attr(attr))) == attr
 
 
+@given(ATTRS)
+def test_a_copy_of_attributes_has_all_of_them_and_is_another(attr: Attr) -> None:
+    copied = attr.copy()
+    assert copied == attr
+    copied.size += 1
+    assert copied != attr
+
+
 def test_inode_record_has_every_field_at_its_offset() -> None:
     attr = Attr(
         Inode(7),
