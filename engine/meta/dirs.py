@@ -7,6 +7,7 @@ from being put into a directory that was removed in between.
 
 import errno
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from cairnfs.const import MAX_LINKS
@@ -33,6 +34,7 @@ from cairnfs.types import Attr, Inode, Position
 T = TypeVar("T")
 
 MAX_LOOKS = 20  # each needs another node to remove or replace the name between two reads of ours
+GONE, TAKEN = partial(FsError, errno.ENOENT), partial(FsError, errno.EEXIST)  # errors of conditions
 FUTURE_NS = 1_000_000_000  # clocks of nodes differ by less; a directory time further ahead was set by an application
 
 
@@ -100,7 +102,7 @@ def walk(txn: Txn, way: Position | None) -> None:
     name since a position up to which all changes are known (None: not known). WayChanged.
     """
     if way is not None:
-        txn.not_since(MOVES_KEY, way, WayChanged())
+        txn.not_since(MOVES_KEY, way, WayChanged)
 
 
 def tell_walkers(txn: Txn, *moved: Attr | None) -> None:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from cairnfs.const import MAX_LINKS
 from cairnfs.errors import FsError
 from cairnfs.meta.core import MetaCore
-from cairnfs.meta.dirs import change_directory, change_names, directory, entry, inode_of, tell_walkers, walk
+from cairnfs.meta.dirs import GONE, TAKEN, change_directory, change_names, directory, entry, inode_of, tell_walkers, walk
 from cairnfs.meta.free import free_inode
-from cairnfs.meta.records import decode_attr, dentry_key, dentry_value, encode_attr, inode_key, sustained_key
+from cairnfs.meta.records import decode_attr, decode_dentry, dentry_key, dentry_value, encode_attr, inode_key, sustained_key
 from cairnfs.meta.txn import Txn
 from cairnfs.types import Attr, Inode, Position
 
@@ -32,8 +32,8 @@ def link(core: MetaCore, ino: Inode, parent: Inode, name: bytes, way: Position |
     now_ns = core.now_ns()
 
     def build(txn: Txn) -> Attr:
-        txn.suppose_absent([dentry_key(parent, name)])  # as for a new file (`names`)
-        row, parent_row, taken = txn.get_many((inode_key(ino), inode_key(parent), dentry_key(parent, name)))
+        key, into_key, name_key = inode_key(ino), inode_key(parent), dentry_key(parent, name)
+        row, parent_row, taken = txn.get_many((key, into_key, name_key), absent=name_key)  # as for a new file (`names`)
         into = directory(parent, parent_row)
         if row is None:
             raise FsError(errno.ENOENT)
@@ -41,11 +41,11 @@ def link(core: MetaCore, ino: Inode, parent: Inode, name: bytes, way: Position |
         if taken is not None:
             raise FsError(errno.EEXIST)
         walk(txn, way)
-        txn.unchanged(inode_key(ino))
-        txn.exists(inode_key(parent), FsError(errno.ENOENT))
-        txn.absent(dentry_key(parent, name), FsError(errno.EEXIST))
-        txn.put(inode_key(ino), encode_attr(attr))
-        txn.put(dentry_key(parent, name), dentry_value(ino, attr.mode))
+        txn.unchanged(key)
+        txn.exists(into_key, GONE)
+        txn.absent(name_key, TAKEN)
+        txn.put(key, encode_attr(attr))
+        txn.put(name_key, dentry_value(ino, attr.mode))
         change_directory(txn, into, now_ns, entries=1)
         return attr
 
@@ -63,16 +63,17 @@ def unlink(core: MetaCore, parent: Inode, name: bytes, is_open: IsOpen, way: Pos
     now_ns = core.now_ns()
 
     def build(txn: Txn) -> Unlinked:
-        _, parent_row = txn.get_many((dentry_key(parent, name), inode_key(parent)))
-        dentry = entry(txn, parent, name)
+        key = dentry_key(parent, name)
+        row, parent_row = txn.get_many((key, inode_key(parent)))
+        dentry = None if row is None else decode_dentry(parent, name, row.value)
         if dentry is None:
             raise FsError(errno.ENOENT)
         if stat.S_ISDIR(dentry.type):
             raise FsError(errno.EISDIR)
         attr = inode_of(txn, dentry)
         walk(txn, way)
-        txn.unchanged(dentry_key(parent, name))
-        txn.delete(dentry_key(parent, name))
+        txn.unchanged(key)
+        txn.delete(key)
         tell_walkers(txn, attr)
         change_directory(txn, directory(parent, parent_row), now_ns, entries=-1)
         return drop_name(core, txn, attr, now_ns, is_open)

@@ -17,7 +17,7 @@ from cairnfs.errors import FsError
 from cairnfs.ext.page import Page
 from cairnfs.meta import acl
 from cairnfs.meta.core import MetaCore
-from cairnfs.meta.dirs import Vanished, change_directory, directory, look_again, walk
+from cairnfs.meta.dirs import GONE, TAKEN, Vanished, change_directory, directory, look_again, walk
 from cairnfs.meta.links import IsOpen, Unlinked, link, release_deleted, rmdir, unlink
 from cairnfs.meta.records import (
     ATTR_SUBKEY,
@@ -216,20 +216,20 @@ class Names:
 
     def _create(self, txn: Txn, attr: Attr, name: bytes, umask: int, way: Position | None) -> Attr:
         parent = Inode(attr.parent)
+        into_key, name_key = inode_key(parent), dentry_key(parent, name)
         # The kernel has looked; if a worker that fetches answered it, this one knows nothing of that.
-        txn.suppose_absent([dentry_key(parent, name)])
-        parent_row, taken = txn.get_many((inode_key(parent), dentry_key(parent, name)))
+        parent_row, taken = txn.get_many((into_key, name_key), absent=name_key)
         into = directory(parent, parent_row)
         if taken is not None:
             raise FsError(errno.EEXIST)
         walk(txn, way)
-        txn.exists(inode_key(parent), FsError(errno.ENOENT))
-        txn.absent(dentry_key(parent, name), FsError(errno.EEXIST))
+        txn.exists(into_key, GONE)
+        txn.absent(name_key, TAKEN)
         self._count_inode(txn)
         _inherit_group(attr, into)
         _inherit_permissions(txn, attr, into, umask)
         txn.put(inode_key(attr.ino), encode_attr(attr))
-        txn.put(dentry_key(parent, name), dentry_value(attr.ino, attr.mode))
+        txn.put(name_key, dentry_value(attr.ino, attr.mode))
         change_directory(txn, into, attr.ctime_ns, entries=1, subdirs=int(attr.is_dir))
         return attr
 

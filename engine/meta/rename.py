@@ -37,14 +37,11 @@ class _Place(NamedTuple):
 
     into: Attr
     name: bytes
+    key: Key
 
     @property
     def ino(self) -> Inode:
         return self.into.ino
-
-    @property
-    def key(self) -> Key:
-        return dentry_key(self.into.ino, self.name)
 
 
 def rename(
@@ -110,13 +107,14 @@ class _Rename:
 
     def _places(self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int) -> tuple[_Place, _Place]:
         """Both directories, read with both entries and, when it may matter, the counter of moves from one snapshot."""
-        if flags != EXCHANGE:
-            self._txn.suppose_absent([dentry_key(new_parent, new_name)])  # as for a new file (`names`)
-        keys = [inode_key(parent), inode_key(new_parent), dentry_key(parent, name), dentry_key(new_parent, new_name)]
+        name_key, new_key = dentry_key(parent, name), dentry_key(new_parent, new_name)
+        keys = [inode_key(parent), inode_key(new_parent), name_key, new_key]
         if parent != new_parent:
             keys.append(MOVES_KEY)
-        rows = self._txn.get_many(keys)
-        return _Place(directory(parent, rows[0]), name), _Place(directory(new_parent, rows[1]), new_name)
+        rows = self._txn.get_many(keys, absent=None if flags == EXCHANGE else new_key)  # as for a new file (`names`)
+        into = directory(parent, rows[0])
+        new_into = into if parent == new_parent else directory(new_parent, rows[1])
+        return _Place(into, name, name_key), _Place(new_into, new_name, new_key)
 
     def _require(self, old: _Place, new: _Place) -> None:
         walk(self._txn, self._way)

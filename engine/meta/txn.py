@@ -40,6 +40,7 @@ from cairnfs.meta.stores.fields import added, raised
 from cairnfs.types import Position
 
 T = TypeVar("T")
+Refusal = FsError | Callable[[], FsError]  # an error, or what makes it: most conditions hold
 
 MAX_ATTEMPTS = 100
 MAX_PAUSE_S = 0.02  # a conflicting commit takes well under a millisecond; a longer wait only costs latency
@@ -59,7 +60,7 @@ class Txn:
         self.recalled = False
         self._read: dict[Key, Row | None] = {}
         self._changed: dict[Key, list[Effect]] = {}
-        self._errors: list[tuple[Condition, FsError]] = []
+        self._errors: list[tuple[Condition, Refusal]] = []
         self._n_adds = 0
         self.conditions: list[Condition] = []
         self.effects: list[Effect] = []
@@ -70,12 +71,17 @@ class Txn:
             self._fetch([key])
         return self._view(key) if key in self._changed else self._read[key]
 
-    def get_many(self, keys: Sequence[Key]) -> list[Row | None]:
-        """Like `get` for each key, fetching what is not yet known in one round trip and from one snapshot."""
-        missing = [key for key in dict.fromkeys(keys) if key not in self._read]
+    def get_many(self, keys: Sequence[Key], *, absent: Key | None = None) -> list[Row | None]:
+        """Like `get` for each key, fetching what is not yet known in one round trip and from one snapshot. `absent`: one of them,
+        supposed not to exist (see `suppose_absent`).
+        """
+        read = self._read
+        missing = [key for key in keys if key not in read]
         if missing:
-            self._fetch(missing)
-        return [self._view(key) if key in self._changed else self._read[key] for key in keys]
+            self._fetch(missing, absent)
+        if not self._changed:
+            return [read[key] for key in keys]
+        return [self._view(key) if key in self._changed else read[key] for key in keys]
 
     def suppose_absent(self, keys: Sequence[Key]) -> None:
         """Guess that rows do not exist, where guesses are allowed and nothing is remembered of them.
@@ -89,13 +95,18 @@ class Txn:
                     self._read[key] = known.get(key)
                     self.recalled = True
 
-    def _fetch(self, keys: Sequence[Key]) -> None:
-        if self._recall is not None:
-            known = self._recall.known(keys)
-            self._read.update(known)
-            self.recalled = self.recalled or bool(known)
-            keys = [key for key in keys if key not in known]
+    def _fetch(self, keys: Sequence[Key], absent: Key | None = None) -> None:
+        recall = self._recall
+        if recall is not None:
+            known = recall.known(keys)
+            if absent is not None and recall.started:
+                known.setdefault(absent, None)
+            if known:
+                self.recalled = True
+                self._read.update(known)
+                keys = [key for key in keys if key not in known]
         if keys:
+            keys = list(dict.fromkeys(keys))
             self._read.update(zip(keys, self._store.read(keys), strict=True))
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
@@ -109,19 +120,19 @@ class Txn:
         row = self._read[key]
         self.conditions.append(Absent(key) if row is None else Unchanged(key, row.version))
 
-    def exists(self, key: Key, error: FsError | None = None) -> None:
+    def exists(self, key: Key, error: Refusal | None = None) -> None:
         """Condition: the row exists at the commit. With `error`, that is raised instead of trying again."""
         self._condition(Exists(key), error)
 
-    def absent(self, key: Key, error: FsError | None = None) -> None:
+    def absent(self, key: Key, error: Refusal | None = None) -> None:
         """Condition: the row does not exist before the commit. With `error`, that is raised instead of trying again."""
         self._condition(Absent(key), error)
 
-    def not_since(self, key: Key, position: Position, error: FsError | None = None) -> None:
+    def not_since(self, key: Key, position: Position, error: Refusal | None = None) -> None:
         """Condition: nobody has written the row after a position. With `error`, that is raised instead of trying again."""
         self._condition(NotSince(key, position), error)
 
-    def at_most(self, key: Key, offset: int, n: int, limit: int, error: FsError | None = None) -> None:
+    def at_most(self, key: Key, offset: int, n: int, limit: int, error: Refusal | None = None) -> None:
         """Condition: the field plus `n` is at most `limit`; its value is that before this commit's effects."""
         self._condition(AtMost(key, offset, n, limit), error)
 
@@ -147,21 +158,17 @@ class Txn:
         """The error that was given with a condition, if any."""
         for condition, error in self._errors:
             if condition is failed or condition == failed:
-                return error
+                return error if isinstance(error, FsError) else error()
         return None
 
-    def _condition(self, condition: Condition, error: FsError | None) -> None:
+    def _condition(self, condition: Condition, error: Refusal | None) -> None:
         self.conditions.append(condition)
         if error is not None:
             self._errors.append((condition, error))
 
     def _effect(self, effect: Effect) -> None:
         self.effects.append(effect)
-        changes = self._changed.get(effect.key)
-        if changes is None:
-            self._changed[effect.key] = [effect]
-        else:
-            changes.append(effect)
+        self._changed.setdefault(effect.key, []).append(effect)
 
     def _view(self, key: Key) -> Row | None:
         row = self._read[key]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from cairnfs.errors import FsError, StoreError
+from cairnfs.meta.recall import Recall
 from cairnfs.meta.stores.base import Absent, Condition, ConditionFailed, Delete, Effect, Exists, Key, Put, Row, Unchanged
 from cairnfs.meta.stores.memory import MemoryStore
 from cairnfs.meta.txn import MAX_ATTEMPTS, Txn, transact, transact_at
@@ -156,6 +157,38 @@ def test_condition_with_an_error_raises_it_at_once(store: CountingStore, kind: s
     assert raised.value.errno == code
     assert store.n_commits == 1
     assert store.value(B) is None
+
+
+def test_an_error_is_made_only_when_its_condition_does_not_hold(store: CountingStore) -> None:
+    store.commit([], [Put(A, b"1")])
+    made: list[FsError] = []
+
+    def gone() -> FsError:
+        made.append(FsError(errno.ENOENT))
+        return made[-1]
+
+    transact(store, lambda txn: txn.exists(A, gone))
+    assert not made
+    with pytest.raises(FsError) as raised:
+        transact(store, lambda txn: txn.exists(B, gone))
+    assert made == [raised.value]
+
+
+def test_a_row_supposed_absent_is_not_read_before_the_guess_was_wrong(store: CountingStore) -> None:
+    store.commit([], [Put(A, b"theirs")])
+    recall = Recall(store)
+    recall.start()
+    seen: list[Row | None] = []
+
+    def build(txn: Txn) -> None:
+        seen.append(txn.get_many((B, A), absent=A)[1])
+        txn.unchanged(A)
+        txn.put(B, b"mine")
+
+    transact(store, build, recall)
+    assert seen == [None, Row(b"theirs", Position(1))]
+    assert store.reads == [[B], [B, A]]
+    assert store.value(B) == b"mine"
 
 
 def test_same_condition_with_and_without_error_reports_the_error(store: CountingStore) -> None:
