@@ -26,11 +26,14 @@ class Told(NamedTuple):
 
 def only_adds(conditions: Sequence[Condition], effects: Sequence[Effect]) -> bool:
     """Whether a commit gives names, and takes or replaces none."""
-    names = [effect for effect in effects if effect.key[0][:1] == DENTRY_PREFIX]
-    if not names or not all(type(effect) is Put for effect in names):
-        return False
-    absent = {condition.key for condition in conditions if type(condition) is Absent}
-    return all(effect.key in absent for effect in names)
+    absent = [condition.key for condition in conditions if type(condition) is Absent]
+    has_names = False
+    for effect in effects:
+        if effect.key[0][:1] == DENTRY_PREFIX:
+            if type(effect) is not Put or effect.key not in absent:
+                return False
+            has_names = True
+    return has_names
 
 
 def encode_record(keys: dict[Key, bytes | None], conditions: Sequence[Condition], effects: Sequence[Effect]) -> bytes:

@@ -230,7 +230,11 @@ class Link:
         """
         if is_commit and self.address.wait_replicas:
             return self.call(lambda _: self._ask_replicas(words))
-        return self.call(lambda client: self._ask(client, words))
+        give_up_s = time.monotonic() + self._io_timeout_s
+        try:
+            return self._ask(self.client, words)
+        except FAILURES as error:
+            return self._call_again(lambda client: self._ask(client, words), error, give_up_s)
 
     def _ask_replicas(self, words: Words) -> Any:
         n_wanted, timeout_ms = self.address.wait_replicas, int(self._common["socket_timeout"] / 2 * 1000)
@@ -328,25 +332,33 @@ class Link:
         StoreError when the server refuses, or has been away for `io_timeout_s`.
         """
         give_up_s = time.monotonic() + self._io_timeout_s
+        try:
+            return ask(self.client)
+        except FAILURES as error:
+            return self._call_again(ask, error, give_up_s)
+
+    def _call_again(self, ask: Callable[[Any], T], error: Exception, give_up_s: float) -> T:
+        """`call`, which has failed a first time."""
         failed = False
         pause_s = MIN_PAUSE_S
         while True:
-            try:
-                return ask(self.client)
-            except FAILURES as error:
-                if not _passes(error):
-                    raise refusal(self.address, error) from error
-                if not failed:
-                    failed = True
-                    log.info("Redis at %s: %s", self.address.shown, error)
-                if time.monotonic() >= give_up_s:
-                    raise StoreError(
-                        f"Redis at {self.address.shown} has not answered for {self._io_timeout_s:g} s: {error}"
-                    ) from error
+            if not _passes(error):
+                raise refusal(self.address, error) from error
+            if not failed:
+                failed = True
+                log.info("Redis at %s: %s", self.address.shown, error)
+            if time.monotonic() >= give_up_s:
+                raise StoreError(
+                    f"Redis at {self.address.shown} has not answered for {self._io_timeout_s:g} s: {error}"
+                ) from error
             time.sleep(random.uniform(MIN_PAUSE_S, pause_s))
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
             if self.is_cluster:
                 self._find_owner()
+            try:
+                return ask(self.client)
+            except FAILURES as another:
+                error = another
 
     def close(self) -> None:
         """Close all connections that no call uses."""

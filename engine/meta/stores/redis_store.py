@@ -16,8 +16,7 @@ import struct
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,6 +65,7 @@ SCAN_COUNT = 5000
 LISTEN_S = 0.5  # how long the end of listening may take
 MAX_REMEMBERED = 64  # records whose place in the log is known
 MAX_ROWS = 0xFFFFFFFF  # of a page: all of them
+FIRST_PART = 4  # of a commit, among the keys of the script
 UNSEEN = "Redis does not show its settings (CONFIG GET): whether it keeps metadata through a restart is not known"
 UNAWARE = "a failover loses commits that no replica had yet: with two replicas or more, add ?wait-replicas=1 to the URL"
 DAMAGED = "a row of the volume in Redis is damaged: something else has written to it"
@@ -73,6 +73,8 @@ DAMAGED = "a row of the volume in Redis is damaged: something else has written t
 _VERSION = struct.Struct(">Q")
 _ORIGIN = struct.Struct(">Q")
 _RECORD = struct.Struct(">Q8s")  # origin, what tells it from any other record at the same position
+_RECORD_HEAD = struct.Struct(">Q4sHH")  # the same: origin, client, slot, number of the commit in it
+CONDITIONS: dict[type, bytes] = {Exists: b"e", Absent: b"a", Unchanged: b"u", NotSince: b"s", AtMost: b"m"}
 
 
 class Script:
@@ -193,14 +195,19 @@ class RedisStore:
 
     def commit(self, conditions: Sequence[Condition], effects: Sequence[Effect]) -> Committed:
         batch = _Batch(conditions, effects)
-        keys = [self._position, self._log_key, self._done, *(self._rows + part for part in batch.parts)]
+        rows_of = self._rows
+        keys = [self._position, self._log_key, self._done, *[rows_of + part for part in batch.parts]]
         if self._link.is_cluster:
             keys += self._others(batch.parts)
-        with self._slot() as slot:
+        slot = self._take_slot()
+        try:
             slot[1] += 1
-            record = self._identity(slot) + encode_record(batch.changed, conditions, effects)
-            head: list[Argument] = [slot[0], slot[1], record, self._log_records, INDEX_FROM, len(conditions)]
-            reply = self._run(self._commit, keys, head + batch.arguments, is_commit=True)
+            head = _RECORD_HEAD.pack(self.origin, self._client_id[:4], slot[0] & 0xFFFF, slot[1] & 0xFFFF)
+            record = head + encode_record(batch.changed, conditions, effects)
+            first: list[Argument] = [slot[0], slot[1], record, self._log_records, INDEX_FROM, len(conditions)]
+            reply = self._run(self._commit, keys, first + batch.arguments, is_commit=True)
+        finally:
+            self._slots.append(slot)
         if reply[0] == 0:
             _, number, raw = reply
             steps: list[Condition | Effect] = [*conditions, *effects]
@@ -210,7 +217,7 @@ class RedisStore:
         names = list(batch.parts)
         for i in range(0, len(rows), 3):
             part, key, value = rows[i : i + 3]
-            batch.changed[names[part - 4], key] = value
+            batch.changed[names[part - FIRST_PART], key] = value
         return Committed(Position(position), totals, batch.changed)
 
     def _others(self, parts: Iterable[bytes] = ()) -> list[bytes]:
@@ -219,24 +226,14 @@ class RedisStore:
         """
         return [self._givers, self._streak, self._bell, *(self._indexes + part for part in parts)]
 
-    def _identity(self, slot: list[int]) -> bytes:
-        identity = self._client_id[:4] + struct.pack(">HH", slot[0] & 0xFFFF, slot[1] & 0xFFFF)
-        return _RECORD.pack(self.origin, identity)
-
-    @contextmanager
-    def _slot(self) -> Iterator[list[int]]:
-        """A place for one commit at a time: within it, numbers grow."""
-        with self._lock:
-            if self._slots:
-                slot = self._slots.pop()
-            else:
-                slot = [self._n_slots, 0]
-                self._n_slots += 1
+    def _take_slot(self) -> list[int]:
+        """A place for one commit at a time, to be given back: within it, numbers grow."""
         try:
-            yield slot
-        finally:
+            return self._slots.pop()  # in one step, as append is
+        except IndexError:
             with self._lock:
-                self._slots.append(slot)
+                self._n_slots += 1
+                return [self._n_slots - 1, 0]
 
     def listen(self, rung: Callable[[], None], ended: threading.Event) -> None:
         while not ended.is_set():
@@ -362,38 +359,36 @@ class _Batch:
         for effect in effects:
             self._effect(effect)
 
-    def _part(self, part: bytes) -> int:
-        return self.parts.setdefault(part, len(self.parts) + 4)
+    def _step(self, operation: bytes, key: Key) -> None:
+        part, field = key
+        self.arguments += (operation, self.parts.setdefault(part, len(self.parts) + FIRST_PART), field)
 
     def _condition(self, condition: Condition) -> None:
-        part, key = condition.key
-        match condition:
-            case Exists():
-                self.arguments += (b"e", self._part(part), key)
-            case Absent():
-                self.arguments += (b"a", self._part(part), key)
-            case Unchanged():
-                self.arguments += (b"u", self._part(part), key, _VERSION.pack(condition.version))
-            case NotSince():
-                self.arguments += (b"s", self._part(part), key, _VERSION.pack(condition.position))
-            case AtMost():
-                self.arguments += (b"m", self._part(part), key, condition.offset, condition.n, condition.limit)
+        self._step(CONDITIONS[type(condition)], condition.key)
+        if type(condition) is Unchanged:
+            self.arguments.append(_VERSION.pack(condition.version))
+        elif type(condition) is NotSince:
+            self.arguments.append(_VERSION.pack(condition.position))
+        elif type(condition) is AtMost:
+            self.arguments += condition[1:]
 
     def _effect(self, effect: Effect) -> None:
-        part, key = effect.key
-        match effect:
-            case Put():
-                self.arguments += (b"p", self._part(part), key, effect.value)
-                self.changed[effect.key] = effect.value
-            case Delete():
-                self.arguments += (b"d", self._part(part), key)
-                self.changed[effect.key] = None
-            case Add():
-                self.arguments += (b"n" if effect.unused else b"+", self._part(part), key, effect.offset, effect.n)
-                self.changed.setdefault(effect.key, None)
-            case Max():
-                self.arguments += (b">", self._part(part), key, effect.offset, effect.value)
-                self.changed.setdefault(effect.key, None)
+        key = effect.key
+        if type(effect) is Put:
+            self._step(b"p", key)
+            self.arguments.append(effect.value)
+            self.changed[key] = effect.value
+        elif type(effect) is Delete:
+            self._step(b"d", key)
+            self.changed[key] = None
+        elif type(effect) is Max:
+            self._step(b">", key)
+            self.arguments += effect[1:]
+            self.changed.setdefault(key, None)
+        elif type(effect) is Add:
+            self._step(b"n" if effect.unused else b"+", key)
+            self.arguments += effect[1:3]
+            self.changed.setdefault(key, None)
 
 
 def _row(raw: bytes | None) -> Row | None:
