@@ -23,3 +23,6 @@ class BusyPoll:
     @property
     def may_look(self) -> bool:
         """Were the CPUs free enough of late? False for 1 to 128 ms after others had the CPU for 500 us."""
+
+def packed(words: tuple[str | bytes | int, ...]) -> bytes:
+    """A command as the protocol has it: an array of bulk strings."""

@@ -2,6 +2,8 @@
 """Sending commands and taking their replies, looked for a while before sleeping. busy_poll_impl.h is the contract."""
 
 cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromFormat, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memcpy
 
 
 cdef extern from "busy_poll_impl.h" nogil:
@@ -46,3 +48,48 @@ cdef class BusyPoll:
     def may_look(self):
         """Were the CPUs free enough of late?"""
         return bp_may_look(&self.habit) != 0
+
+
+def packed(tuple words not None):
+    """A command as the protocol has it: an array of bulk strings."""
+    cdef list parts = []
+    cdef Py_ssize_t n_bytes = 3 + n_digits(len(words))
+    cdef bytes part, out
+    cdef char *at
+    for word in words:
+        if type(word) is bytes:
+            part = <bytes>word
+        elif type(word) is int:
+            part = PyBytes_FromFormat(b"%zd", <Py_ssize_t>word)
+        else:
+            part = (<str?>word).encode()
+        parts.append(part)
+        n_bytes += 5 + n_digits(PyBytes_GET_SIZE(part)) + PyBytes_GET_SIZE(part)
+    out = PyBytes_FromStringAndSize(NULL, n_bytes)
+    at = put_number(PyBytes_AS_STRING(out), c"*", len(parts))
+    for part in parts:
+        at = put_number(at, c"$", PyBytes_GET_SIZE(part))
+        memcpy(at, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+        at += PyBytes_GET_SIZE(part)
+        memcpy(at, b"\r\n", 2)
+        at += 2
+    return out
+
+
+cdef Py_ssize_t n_digits(Py_ssize_t n) noexcept:
+    cdef Py_ssize_t found = 1
+    while n >= 10:
+        n //= 10
+        found += 1
+    return found
+
+
+cdef char *put_number(char *at, char mark, Py_ssize_t n) noexcept:
+    """Mark, digits and the end of the line; returns where that ends."""
+    cdef Py_ssize_t i, count = n_digits(n)
+    at[0] = mark
+    for i in range(count):
+        at[count - i] = c"0" + <char>(n % 10)
+        n //= 10
+    memcpy(at + 1 + count, b"\r\n", 2)
+    return at + 3 + count

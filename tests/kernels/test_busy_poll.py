@@ -9,9 +9,12 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 
+import hiredis
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cairnfs.ext.busy_poll import BusyPoll
+from cairnfs.ext.busy_poll import BusyPoll, packed
 
 VAIN, SKIPS = 4, 64
 
@@ -146,3 +149,19 @@ def test_nobody_looks_while_others_need_the_cpu(pair: tuple[socket.socket, socke
     while not poll.may_look and time.monotonic() < until_s:
         time.sleep(0.01)
     assert poll.may_look
+
+
+WORDS = st.lists(st.binary(max_size=300) | st.text(max_size=20) | st.integers(-(2**63), 2**63 - 1), max_size=120)
+
+
+@given(WORDS)
+def test_commands_are_those_of_hiredis(words: list[str | bytes | int]) -> None:
+    command = ("GET", *words)
+    assert packed(command) == hiredis.pack_command(command)  # type: ignore[arg-type] # its types know of a single word
+
+
+def test_words_of_other_types_and_numbers_that_are_too_great_are_refused() -> None:
+    with pytest.raises(TypeError):
+        packed(("GET", 1.5))  # type: ignore[arg-type]
+    with pytest.raises(OverflowError):
+        packed(("GET", 2**63))

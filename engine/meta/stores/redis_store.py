@@ -21,11 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hiredis
 import redis
 
 from cairnfs.errors import StoreError
 from cairnfs.ext.arena import Watch
+from cairnfs.ext.busy_poll import packed
 from cairnfs.ext.page import Page
 from cairnfs.meta.stores.base import (
     NOTHING,
@@ -262,8 +262,7 @@ class RedisStore:
 
     def end_link(self) -> EndLink | None:
         fd = self._link.new_socket()
-        get: Any = ("GET", self._position)  # a tuple: hiredis's types know of a single one
-        return None if fd is None else EndLink(fd, hiredis.pack_command(get))
+        return None if fd is None else EndLink(fd, packed(("GET", self._position)))
 
     def sync(self) -> None:
         if tuple(int(n) for n in str(self._link.server["redis_version"]).split(".")[:2]) >= (7, 2):
