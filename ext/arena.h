@@ -62,6 +62,7 @@ enum {
     AR_MAX_SEGMENTS = 4096,
     AR_MIN_BYTES = 1 << 20,
     AR_FORMAT_BITS = 0170000, /* of a mode */
+    AR_LOOKS = 2,             /* of `is_careful` */
     AR_DIRECTORY = 0040000,
 };
 
@@ -209,7 +210,8 @@ struct ar_header {
     _Atomic uint32_t evicted_attrs; /* that gave way to others */
     _Atomic int64_t leased_until_ns; /* CLOCK_MONOTONIC; of stores that cannot be watched */
     _Atomic uint32_t is_pushed;  /* under a lease, opens need no fence of their own */
-    _Atomic uint32_t is_careful; /* opens, and names that do not exist, are left to Python, whatever else says that all is fresh */
+    _Atomic uint32_t is_careful; /* opens, and names that do not exist, are left to Python, whatever else says that all is fresh;
+                                  AR_LOOKS: names that exist, too */
     uint64_t applied;            /* every commit up to this position is known; seen_lock and seen_seq */
     uint64_t beyond;             /* bit i: so is that at applied + 1 + i, of a store that is not watched; bit 0 is 0. seen_lock */
     uint8_t seen[AR_MARK_BYTES]; /* what the watched store showed then */

@@ -13,6 +13,7 @@ cdef extern from "arena.h" nogil:
     enum:
         AR_VERSION
         AR_MARK_BYTES
+        AR_LOOKS
         AR_DIRTY
         AR_BARRED
         AR_ADOPTED

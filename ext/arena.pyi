@@ -155,8 +155,8 @@ class Arena:
     def fresh_for_open(self) -> bool:
         """Is it fresh enough to open files without asking the store?"""
 
-    def careful(self, on: bool) -> None:
-        """Whether `fresh_for_open` says no for the time being."""
+    def careful(self, on: bool, looks: bool = False) -> None:
+        """Whether `fresh_for_open` says no for the time being; with `looks`, LOOKUP is left to Python, too."""
 
     def lease(self, until_s: float, is_pushed: bool) -> None:
         """Without a watch, everything is fresh until `until_s` (CLOCK_MONOTONIC); with `is_pushed` for opens as well."""

@@ -297,9 +297,9 @@ cdef class Arena:
         """Is it fresh enough to open files without asking the store?"""
         return ar_fresh_for_open(&self.arena) != 0
 
-    def careful(self, bint on):
-        """Whether `fresh_for_open` says no for the time being."""
-        self.arena.h.is_careful = on
+    def careful(self, bint on, bint looks=False):
+        """Whether `fresh_for_open` says no for the time being; with `looks`, LOOKUP is left to Python, too."""
+        self.arena.h.is_careful = on | looks * AR_LOOKS
 
     def lease(self, double until_s, bint is_pushed):
         """Without a watch, everything is fresh until `until_s` (CLOCK_MONOTONIC); with `is_pushed` for opens as well."""

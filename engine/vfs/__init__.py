@@ -130,13 +130,17 @@ class Vfs:
 
     def create(self, c: Caller, parent: Inode, name: bytes, mode: int, flags: int) -> tuple[Attr, Opened]:
         """Create and open a file; without O_EXCL an existing one is opened. EEXIST, EISDIR, ENOENT, ENOSPC, EROFS."""
-        return self._io.create(c, parent, name, mode, flags)
+        with self._state.moved.walk(c.pid):
+            return self._io.create(c, parent, name, mode, flags)
 
     def open(self, c: Caller, ino: Inode, flags: int, kill_suidgid: bool = False) -> Opened:
         """Open a regular file, with O_TRUNC if given. ESTALE, EISDIR, ELOOP (symbolic link), ENXIO (others), EROFS."""
-        self.fence(c, ino)
-        with self._state.moved.walk(c.pid):
-            return self._io.open(ino, flags, kill_suidgid)
+        try:
+            self.fence(c, ino)
+            with self._state.moved.walk(c.pid):
+                return self._io.open(ino, flags, kill_suidgid)
+        finally:
+            self._state.pinned.let_go(c.pid)
 
     def fence(self, c: Caller, ino: Inode) -> None:
         """Before an inode is opened: return when everything that others committed before the call is known here. EIO, ESTALE.
@@ -315,6 +319,7 @@ class Vfs:
             if not self.options.read_only:
                 self._io.syncfs()
         finally:
+            self._state.pinned.close()
             for fh in self._state.handles.numbers():
                 self._io.release(fh)
             self._state.files.close_compiled()

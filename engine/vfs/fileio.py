@@ -74,7 +74,7 @@ class FileIo:
             # A commit of our own that is on its way may be known elsewhere already, and so be in the store, but not here.
             attr = file.refresh() if self._state.arena.is_committing() else file.recall()
             _check_regular(attr)
-            if not attr.nlink and not file.unlinked:
+            if not attr.nlink and not self._state.files.keeps(file):
                 raise FsError(errno.ESTALE)  # another node has removed the name by which the kernel found it
             if flags & os.O_TRUNC:
                 attr = self._attrs.truncate(file, 0, kill_suidgid)

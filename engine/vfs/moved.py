@@ -36,6 +36,7 @@ GRACE_S = 5.0  # as the lease: a walk that takes longer from a name to its end i
 NAME_GRACE_S = 0.25  # where a name is absent and the call unknown: mkdir and its like would fail, so this must be short
 SAME_CALL_S = 0.1  # from a look at a name to the change of it; a loop may make the same call again, with the same mark
 SECOND_TRY_S = 10.0  # for a thread that was sent back to come again, on a busy machine
+WALK_S = 2.0  # from there to its OPEN, while each LOOKUP is Python's
 
 
 def _all(inos: list[Inode]) -> list[Inode]:
@@ -64,6 +65,7 @@ class Moved:
         self._counting: dict[Inode, tuple[int, float]] = {}  # -> number of the note, until when
         self._sent_back = SentBackRecords() if carried is None else carried.sent_back
         self._coming: dict[int, float] = {}  # threads whose next OPEN is let pass -> since when
+        self._walking: dict[int, float] = {}  # those that were sent back and have opened nothing yet -> until when
         if self._n_notes:
             self._noted[Inode(ROOT_INO)] = (self._n_notes, True)
             self._coming[UNKNOWN_PID] = clock.monotonic_s()  # those whom the predecessor has sent back
@@ -95,11 +97,12 @@ class Moved:
 
     def settle(self, n_notes: int) -> None:
         """The kernel has dropped all names of the first so many notes."""
-        if not self._noted and not self._counting and not self._coming:
+        if not (self._noted or self._counting or self._coming or self._walking):
             return
         now_s = self._clock.monotonic_s()
         with self._lock:
             self._coming = {pid: since_s for pid, since_s in self._coming.items() if now_s - since_s < SECOND_TRY_S}
+            self._walking = {pid: until_s for pid, until_s in self._walking.items() if until_s > now_s}
             counting = {ino: entry for ino, entry in self._counting.items() if entry[1] > now_s}
             for ino, (number, is_known) in list(self._noted.items()):
                 if number <= n_notes:
@@ -109,10 +112,25 @@ class Moved:
             self._counting = counting
             self._tell_compiled_code()
 
+    def walks(self, pid: int) -> bool:
+        """Whether a thread was sent back just now, and has opened nothing yet: what it looks up, it may be about to open."""
+        until_s = self._walking.get(pid)
+        return until_s is not None and self._clock.monotonic_s() < until_s
+
+    def _arrive(self, pid: int, name: bytes | None = None) -> None:
+        """The thread's walk is over, or will be soon: where it finds that a `name` is absent, it may ask once more."""
+        with self._lock:
+            until_s = self._walking.pop(pid, None)
+            if until_s is not None and name is not None:
+                self._walking[pid] = min(until_s, self._clock.monotonic_s() + SAME_CALL_S)
+            self._tell_compiled_code()
+
     def check(self, pid: int, ino: Inode, name: bytes | None = None) -> None:
         """ESTALE if a thread may have come to the inode by a name that has changed, and was not sent back just now. `name`: it
         has come to a directory that does not have that name; the root is where every way begins.
         """
+        if pid in self._walking:
+            self._arrive(pid, name)
         if not (self._noted or self._counting) or (name is not None and ino == ROOT_INO):
             with self._lock:
                 self._take(pid)
@@ -135,6 +153,8 @@ class Moved:
         """The same, for a thread that changes these names of directories by a call that always has a second try: open, unlink,
         rmdir, rename.
         """
+        if pid in self._walking:
+            self._arrive(pid)
         if not (self._noted or self._counting or self._coming):
             return False
         now_s, call = self._clock.monotonic_s(), self.waiting_in(pid)
@@ -196,6 +216,7 @@ class Moved:
         self._sent_back.put(pid, SentBack(now_s, call.mark))
         if pid != UNKNOWN_PID:  # of whom each may come again, whoever does
             self._coming[pid] = now_s
+            self._walking[pid] = now_s + WALK_S
             self._tell_compiled_code()
 
     def _take(self, pid: int) -> SentBack | None:
@@ -204,7 +225,7 @@ class Moved:
         return self._sent_back.take(pid)
 
     def _tell_compiled_code(self) -> None:
-        self._arena.careful(bool(self._noted or self._counting or self._coming))
+        self._arena.careful(bool(self._noted or self._counting or self._coming), bool(self._walking))
 
     def _may_be_link(self, ino: Inode) -> bool:
         attr = self._arena.attr(ino)

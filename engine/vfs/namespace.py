@@ -94,13 +94,38 @@ class Namespace:
             raise FsError(errno.ENAMETOOLONG)
         if name in (b".", b".."):
             return self._dot(parent, name)
+        self._state.pinned.let_go(c.pid)
         try:
             self._refuse_absent(parent, name)
-            return self._state.shown(self._names.lookup(parent, name))
+            return self._pinned(c.pid, parent, name) if self._state.moved.walks(c.pid) else self._found(parent, name)
         except NoSuchName as error:
             self._state.fence(error.position)
             self._state.moved.check(c.pid, parent, name)
             raise
+
+    def _found(self, parent: Inode, name: bytes) -> Attr:
+        return self._state.shown(self._names.lookup(parent, name))
+
+    def _pinned(self, pid: int, parent: Inode, name: bytes) -> Attr:
+        """`_found`, for a thread on its second try: holds a regular file for it, unless each is gone as soon as it is found."""
+        files = self._state.files
+        for _ in range(MAX_WAYS):
+            attr = self._found(parent, name)
+            if not attr.is_file:
+                break
+            file = files.acquire(attr.ino)  # after a removal that is under way
+            try:
+                is_there = file.refresh().nlink > 0 or files.keeps(file)
+            except FsError:
+                is_there = False
+            except BaseException:
+                files.release(file)
+                raise
+            if is_there:
+                self._state.pinned.hold(pid, file)
+                break
+            files.release(file)
+        return attr
 
     def _refuse_absent(self, parent: Inode, name: bytes) -> None:
         """ENOENT for a name that is known not to exist, without reading it. Not what was known when the request came, but after a

@@ -154,6 +154,7 @@ class OpenFiles:
                 if not self._barred_there[ino]:
                     del self._barred_there[ino]
                     self.arena.unmark(ino, BARRED)
+            self._unbarred.notify_all()
 
     def _bar_there(self, ino: Inode) -> bool:
         """Keep compiled code from opening the inode. True when it has handles already: they then hold one reference."""
@@ -188,6 +189,15 @@ class OpenFiles:
                 self._free(file.ino)
         finally:
             self.unbar({file.ino})
+
+    def keeps(self, file: OpenFile) -> bool:
+        """Whether an inode without a name is one that this process has removed and holds, as the caller does. Waits while it is
+        just being removed: the commit may be known before its outcome.
+        """
+        with self._lock:
+            while file.ino in self._barred_there:
+                self._unbarred.wait()
+            return file.unlinked
 
     def is_fenced(self, ino: Inode) -> bool:
         """Whether somebody here relies on locks of an inode whose content is about to change. SessionLost when they are gone."""

@@ -19,6 +19,7 @@ from cairnfs.vfs.handles import FIRST_COMPILED, Handle, HandleTable
 from cairnfs.vfs.moved import Moved
 from cairnfs.vfs.openfiles import OpenFiles
 from cairnfs.vfs.pages import PageVersions
+from cairnfs.vfs.pinned import Pinned
 from cairnfs.vfs.unanswered import Unanswered
 from cairnfs.vfs.unopened import Unopened
 
@@ -65,6 +66,7 @@ class VfsState:
         self.capacity = Capacity(meta, clock)
         self.unanswered = Unanswered(clock, data.n_answers)
         self.files = OpenFiles(meta, data, self.pages, self.capacity, arena, journal)
+        self.pinned = Pinned(self.files.release, clock)
         self.numbers = itertools.count(1 if carried is None else (carried.generation << GENERATION_SHIFT) + 1)
         self.handles: HandleTable[Handle] = HandleTable(self.numbers, records)
         self.unopened = Unopened(self.files, lambda file: Handle(file, os.O_RDONLY, data.reader.cursor()))

@@ -1,6 +1,5 @@
 """Many processes doing everything at once: no error, no wrong byte, no leak, a clean volume afterwards."""
 
-import errno
 import hashlib
 import multiprocessing
 import os
@@ -14,18 +13,6 @@ import pytest
 from support.mounts import Mount
 
 pytestmark = [pytest.mark.fuse, pytest.mark.slow]
-
-
-def write_shared(name: Path, data: bytes) -> None:
-    """ESTALE where others remove the file between the kernel's look and its open, and again in its second and last try."""
-    try:
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    except OSError as error:
-        if error.errno == errno.ESTALE:
-            raise FileNotFoundError(name) from error
-        raise
-    with open(fd, "wb") as file:
-        file.write(data)
 
 
 def worker(top: Path, seed: int, seconds: float, failures: "multiprocessing.Queue[str]") -> None:
@@ -61,7 +48,7 @@ def worker(top: Path, seed: int, seconds: float, failures: "multiprocessing.Queu
             else:
                 name = shared / f"s{rng.randrange(20)}"
                 try:
-                    write_shared(name, rng.randbytes(100))
+                    name.write_bytes(rng.randbytes(100))
                     os.listdir(shared)
                     name.unlink()
                 except FileNotFoundError:

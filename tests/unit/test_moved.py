@@ -12,7 +12,7 @@ from cairnfs.meta.records import encode_attr, inode_key
 from cairnfs.meta.stores.base import Row
 from cairnfs.types import Attr, Inode, Position
 from cairnfs.vfs.carried import Carried
-from cairnfs.vfs.moved import GRACE_S, NAME_GRACE_S, SAME_CALL_S, SECOND_TRY_S, Moved
+from cairnfs.vfs.moved import GRACE_S, NAME_GRACE_S, SAME_CALL_S, SECOND_TRY_S, WALK_S, Moved
 from cairnfs.vfs.sent_back import MAX_SENT_BACK, UNKNOWN_PID, SentBack, SentBackRecords, place_of
 from cairnfs.vfs.system_call import UNKNOWN_CALL, SystemCall
 from support.namespaces import TickingClock
@@ -87,6 +87,35 @@ def test_a_second_try_that_comes_late_is_a_first_one(tree: Tree) -> None:
     assert tree.is_sent_back(ME, FILE)
     tree.clock.sleep(SECOND_TRY_S)
     assert tree.is_sent_back(ME, FILE)
+
+
+def test_a_thread_walks_from_being_sent_back_to_its_open(tree: Tree) -> None:
+    refuse(tree, ME, FsError(errno.ESTALE))
+    assert (tree.moved.walks(ME), tree.moved.walks(YOU)) == (True, False)
+    assert not tree.is_sent_back(ME, FILE)
+    assert not tree.moved.walks(ME)
+    refuse(tree, ME, FsError(errno.ENOENT))
+    refuse(tree, UNKNOWN_PID, FsError(errno.ESTALE))  # of whom nobody knows who comes next
+    assert not (tree.moved.walks(ME) or tree.moved.walks(UNKNOWN_PID))
+
+
+def test_a_thread_that_opens_nothing_walks_for_a_while(tree: Tree) -> None:
+    refuse(tree, ME, FsError(errno.ESTALE))
+    tree.clock.sleep(WALK_S - 0.1)
+    tree.moved.settle(0)
+    assert tree.moved.walks(ME)
+    tree.clock.sleep(0.1)
+    assert not tree.moved.walks(ME)
+
+
+def test_a_thread_that_found_no_name_walks_on_for_a_moment(tree: Tree) -> None:
+    refuse(tree, ME, FsError(errno.ESTALE))
+    assert not tree.is_sent_back(ME, DIR, b"absent")
+    assert tree.moved.walks(ME)
+    tree.clock.sleep(SAME_CALL_S)
+    assert not tree.moved.walks(ME)
+    tree.moved.settle(0)
+    assert not tree.moved._walking
 
 
 def test_an_absent_name_may_be_looked_up_twice_on_the_second_try(tree: Tree) -> None:
