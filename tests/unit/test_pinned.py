@@ -3,6 +3,7 @@
 Requests come as a kernel's do (`support.compiled`), one after the other; "others" are requests of no thread that is known.
 """
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -134,6 +135,19 @@ def test_a_name_that_was_absent_for_a_moment_may_be_found(node: Node, kernel: As
     assert_freed(node, [ino])
 
 
+def test_whose_creation_was_refused_because_the_name_exists_walks_again(tmp_path: Path) -> None:
+    """Where the kernel may have held the name to be absent (`--consistency push`)."""
+    with Engine(new_volume(tmp_path, "memory")) as engine:
+        engine.vfs.follow(lambda position: None, lambda inos: None, catch_up=lambda: None)
+        engine.files.write("f", b"content")
+        with pytest.raises(FsError) as refused:
+            engine.vfs.create(HIM, ROOT, b"f", 0o644, os.O_RDWR)
+        assert refused.value.errno == errno.ESTALE
+        ino = engine.vfs.lookup(HIM, ROOT, b"f").ino
+        engine.files.unlink("f")
+        engine.files.close(engine.vfs.open(HIM, ino, os.O_RDWR).fh)
+
+
 def test_only_files_are_held(node: Node, kernel: Asking) -> None:
     send_back(node, kernel)
     node.files.mkdir("d")
@@ -164,8 +178,9 @@ def refuse(engine: Engine) -> Inode:
     before = engine.vfs.lookup(HIM, ROOT, b"f").ino
     engine.files.unlink("f")
     engine.files.write("f", b"after")
-    with pytest.raises(FsError):
+    with pytest.raises(FsError) as refused:
         engine.vfs.open(HIM, before, os.O_RDONLY)
+    assert refused.value.errno == errno.ESTALE
     return engine.files.ino("f")
 
 
