@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 TIMEOUT_S = 1.0  # what the kernel may keep when nothing else is asked for: pyfuse3 cannot take everything back
 BLOCK_BYTES = 4096  # st_blksize and the unit of statfs
+DIR_BLOCK_BYTES = 64 << 10  # st_blksize of a directory: by how much readdir(3) of glibc reads it
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 DIR_BYTES = 4096  # st_size of a directory: the number of entries would only confuse tools
 OPCODE_OF = {"write_mapped": "WRITE", "_fill": "READDIRPLUS"}  # of other calls it is their name
@@ -382,7 +383,7 @@ class VfsOperations(pyfuse3.Operations):
         entry.st_nlink = attr.nlink
         entry.st_uid, entry.st_gid, entry.st_rdev = attr.uid, attr.gid, attr.rdev
         entry.st_size = DIR_BYTES if is_dir else attr.size
-        entry.st_blksize = BLOCK_BYTES
+        entry.st_blksize = DIR_BLOCK_BYTES if is_dir else BLOCK_BYTES
         entry.st_blocks = (attr.alloc_bytes + 511) // 512
         entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = attr.atime_ns, attr.mtime_ns, attr.ctime_ns
         return entry

@@ -15,6 +15,7 @@
 enum {
     DIR_BYTES = 4096,   /* as in fuse_req.pyx */
     BLOCK_BYTES = 4096,
+    DIR_BLOCK_BYTES = 64 << 10, /* as in fuse_req.pyx, too */
     HAS_XATTR = 1,      /* a flag of the inode record: it has, or had, extended attributes */
     ALL_STATX = 0xFFF,  /* as in fuse_names.pyx */
     NANO = 1000000000,
@@ -42,7 +43,7 @@ static void fill_attr(struct fc_chan *chan, const struct ar_attr *attr, struct f
     out->uid = attr->uid;
     out->gid = attr->gid;
     out->rdev = attr->rdev;
-    out->blksize = BLOCK_BYTES;
+    out->blksize = S_ISDIR(attr->mode) ? DIR_BLOCK_BYTES : BLOCK_BYTES;
     if (attr->mode & (S_ISUID | S_ISGID))
         fc_mark(chan, attr->ino, FC_MARK_SUID);
 }

@@ -25,6 +25,7 @@ cdef enum:
     PAGE = 4096
     # st_blksize. Kernels derive the block size of the page cache from it, where one page is always safe.
     BLOCK_BYTES = 4096
+    DIR_BLOCK_BYTES = 64 << 10  # by how much readdir(3) of glibc reads a directory: some 400 entries with attributes, not 200
     DIR_BYTES = 4096  # what a directory shows as its size
     S_IFMT = 0o170000
     S_IFDIR = 0o040000
@@ -322,7 +323,7 @@ cdef int fill_attr(Rules rules, object attr, fw_attr *out) except -1:
     out.uid = attr.uid
     out.gid = attr.gid
     out.rdev = attr.rdev
-    out.blksize = BLOCK_BYTES
+    out.blksize = DIR_BLOCK_BYTES if mode & S_IFMT == S_IFDIR else BLOCK_BYTES
     if mode & (S_ISUID | S_ISGID):
         fc_mark(rules.chan, out.ino, FC_MARK_SUID)
     return 0
