@@ -42,6 +42,7 @@ cdef extern from "arena.h" nogil:
         uint16_t mode
         uint8_t flags
         uint8_t layout
+        uint16_t whole
 
     struct ar_header:
         uint64_t total

@@ -30,6 +30,7 @@ from cairnfs.ext.page cimport Page
 cdef enum:
     O_ACCMODE = 3
     O_TRUNC = 0o1000
+    O_NONBLOCK = 0o4000
     F_UNLCK = 2
     MAX_DIR_REPLY = 128 << 10  # a longer reply would save no time, and every lane keeps room for one
     MAX_COPY = 0x7FFFF000  # what one copy_file_range may move, and a 32-bit reply can say
@@ -260,14 +261,17 @@ cdef int op_setlk(Request r) except -1:
 
 
 cdef int op_opendir(Request r) except -1:
+    """opendir(3) of glibc says O_NONBLOCK, so it tells who is going to list a directory from who opens it for its descriptor only."""
+    cdef const fw.fw_open_in *in_ = <const fw.fw_open_in *>r.take(sizeof(fw.fw_open_in))
     cdef fw.fw_open_out *out
     cdef uint64_t fh
-    r.take(sizeof(fw.fw_open_in))
     if r.lane.chan.wants_fence(r.lane.chan, r.header.nodeid):
         r.h.fence(r.caller, r.header.nodeid)
         r.caller.fenced = True
-        if r.lane.chan.open_fenced(r.lane):
-            return 0
+    elif in_.flags & O_NONBLOCK and r.lane.chan.follows and r.h.gather is not None:
+        r.caller.fenced = r.h.gather(r.caller, r.header.nodeid)
+    if r.caller.fenced and r.lane.chan.open_fenced(r.lane):
+        return 0
     fh = r.h.opendir(r.caller, r.header.nodeid).fh
     out = <fw.fw_open_out *>r.answer(sizeof(fw.fw_open_out))
     out.fh = fh << 1

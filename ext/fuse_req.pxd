@@ -157,6 +157,7 @@ cdef class Handler:
     cdef object link
     cdef object open
     cdef object fence
+    cdef object gather
     cdef object create
     cdef object read
     cdef object write

@@ -117,6 +117,7 @@ cdef class Handler:
         self.flush = getattr(handler, "flush", None)
         self.release = getattr(handler, "release", None)
         self.fsync = getattr(handler, "fsync", None)
+        self.gather = getattr(handler, "gather", None)
         self.opendir = getattr(handler, "opendir", None)
         self.readdir = getattr(handler, "readdir", None)
         self.read_pages = getattr(handler, "read_pages", None)

@@ -48,5 +48,8 @@ def hash_of(name: bytes) -> int:
 def place(ino: int, version: int, page_no: int) -> tuple[int, int]:
     """The slice that a page is: (pack, stored offset). For tests."""
 
+def is_whole(arena: Arena, ino: int) -> bool:
+    """Has this mount made all there is in a directory, and knows their names?"""
+
 def page_entries(arena: Arena) -> int:
     """How many entries a full page has; 0 when the arena keeps no listings."""

@@ -10,7 +10,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
-from cairnfs.ext.arena cimport Arena, ar_arena
+from cairnfs.ext.arena cimport Arena, ar_arena, ar_attr, ar_attr_find, ar_whole_generation
 from cairnfs.ext.page cimport Page, pg_dentry, pg_row
 
 cdef extern from "listing_impl.h" nogil:
@@ -194,6 +194,12 @@ def hash_of(bytes name not None):
 def place(uint64_t ino, uint64_t version, uint32_t page_no):
     """The slice that a page is: (pack, stored offset). For tests."""
     return ls_pack(ino), ls_stored_off(version, page_no)
+
+
+def is_whole(Arena arena not None, uint64_t ino):
+    """Has this mount made all there is in a directory, and knows their names (arena_whole.c)?"""
+    cdef ar_attr dir
+    return bool(ar_attr_find(&arena.arena, ino, &dir) and dir.whole and dir.whole == ar_whole_generation(&arena.arena))
 
 
 def page_entries(Arena arena not None):

@@ -36,5 +36,8 @@ class Page:
     def n_up_to(self, key: bytes) -> int:
         """How many rows have this key or one before it."""
 
+    def unknown(self, arena: Arena) -> list[int]:
+        """Rows of a directory's names: the inodes of which the arena knows nothing."""
+
     def note(self, arena: Arena, ino: int, token: int) -> None:
         """Keep the names of the directory `ino` and the inode records that they name, fetched after `token` was taken."""

@@ -5,7 +5,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from cairnfs.ext.arena cimport Arena
+from cairnfs.ext.arena cimport Arena, ar_attr, ar_attr_find
 
 cdef enum:
     MAX_KEY = 0xFFFF
@@ -100,6 +100,20 @@ cdef class Page:
     def n_up_to(self, bytes key not None):
         """How many rows have this key or one before it."""
         return pg_n_up_to(self.base, self.first, self.n_rows, <const uint8_t *>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+
+    def unknown(self, Arena arena not None):
+        """Inodes that names of a directory stand for of which the arena knows nothing."""
+        cdef pg_row row
+        cdef ar_attr attr
+        cdef uint64_t ino
+        cdef uint8_t type
+        cdef size_t i
+        cdef list found = []
+        for i in range(self.n_rows):
+            self.row(i, &row)
+            if pg_dentry(&row, &ino, &type) == 0 and not ar_attr_find(&arena.arena, ino, &attr):
+                found.append(ino)
+        return found
 
     def note(self, Arena arena not None, uint64_t ino, uint64_t token):
         """Rows of the directory `ino` and the inode records they name, fetched after `token` was taken: keep them."""

@@ -55,10 +55,11 @@ class Listed(NamedTuple):
 
 
 class PageOfNames(NamedTuple):
-    """Rows of a directory's names, and the directory as it was at that moment; None when it was gone."""
+    """Rows of a directory's names, and the directory as it was at that moment; None when it was gone. `position`: see `Via`."""
 
     directory: Attr | None
     page: Page
+    position: Position = Position(0)
 
 
 class NoSuchName(FsError):
@@ -161,7 +162,8 @@ class Names:
         """`list` as rows, with the directory's own; inode records go along for those who keep what passes."""
         part = dentry_part(parent)
         found = self._core.recall.scan_via(part, after, limit, INODE_PREFIX, ATTR_SUBKEY, with_named=with_inodes)
-        return PageOfNames(None if found.owner is None else decode_attr(parent, found.owner), found.page)
+        owner = None if found.owner is None else decode_attr(parent, found.owner)
+        return PageOfNames(owner, found.page, found.position)
 
     def fetch(self, inos: Sequence[Inode]) -> Sequence[Callable[[], Attr] | None]:
         """Read inodes from one snapshot, to be decoded by those who want to see them; None for one that does not exist."""

@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 
 from cairnfs.errors import FsError
+from cairnfs.ext.listing import is_whole, page_entries
 from cairnfs.ext.page import Page
-from cairnfs.meta.names import listed
+from cairnfs.meta.names import PageOfNames, listed
 from cairnfs.types import DirEntry, Inode, Opened
-from cairnfs.vfs.ahead import MODEST_ENTRIES, Ahead
+from cairnfs.vfs.ahead import MAX_ENTRIES, MODEST_ENTRIES, Ahead
 from cairnfs.vfs.carried import DIRECTORY
 from cairnfs.vfs.handles import FIRST_COMPILED, HandleTable
 from cairnfs.vfs.listings import DOTDOT_COOKIE, FIRST_COOKIE, CompiledHandles, Gathered, Shown
@@ -174,6 +175,24 @@ class Directories:
             state.numbers, None if state.carried is None else state.carried.handles
         )
 
+    def gather(self, ino: Inode) -> PageOfNames | None:
+        """All names of a directory that is not large, as a listing for compiled code, with the attributes that the arena lacks.
+        None: it is too large, or not to be served by compiled code.
+        """
+        arena = self._state.arena
+        known = arena.attr(ino) if self._reads_ahead and arena.answers() else None
+        if known is None or not stat.S_ISDIR(known[1]) or not page_entries(arena):
+            return None
+        made_here = is_whole(arena, ino)
+        limit = MAX_ENTRIES if made_here else MODEST_ENTRIES + 1
+        if known[2] >= limit:
+            return None
+        found = self._names.page(ino, None, limit, not made_here)
+        if made_here and (unknown := found.page.unknown(arena)):
+            self._names.fetch(list(map(Inode, unknown)))
+        Gathered().add(self._state, ino, None, found, len(found.page) < limit)
+        return found
+
     def opendir(self, ino: Inode) -> Opened:
         known = self._state.arena.attr(ino) if self._state.is_shared and self._state.arena.answers() else None
         if known is not None and stat.S_ISDIR(known[1]):  # as compiled code does, which then looks for a listing
@@ -250,8 +269,9 @@ class Directories:
 
     def _next(self, handle: DirHandle, after: bytes | None, plus: bool) -> tuple[Page, int, bool]:
         """Entries after a name: a page, its first row of them, whether there are no others. The handle's lock is held."""
-        with_inodes = plus and self._state.is_shared
         ahead = handle.ahead if self._reads_ahead else None
+        made_here = ahead is not None and is_whole(self._state.arena, handle.ino)  # so the arena has attributes, most likely
+        with_inodes = plus and self._state.is_shared and not made_here
         found = None if ahead is None else ahead.following(after)
         if found is not None:
             return found

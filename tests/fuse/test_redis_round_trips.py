@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.fuse, pytest.mark.usefixtures("kernel_caches")]
 
 K = 50
 N_MANY = 5000
+N_FOLDERS = 12  # of 300 files: few enough that the arena pushes out none of their attributes
 EXACT = ("--heartbeat", "30", "--workers", "1")  # a worker that fetches has read rows which the one that serves has not
 N_CHUNKS = 40
 SLACK = 6  # of each kind: two heartbeats, another batch of numbers
@@ -299,6 +300,44 @@ def test_a_listing_with_attributes_takes_a_round_trip_for_5000(make: Callable[..
         assert len(set(entries)) == n
         assert n / 5000 <= found.pop("scan_via") <= n / 5000 + 4, (n, found)  # those before are of 128, 512, 2,048
         assert all(others <= SLACK for others in found.values()), found
+
+
+def listed(path: Path) -> dict[str, int]:
+    with os.scandir(path) as entries:
+        return {entry.name: entry.stat(follow_symlinks=False).st_ino for entry in entries}
+
+
+def test_a_listing_of_some_hundred_names_is_one_round_trip(make: Callable[..., Mount], server: RedisServer) -> None:
+    """Of what this mount has made, it brings no attributes; nobody asks for the end of the log besides, and Python serves OPENDIR
+    only. What another mount has made before is there.
+    """
+    mount, other = make(), make()
+    folders = [mount.path / f"d{i}" for i in range(2 * N_FOLDERS)]
+    names = [f"f{i:03}" for i in range(300)]
+    for folder in folders:
+        folder.mkdir()
+        for name in names:
+            os.mknod(folder / name)
+    costs_of_listing(mount, server, folders[:N_FOLDERS], n_attributes=0)
+    for i, folder in enumerate(folders):
+        os.mknod(other.path / folder.name / f"g{i}")
+        assert listed(folder).keys() == {*names, f"g{i}"}
+    mount.restart()
+    listed(mount.path)
+    costs_of_listing(mount, server, folders[:N_FOLDERS], n_attributes=len(names) + 1)
+    unlisted = folders[N_FOLDERS:]
+    costs(server, lambda path: os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY)), unlisted, fence=1)
+
+
+def costs_of_listing(mount: Mount, server: RedisServer, folders: list[Path], n_attributes: int) -> None:
+    drop_caches()
+    with server.client() as client:
+        client.config_resetstat()
+        found = served(mount, lambda: costs(server, lambda path: listed(path), folders, scan_via=1))
+        n_rows = client.info("commandstats")["cmdstat_hget"]["calls"]
+    assert n_rows <= len(folders) * (1 + n_attributes) + 4 * SLACK, n_rows  # one is the directory's own
+    assert found.python["OPENDIR"] == len(folders) and not found.python["READDIRPLUS"], found
+    assert found.compiled["READDIRPLUS"] == 2 * len(folders), found  # the second says that there is no more
 
 
 def test_misses_in_one_directory_bring_pages_of_neighbours(make: Callable[..., Mount], server: RedisServer) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from cairnfs.ext.arena import Arena
+from cairnfs.ext.listing import is_whole
 from cairnfs.meta.records import dentry_key, inode_key
 from cairnfs.meta.stores.base import Key, Row
 from support.arenas import MIB, AttrRow, Watched, commit, inode_row, killed_after, mark_of, name_row, note
@@ -41,6 +42,19 @@ def arena() -> Arena:
     arena = Arena(MIB)
     note(arena, dir_row(DIR, 1, 0))
     return arena
+
+
+def test_a_directory_is_whole_until_others_change_it_or_the_filter_is_emptied(arena: Arena) -> None:
+    assert is_whole(arena, DIR) and not is_whole(arena, OTHER_DIR)
+    made(arena, 2, b"a", 1)
+    assert is_whole(arena, DIR)
+    fill_filter(arena, 2 * FILTER_NAMES)
+    assert not is_whole(arena, DIR)
+    note(arena, dir_row(OTHER_DIR, 4, 0))
+    assert is_whole(arena, OTHER_DIR)
+    arena.changed([dentry_key(OTHER_DIR, b"a"), inode_key(OTHER_DIR)], 5)
+    note(arena, dir_row(OTHER_DIR, 5, 1))
+    assert not is_whole(arena, OTHER_DIR)
 
 
 def test_what_this_mount_has_not_made_in_an_empty_directory_does_not_exist(arena: Arena) -> None:

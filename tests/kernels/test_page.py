@@ -118,7 +118,9 @@ def test_what_is_kept_is_what_row_by_row_is_kept(n: int) -> None:
     rows[3] = (rows[3][0], rows[3][1], (b"not a record", 1))
     rows[4] = (rows[4][0], (dentry_value(0, 0), 1), rows[4][2])
     page, arena, reference = Page(packed(rows)), Arena(16 << 20), Arena(16 << 20)
+    assert page.unknown(arena) == [100 + i for i in range(n) if i not in (1, 4)]
     page.note(arena, DIR, arena.token())
+    assert page.unknown(arena) == [102, 103]
     for i, (key, row, named) in enumerate(rows):
         reference.note([(b"d" + VERSION.pack(DIR), key)], [row], reference.token())
         if named and i not in (1, 4):

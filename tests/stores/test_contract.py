@@ -262,6 +262,7 @@ def test_a_page_comes_with_the_row_that_it_belongs_to(store: Store) -> None:
     for with_named in (False, True):
         found = store.scan_via(b"p7", None, 5, b"q", b"key", with_named=with_named)
         assert (found.owner, found.page.names()) == (Row(b"owner", owner), [b"name"])
+        assert found.position in (0, owner)
     assert store.scan_via(b"p", None, 5, b"q", b"key").page.names() == [b""]
 
 

@@ -1,4 +1,4 @@
-"""Up to where a lookup on Redis says that others have committed: what the asking session did last is no news to it."""
+"""Up to where a lookup or a page on Redis says that others have committed: what the asking session did last is no news to it."""
 
 from contextlib import closing
 
@@ -24,7 +24,9 @@ def test_own_commits_are_no_news(redis_server: RedisServer) -> None:
             return by.commit([], [Put(A, b"")]).position
 
         def news(asking: RedisStore) -> int:
-            return asking.read_via((b"d", b"no such name"), b"i", b"a").position
+            found = asking.read_via((b"d", b"no such name"), b"i", b"a").position
+            assert asking.scan_via(b"d", None, 10, b"i", b"a").position == found
+            return found
 
         mine = [commit(store) for _ in range(3)]
         assert (news(store), news(other)) == (0, mine[-1])

@@ -11,7 +11,7 @@ from support.redis_server import RedisServer
 # By what their last part is called: the lookup of a name is `via`, a page of a listing `scan_via`.
 TEXTS = {
     names[-1]: Script(*names).text
-    for names in (("giver", "commit"), ("log",), ("scan",), ("read",), ("page", "via"), ("page", "scan_via"))
+    for names in (("giver", "commit"), ("log",), ("scan",), ("read",), ("newest", "page", "via"), ("newest", "page", "scan_via"))
 }
 BY_HASH = {hashlib.sha1(text, usedforsecurity=False).hexdigest(): name for name, text in TEXTS.items()}
 BY_TEXT = {text.decode().replace("\\", "\\\\").replace("\n", "\\n"): name for name, text in TEXTS.items()}  # as MONITOR shows it

@@ -1,5 +1,6 @@
 """Listings that Python reads as pages of rows and compiled code lays out: what the kernel gets is what `readdir` would give."""
 
+import errno
 import itertools
 import os
 import struct
@@ -10,7 +11,9 @@ from typing import NamedTuple
 
 import pytest
 
-from cairnfs.types import Inode
+from cairnfs.meta.names import PageOfNames
+from cairnfs.types import Inode, Position
+from cairnfs.vfs.system_call import UNKNOWN_CALL
 from support.compiled import COMPILED_FH, Node
 from support.engine import ME, ROOT, new_volume
 from support.fuse_peer import ATTR, ENTRY_OUT, FusePeer
@@ -67,8 +70,8 @@ def stay(n: int) -> list[str]:
     return [f"stay{i:05}" for i in range(n)]
 
 
-def opendir(peer: FusePeer, ino: int) -> int:
-    reply = peer.call("OPENDIR", struct.pack("=II", 0, 0), ino)
+def opendir(peer: FusePeer, ino: int, flags: int = 0) -> int:
+    reply = peer.call("OPENDIR", struct.pack("=II", flags, 0), ino)
     assert reply.error == 0
     return int(struct.unpack_from("=Q", reply.body)[0])
 
@@ -210,3 +213,117 @@ def test_two_handles_do_not_disturb_each_other(node: Node, peer: FusePeer) -> No
     for fh in itertools.chain.from_iterable(itertools.repeat((one, other), 200)):
         found[fh] += ask(peer, ino, fh, found[fh][-1].cookie if found[fh] else 0)
     assert names(found[one]) == names(found[other]) == [".", "..", *stay(N)]
+
+
+# Who opens a directory as opendir(3) does
+
+
+AS_OPENDIR_3 = os.O_RDONLY | os.O_NONBLOCK | os.O_DIRECTORY
+
+
+def pages(node: Node, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
+    """Pages of names that are read from now on: how many rows, and whether with attributes."""
+    found: list[tuple[int, bool]] = []
+    page = node.engine.meta.names.page
+
+    def read(ino: Inode, after: bytes | None, limit: int, with_inodes: bool = True) -> PageOfNames:
+        result = page(ino, after, limit, with_inodes)
+        found.append((len(result.page), with_inodes))
+        return result
+
+    monkeypatch.setattr(node.engine.meta.names, "page", read)
+    return found
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[Node]:
+    """Where round trips cost time."""
+    found = Node(new_volume(tmp_path, "memory"), arena_bytes=64 << 20)
+    found.engine.meta.core.neighbours.start()
+    forget(found)
+    yield found
+    found.engine.close()
+
+
+@pytest.fixture
+def far_peer(far: Node) -> Iterator[FusePeer]:
+    with far.asks() as peer:
+        peer.init()
+        yield peer
+
+
+@pytest.mark.parametrize(("n", "is_gathered"), [(0, True), (1, True), (300, True), (1000, True), (1001, False)])
+def test_opening_as_opendir_3_brings_what_others_have_made_at_once(
+    far: Node, far_peer: FusePeer, monkeypatch: pytest.MonkeyPatch, n: int, is_gathered: bool
+) -> None:
+    ino = make(far, "d", stay(n))
+    far.vfs.lookup(ME, ROOT, b"d")
+    read, fetched = pages(far, monkeypatch), fetches(far, monkeypatch)
+    fh = opendir(far_peer, ino, AS_OPENDIR_3)
+    assert bool(fh & COMPILED_FH) == is_gathered
+    assert read == [(n, n > 0)] * is_gathered  # of a directory without entries all names are known
+    assert names(found := ask_all(far_peer, ino, fh)) == [".", "..", *stay(n)]
+    assert [e.nodeid for e in found[2:]] == [e.ino for e in found[2:]]
+    assert fetched == [] and (not is_gathered or len(read) == 1)
+
+
+def test_of_a_directory_that_was_filled_here_only_names_are_read(
+    far: Node, far_peer: FusePeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a larger one. Attributes that are gone from the arena come with one more read."""
+    ino = make_here(far, "d", stay(N))
+    read, fetched = pages(far, monkeypatch), fetches(far, monkeypatch)
+    for name in stay(N)[:3]:
+        far.arena.forget(far.arena.name(ino, os.fsencode(name)) or 0)
+    fh = opendir(far_peer, ino, AS_OPENDIR_3)
+    assert fh & COMPILED_FH
+    assert names(found := ask_all(far_peer, ino, fh)) == [".", "..", *stay(N)]
+    assert [e.nodeid for e in found[2:]] == [e.ino for e in found[2:]]
+    assert (read, fetched) == ([(N, False)], [3])
+
+
+def make_here(node: Node, folder: str, names: list[str]) -> Inode:
+    ino = node.vfs.mkdir(ME, ROOT, os.fsencode(folder), 0o755).ino
+    for name in names:
+        node.vfs.mknod(ME, ino, os.fsencode(name), 0o100644)
+    return ino
+
+
+def test_whoever_does_not_open_as_opendir_3_reads_no_names(
+    far: Node, far_peer: FusePeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ino = make_here(far, "d", stay(10))
+    read = pages(far, monkeypatch)
+    fh = opendir(far_peer, ino, os.O_RDONLY | os.O_DIRECTORY)
+    assert not fh & COMPILED_FH and read == []
+
+
+def test_what_changes_while_a_directory_is_opened_is_listed(
+    far: Node, far_peer: FusePeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ino = make_here(far, "d", stay(300))
+    fence = far.follower.fence
+
+    def changed(position: Position) -> None:
+        far.vfs.mknod(ME, ino, b"stay99999", 0o100644)
+        fence(position)
+
+    far.vfs.follow(changed, lambda inos: None)
+    fh = opendir(far_peer, ino, AS_OPENDIR_3)
+    assert not fh & COMPILED_FH
+    assert names(ask_all(far_peer, ino, fh)) == [".", "..", *stay(300), "stay99999"]
+
+
+def test_opening_as_opendir_3_fences_and_refuses_what_was_moved(far: Node, far_peer: FusePeer) -> None:
+    """As any other open: at the position of the page, where the store knows it, and once for each request."""
+    ino = make_here(far, "d", stay(3))
+    fences: list[int] = []
+    far.vfs.follow(fences.append, lambda inos: None)
+    assert opendir(far_peer, ino, AS_OPENDIR_3) & COMPILED_FH
+    assert fences == [0]
+    far.vfs.mknod(ME, ino, b"new", 0o100644)
+    far.vfs.moved.waiting_in = lambda pid: UNKNOWN_CALL
+    far.vfs.moved.note({ino: True})
+    reply = far_peer.call("OPENDIR", struct.pack("=II", AS_OPENDIR_3, 0), ino)
+    assert reply.error == errno.ESTALE
+    assert fences == [0, 0]

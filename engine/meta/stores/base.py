@@ -166,10 +166,11 @@ class Via(NamedTuple):
 
 
 class Scanned(NamedTuple):
-    """What `scan_via` found, at one moment. `owner` is the row that has what is common to the partition."""
+    """What `scan_via` found, at one moment. `owner` is the row with what is common to the partition; `position`: see `Via`."""
 
     owner: Row | None
     page: Page
+    position: Position = Position(0)
 
 
 class Hazard(NamedTuple):

@@ -67,7 +67,8 @@ class KeptStore:
         token = self._arena.token()
         found = self._store.scan_via(partition, after, limit, prefix, subkey, with_named=with_named)
         self._arena.note([(prefix + partition[1:], subkey)], [found.owner], token)
-        self._note_page(partition, found.page, token)
+        if with_named:  # names alone spare nobody a round trip
+            self._note_page(partition, found.page, token)
         return found
 
     def _note_page(self, partition: bytes, page: Page, token: int) -> None:

@@ -1,7 +1,8 @@
 -- Put before the scripts that need it.
 -- A page of a partition and, if `other` is given, the row that each of its rows names: of the hash whose name is `other` and the first 8 bytes
--- of the value, under `subkey`. In order of fields, except that a partition too small to have an index comes whole and in no order, as it does
--- with no `limit`.
+-- of the value, under `subkey`. In order of fields, except that a partition too small to have an index, or to have more than `limit` rows if it
+-- is asked for from its beginning, comes whole and in no order, as it does with no `limit`: of a hash of up to 512 fields, which Redis keeps in
+-- one piece of memory, HMGET of many is quadratic.
 -- One string, as ext/page_impl.h has it: a client takes that apart in a fraction of the time that it needs for so many replies.
 
 local call, pack, sub = redis.call, struct.pack, string.sub
@@ -14,7 +15,7 @@ local function page(hash, index, first, last, limit, other, subkey)
     found[n + 2], found[n + 3], found[n + 4] = field, row, named
     n = n + 4
   end
-  if not limit or call('EXISTS', index) == 0 then
+  if not limit or (first == '-' and call('HLEN', hash) <= limit) or call('EXISTS', index) == 0 then
     local flat = call('HGETALL', hash)
     for i = 1, #flat, 2 do put(flat[i], flat[i + 1]) end
     return table.concat(found)

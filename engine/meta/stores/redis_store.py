@@ -112,7 +112,8 @@ class RedisStore:
         self._client_id = os.urandom(8)
         self._done = tag + b"done:" + self._client_id.hex().encode()
         self._commit, self._read_log, self._scan = Script("giver", "commit"), Script("log"), Script("scan")
-        self._read, self._via, self._scan_via = Script("read"), Script("page", "via"), Script("page", "scan_via")
+        self._read, self._via = Script("read"), Script("newest", "page", "via")
+        self._scan_via = Script("newest", "page", "scan_via")
         self._link.greet(Script("giver", "settle").text, (self._position, self._log_key, *self._others()))
         self._slots: list[list[int]] = []  # [slot, commits so far], when not in use
         self._n_slots = 0
@@ -137,18 +138,17 @@ class RedisStore:
     def read_via(self, key: Key, prefix: bytes, subkey: bytes, along: Along = NOTHING) -> Via:
         part, field = key
         keys = [self._rows + part, self._indexes + part, self._position, self._streak]
-        origin = _ORIGIN.pack(self.origin) if self.origin else b""
-        arguments: list[Argument] = [field, self._rows + prefix, subkey, along.whole, along.limit, _beyond(along.after), origin]
-        row, named, position, n_rows, page = self._run(self._via, keys, arguments)
+        arguments: list[Argument] = [field, self._rows + prefix, subkey, along.whole, along.limit, _beyond(along.after)]
+        row, named, position, n_rows, page = self._run(self._via, keys, [*arguments, self._own])
         return Via(_row(row or None), _row(named or None), Position(position), n_rows, _page(page))
 
     def scan_via(
         self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes, *, with_named: bool = True
     ) -> Scanned:
         keys = [self._rows + partition, self._indexes + partition, self._rows + prefix + partition[1:]]
-        arguments: list[Argument] = [_beyond(after), limit, self._rows + prefix, subkey, int(with_named)]
-        owner, page = self._run(self._scan_via, keys, arguments)
-        return Scanned(_row(owner or None), _page(page, after, limit))
+        arguments: list[Argument] = [_beyond(after), limit, self._rows + prefix, subkey, int(with_named), self._own]
+        owner, page, position = self._run(self._scan_via, [*keys, self._position, self._streak], arguments)
+        return Scanned(_row(owner or None), _page(page, after, limit), Position(position))
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
         first = b"(" + after if after is not None and after >= prefix else b"[" + prefix
@@ -184,6 +184,10 @@ class RedisStore:
             raise LogTrimmed(after)  # a replica that lacked some commits has taken over, and others have taken their places
         self._remember({after + i: record for i, record in enumerate(records, 1)})
         return [_log_record(after + i, record) for i, record in enumerate(records, 1)]
+
+    @property
+    def _own(self) -> bytes:
+        return _ORIGIN.pack(self.origin) if self.origin else b""
 
     def _remember(self, records: dict[int, bytes]) -> None:
         with self._lock:

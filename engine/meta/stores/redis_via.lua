@@ -9,11 +9,6 @@ local n_rows, beside = redis.call('HLEN', hash), ''
 if n_rows <= tonumber(ARGV[4]) then
   beside = page(hash, index, '-', '+', nil, ARGV[2], ARGV[3])
 elseif tonumber(ARGV[5]) > 0 then
-  beside = page(hash, index, ARGV[6], '+', ARGV[5], ARGV[2], ARGV[3])
+  beside = page(hash, index, ARGV[6], '+', tonumber(ARGV[5]), ARGV[2], ARGV[3])
 end
-local position = tonumber(redis.call('GET', KEYS[3]) or '0')
-local run = redis.call('GET', KEYS[4])
-if run and string.sub(run, 1, 8) == ARGV[7] and string.sub(run, 17) == struct.pack('>I8', position) then
-  position = struct.unpack('>I8', run, 9) - 1
-end
-return {row, named, position, n_rows, beside}
+return {row, named, newest(KEYS[3], KEYS[4], ARGV[7]), n_rows, beside}
