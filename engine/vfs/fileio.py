@@ -36,7 +36,7 @@ class FileIo:
     # Opening
 
     def create(self, c: Caller, parent: Inode, name: bytes, mode: int, flags: int) -> tuple[Attr, Opened]:
-        """Create and open in one step; without O_EXCL an existing file is opened."""
+        """Create and open in one step; without O_EXCL an existing file is opened, but for the kernel: ESTALE."""
         self._state.writable()
         files = self._state.files
         for _ in range(MAX_CREATE_RACES):

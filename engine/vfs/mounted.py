@@ -42,6 +42,7 @@ class MountedVfs(Vfs):
         carried: Carried | None = None,
     ) -> None:
         super().__init__(meta, data, options, clock, arena, carried)
+        self._state.has_kernel = True
         log = AccessLog(self._state.arena.hush)
         inherited = super()
         seen = observed(lambda op: getattr(inherited, op), metrics, log)

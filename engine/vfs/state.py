@@ -61,6 +61,7 @@ class VfsState:
         self.fence: Callable[[Position], None] = _alone
         self.way: Callable[[], Position | None] = _nowhere
         self.catch_up: Callable[[], None] | None = None
+        self.has_kernel = False  # who checks permissions, of what it has found
         self.moved = Moved(self._parent_of, arena, clock, carried)
         self.pages = PageVersions(arena)
         self.capacity = Capacity(meta, clock)
@@ -72,11 +73,12 @@ class VfsState:
         self.unopened = Unopened(self.files, lambda file: Handle(file, os.O_RDONLY, data.reader.cursor()))
 
     def refuse_unseen(self) -> None:
-        """ESTALE where the kernel may have held something to be absent that it was about to create, and so has not asked whether
+        """ESTALE where the kernel was about to create what somebody else has made since it looked, and so has not checked whether
         this caller may open it: it looks again, and finds it.
         """
         if self.catch_up is not None:
             self.catch_up()
+        if self.has_kernel:
             raise FsError(errno.ESTALE)
 
     def handle(self, fh: int) -> Handle:

@@ -53,7 +53,7 @@ def test_label_values_are_those_of_the_code(tmp_path: Path) -> None:
     assert set(OPCODES) == {name for name, _ in fuse_table.OPCODES.values()} | {"UNKNOWN", "MALFORMED"}
     methods = {name for name, _ in inspect.getmembers(Vfs, inspect.isfunction) if not name.startswith("_")}
     told = {"follow", "forget", "invalidate", "invalidate_all", "released", "read_pages"}
-    assert methods - set(OPERATIONS) == {"close", "fence", "held", "resume"} | told
+    assert methods - set(OPERATIONS) == {"close", "fence", "gather", "held", "resume"} | told
     assert set(OPERATIONS) <= methods
 
 

@@ -6,7 +6,7 @@ Requests come as a kernel's do (`support.compiled`), one after the other; "other
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -135,14 +135,19 @@ def test_a_name_that_was_absent_for_a_moment_may_be_found(node: Node, kernel: As
     assert_freed(node, [ino])
 
 
-def test_whose_creation_was_refused_because_the_name_exists_walks_again(tmp_path: Path) -> None:
-    """Where the kernel may have held the name to be absent (`--consistency push`)."""
+@pytest.mark.parametrize("catch_up", [None, lambda: None], ids=["close-to-open", "push"])
+def test_whose_creation_was_refused_because_the_name_exists_walks_again(
+    tmp_path: Path, catch_up: Callable[[], None] | None
+) -> None:
+    """The kernel has found it absent, just now or long ago, and so has not checked whether he may open, or truncate, it."""
     with Engine(new_volume(tmp_path, "memory")) as engine:
-        engine.vfs.follow(lambda position: None, lambda inos: None, catch_up=lambda: None)
+        engine.vfs.follow(lambda position: None, lambda inos: None, catch_up=catch_up)
+        engine.vfs._state.has_kernel = True
         engine.files.write("f", b"content")
         with pytest.raises(FsError) as refused:
-            engine.vfs.create(HIM, ROOT, b"f", 0o644, os.O_RDWR)
+            engine.vfs.create(HIM, ROOT, b"f", 0o644, os.O_RDWR | os.O_TRUNC)
         assert refused.value.errno == errno.ESTALE
+        assert engine.files.read("f") == b"content"
         ino = engine.vfs.lookup(HIM, ROOT, b"f").ino
         engine.files.unlink("f")
         engine.files.close(engine.vfs.open(HIM, ino, os.O_RDWR).fh)
