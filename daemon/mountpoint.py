@@ -170,7 +170,11 @@ def clear_stale(mountpoint: Path) -> None:
     """Detach a cairnfs mount at `mountpoint` whose process is gone. Does nothing else."""
     if is_mounted(mountpoint) and _is_dead(mountpoint):
         log.info("%s: removing the mount of a process that is gone", mountpoint)
-        unmount(mountpoint, lazy=True)
+        try:
+            unmount(mountpoint, lazy=True)
+        except MountError as error:
+            if error.errno != errno.EINVAL:  # else somebody was faster
+                raise
 
 
 def _is_dead(mountpoint: Path) -> bool:

@@ -112,6 +112,7 @@ def test_looking_in_vain_is_given_up_until_a_reply_is_there_in_time(pair: tuple[
         assert time.monotonic() < until_s
         far.sendall(b"y")  # it is there before anybody looks
         assert exchange(poll, near, b"x", 10_000) == (1, b"y")
+        assert far.recv(1) == b"x"
         n_looked += 1
     assert n_looked > SKIPS
 

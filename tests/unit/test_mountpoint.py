@@ -1,6 +1,7 @@
 """What is mounted where, and which options the kernel gets: the parts of mounting that mount nothing."""
 
 import errno
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,22 @@ def test_unmounting_what_is_not_mounted_says_so(tmp_path: Path) -> None:
     with pytest.raises(MountError, match="is not mounted") as caught:
         mp.unmount(tmp_path)
     assert caught.value.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize(("code", "raises"), [(errno.EINVAL, False), (errno.EPERM, True)])
+def test_who_unmounts_what_is_dead_may_be_overtaken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int, raises: bool
+) -> None:
+    """`cairnfs umount --force` aborts and detaches, while the process sees that its mount is dead, and does the same."""
+
+    def unmount(mountpoint: Path, *, lazy: bool) -> None:
+        raise MountError("too late", code)
+
+    monkeypatch.setattr(mp, "is_mounted", lambda path: True)
+    monkeypatch.setattr(mp, "_is_dead", lambda path: True)
+    monkeypatch.setattr(mp, "unmount", unmount)
+    with pytest.raises(MountError) if raises else nullcontext():
+        mp.clear_stale(tmp_path)
 
 
 @pytest.mark.parametrize(
