@@ -3,13 +3,14 @@
 import errno
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from cairnfs.daemon.invalidate import Follower
 from cairnfs.ext.arena import Arena
 from cairnfs.ext.fuse_slots import Slots
 from cairnfs.ext.log_end import LogEnd
 from cairnfs.meta.records import SUSTAINED_PREFIX
+from cairnfs.meta.stores.base import Key, Row
 from cairnfs.types import Inode
 from support.engine import ROOT, Engine
 from support.fuse_peer import ATTR, ENTRY_OUT, OPEN_OUT, FusePeer
@@ -65,6 +66,24 @@ class Node:
         assert self.vfs._state.handles.numbers() == []
         assert self.sustained() == []
         self.arena.check()
+
+
+class Remembering(Node):
+    """One that recalls rows it has read, and counts how often it asks its store for some."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        store = self.engine.volume.store
+        self.follower = Follower(store, self.vfs, Kernel(), self.arena, core=self.engine.meta.core)
+        self.vfs.follow(self.follower.fence, lambda inos: None)
+        self.n_reads = 0
+        read = store.read
+
+        def counted(keys: Sequence[Key]) -> list[Row | None]:
+            self.n_reads += 1
+            return read(keys)
+
+        vars(store)["read"] = counted
 
 
 class Asking:

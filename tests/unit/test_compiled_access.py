@@ -3,22 +3,12 @@
 import errno
 import os
 import struct
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from cairnfs.types import Caller, Inode
 from cairnfs.vfs import Vfs
 from support.compiled import Asking, Node
-from support.engine import new_volume
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    node = Node(new_volume(tmp_path, "sqlite"))
-    yield node
-    node.engine.close()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import os
 import random
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -25,20 +25,6 @@ from support.compiled import COMPILED_FH, Asking, Node
 from support.engine import ME, ROOT, Engine, new_volume
 
 STATFS_OUT = struct.Struct("=QQQQQIIII24x")
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    node = Node(new_volume(tmp_path, "sqlite"))
-    yield node
-    node.engine.close()
-
-
-@pytest.fixture
-def kernel(node: Node) -> Iterator[Asking]:
-    with node.asks() as peer:
-        peer.init()
-        yield Asking(peer)
 
 
 def test_a_handle_is_opened_read_and_closed_without_python(node: Node, kernel: Asking) -> None:

@@ -1,22 +1,21 @@
 """Files of several slices that a worker has fetched: the one that serves reads them without asking the store where they are."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cairnfs.daemon.invalidate import Follower
 from cairnfs.ext.arena import Arena
 from cairnfs.meta.passed_on import PassedOn
 from cairnfs.meta.recall import Recall
 from cairnfs.meta.records import TAIL_AT, chunk_key, inode_key
-from cairnfs.meta.stores.base import Key, Row
+from cairnfs.meta.stores.base import Row
 from cairnfs.meta.stores.memory import MemoryStore
 from cairnfs.types import Inode, Position
 from cairnfs.vfs.fetching import Fetching
 from cairnfs.volume import open_volume
-from support.compiled import Asking, Kernel, Node
+from support.compiled import Asking, Remembering
 from support.engine import ROOT, TEST_OPTIONS, Engine, new_volume
 
 CONTENT = bytes(range(250))
@@ -31,24 +30,12 @@ class Workers:
         for name in ("near", "file"):
             for begin in range(0, len(CONTENT), 50):
                 self.put(name, begin, CONTENT[begin : begin + 50])
-        self.node = Node(url)
-        engine = self.node.engine
-        self.node.follower = Follower(engine.volume.store, self.node.vfs, Kernel(), self.node.arena, core=engine.meta.core)
-        self.node.vfs.follow(self.node.follower.fence, lambda inos: None)
+        self.node = Remembering(url)
         self.volume = open_volume(url, TEST_OPTIONS, arena=self.node.arena)
         self.volume.meta.core.recall.pass_on(PassedOn(self.node.arena))
         self.volume.meta.core.neighbours.start()
         self.fetching = Fetching(self.volume.meta, self.volume.data, self.node.arena)
         self.node.follower.catch_up()
-        self.n_reads = 0
-        store = engine.volume.store
-        read = store.read
-
-        def counted(keys: Sequence[Key]) -> list[Row | None]:
-            self.n_reads += 1
-            return read(keys)
-
-        vars(store)["read"] = counted
 
     def put(self, name: str, offset: int, data: bytes) -> None:
         with self.other.files.created(name, os.O_WRONLY) as fh:
@@ -90,7 +77,7 @@ def test_what_was_fetched_is_read_without_the_store(workers: Workers, kernel: As
     else:
         workers.fetching.name(ROOT, b"file" if how == "by name" else b"near")
     assert content(kernel, ino) == CONTENT
-    assert workers.n_reads == 0
+    assert workers.node.n_reads == 0
 
 
 def test_what_has_changed_since_is_not_what_is_read(workers: Workers, kernel: Asking) -> None:
@@ -101,12 +88,12 @@ def test_what_has_changed_since_is_not_what_is_read(workers: Workers, kernel: As
         fh = kernel.open(ino)
         assert kernel.read(ino, fh)[60:69] == b"changed %d" % i
         kernel.release(ino, fh)
-    before = workers.n_reads
+    before = workers.node.n_reads
     workers.put("file", 60, b"at last")
     workers.node.follower.catch_up()
     workers.fetching.inode(ino, with_bytes=True)
     assert content(kernel, ino)[60:67] == b"at last"
-    assert workers.n_reads == before
+    assert workers.node.n_reads == before
 
 
 def record(mode: int, n_tail_bytes: int) -> bytes:

@@ -6,7 +6,7 @@ Requests come as a kernel's do (`support.compiled`), one after the other; "other
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,20 +23,6 @@ from support.engine import ME, ROOT, Engine, new_volume
 from support.toy_mount import eventually
 
 HIM = Caller(pid=(1 << 22) + 100)  # more than the number of any thread
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    node = Node(new_volume(tmp_path, "sqlite"))
-    yield node
-    node.engine.close()
-
-
-@pytest.fixture
-def kernel(node: Node) -> Iterator[Asking]:
-    with node.asks() as peer:
-        peer.init()
-        yield Asking(peer)
 
 
 def send_back(node: Node, kernel: Asking, name: str = "f") -> Inode:

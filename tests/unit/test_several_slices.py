@@ -8,15 +8,14 @@ from pathlib import Path
 import pytest
 
 from cairnfs.const import CHUNK_BYTES
-from cairnfs.daemon.invalidate import Follower
 from cairnfs.errors import StoreError
 from cairnfs.ext import slicer
 from cairnfs.ext.arena import ADOPTED
 from cairnfs.meta.kept_layouts import EACH_BYTES, KeptLayouts
 from cairnfs.meta.records import inode_key
-from cairnfs.meta.stores.base import Committed, Condition, Effect, Key, Row
+from cairnfs.meta.stores.base import Committed, Condition, Effect
 from cairnfs.types import Inode, Position, SetAttr
-from support.compiled import COMPILED_FH, Asking, Kernel, Node
+from support.compiled import COMPILED_FH, Asking, Remembering
 from support.engine import ME, Engine, new_volume
 
 FAR = CHUNK_BYTES + 1000  # in the second chunk
@@ -28,20 +27,8 @@ class Pair:
 
     def __init__(self, folder: Path) -> None:
         url = new_volume(folder)
-        self.node = Node(url)
+        self.node = Remembering(url)
         self.other = Engine(url)
-        engine = self.node.engine
-        self.node.follower = Follower(engine.volume.store, self.node.vfs, Kernel(), self.node.arena, core=engine.meta.core)
-        self.node.vfs.follow(self.node.follower.fence, lambda inos: None)
-        self.n_reads = 0
-        store = engine.volume.store
-        read = store.read
-
-        def counted(keys: Sequence[Key]) -> list[Row | None]:
-            self.n_reads += 1
-            return read(keys)
-
-        vars(store)["read"] = counted
         self.content = {0: bytearray(N_PIECES * 100), FAR: bytearray(N_PIECES * 100)}
 
     def put(self, engine: Engine, offset: int, data: bytes) -> None:
@@ -66,11 +53,11 @@ class Pair:
 
     def reads(self, kernel: Asking, ino: Inode) -> int:
         """Open, read, close by compiled code and what that leaves to Python; rows are read so many times for it."""
-        before = self.n_reads
+        before = self.node.n_reads
         fh = kernel.open_compiled(ino)
         self.check(kernel, ino, fh)
         kernel.release(ino, fh)
-        return self.n_reads - before
+        return self.node.n_reads - before
 
 
 @pytest.fixture
@@ -227,10 +214,10 @@ def test_an_open_in_python_takes_what_is_remembered_unless_an_own_commit_is_on_i
     ino = pair.make()
 
     def reads() -> int:
-        before = pair.n_reads
+        before = pair.node.n_reads
         fh = pair.node.vfs.open(ME, ino, os.O_RDWR).fh
         pair.node.vfs.release(ME, fh)
-        return pair.n_reads - before
+        return pair.node.n_reads - before
 
     assert [reads() for _ in range(3)] == [0, 0, 0]
     pair.node.arena.committing()
