@@ -32,6 +32,9 @@ hypothesis.settings.load_profile(os.environ.get("CAIRN_HYPOTHESIS", "ci"))
 
 lasting: set[int] = set()  # descriptors that a library keeps to the end of the process
 
+# Names that meet in a bucket of an arena do so in every run, or in none. Set and empty, arenas have secrets, as users' have.
+HASH_SEED = os.environ.setdefault("CAIRN_HASH_SEED", "cairnfs")
+
 VOLUME = os.environ.get("CAIRN_TEST_VOLUME", "sqlite+file")  # what a volume is on whose test does not say it
 IN_CI = os.environ.get("CI") == "true"
 
@@ -48,6 +51,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from support.sharing import Sharing
 
     return Sharing(config, log)
+
+
+def pytest_report_header() -> str:
+    return f"CAIRN_HASH_SEED={HASH_SEED}"
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -1,5 +1,7 @@
 """What an arena counts of itself, and that it is exactly what happened."""
 
+import pytest
+
 from cairnfs.ext.arena import Arena
 from support.arenas import MIB, inode_row, name_row, note
 
@@ -24,6 +26,23 @@ def test_attributes_and_names_that_give_way_are_counted() -> None:
     arena.check()
 
 
+def kept_names() -> set[int]:
+    arena = Arena(MIB)
+    for ino in range(1, N + 1):
+        note(arena, name_row(1, b"name%d" % ino, ino, 1))
+    return {ino for ino in range(1, N + 1) if arena.name(1, b"name%d" % ino) is not None}
+
+
+def test_which_names_meet_in_a_bucket_is_a_secret_or_what_the_seed_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAIRN_HASH_SEED", "one")
+    seeded = kept_names()
+    assert kept_names() == seeded
+    monkeypatch.setenv("CAIRN_HASH_SEED", "two")
+    assert kept_names() != seeded
+    monkeypatch.setenv("CAIRN_HASH_SEED", "")
+    assert kept_names() != kept_names()
+
+
 def test_what_is_used_outlasts_what_is_not() -> None:
     """Attributes and names that somebody looks at now and then, among many that nobody looks at again."""
     arena = Arena(MIB)
@@ -43,12 +62,12 @@ def test_what_is_used_outlasts_what_is_not() -> None:
 
 
 def test_what_is_dropped_does_not_give_way() -> None:
+    """Few enough for no bucket to overflow by chance, whatever the seed; together twice as many as the table of names holds."""
     arena = Arena(MIB)
-    for ino in range(1, 101):
-        note(arena, inode_row(ino, 1), name_row(1, b"name%d" % ino, ino, 1))
-    arena.drop_all()
-    for ino in range(1001, 1101):
-        note(arena, inode_row(ino, 2), name_row(1, b"other%d" % ino, ino, 2))
+    for first in range(1, N // 4, 30):
+        for ino in range(first, first + 30):
+            note(arena, inode_row(ino, 1), name_row(1, b"name%d" % ino, ino, 1))
+        arena.drop_all()
     assert arena.evicted == (0, 0, 0)
 
 
