@@ -27,11 +27,17 @@ SAID += bench_scripts channel_front channel_mount channel_mountpoint erasure_cod
 # Much of what tests do is waiting, so three processes keep two cores busy. Some have time limits: nothing runs beside those.
 PROCESSES = -n 3
 ALONE = tests/cluster tests/fault/test_ceph_faults.py
+# What fails beside others runs once more beside nothing, and must pass then (as with CPython's regrtest --rerun); both are shown.
+AGAIN = --last-failed --last-failed-no-failures none --maxfail 1
+WITH_4 = CAIRN_TEST_WORKERS=$${CAIRN_TEST_WORKERS-4} $(PY) -m pytest
+WITH_0 = CAIRN_TEST_WORKERS=0 $(PY) -m pytest tests/fuse -k "not pyfuse3" $(SAID:%=--ignore=tests/fuse/test_%.py)
 test: setup-tests
-	@CAIRN_TEST_WORKERS=$${CAIRN_TEST_WORKERS-4} $(PY) -m pytest $(or $(ARGS),$(PROCESSES) $(ALONE:%=--ignore=%))
-ifeq ($(ARGS),)
-	@CAIRN_TEST_WORKERS=$${CAIRN_TEST_WORKERS-4} $(PY) -m pytest $(ALONE)
-	@CAIRN_TEST_WORKERS=0 $(PY) -m pytest $(PROCESSES) tests/fuse -k "not pyfuse3" $(SAID:%=--ignore=tests/fuse/test_%.py)
+ifneq ($(ARGS),)
+	@$(WITH_4) $(ARGS)
+else
+	@$(WITH_4) $(PROCESSES) $(ALONE:%=--ignore=%) || $(WITH_4) $(AGAIN) $(ALONE:%=--ignore=%)
+	@$(WITH_4) $(ALONE) || $(WITH_4) $(AGAIN) $(ALONE)
+	@$(WITH_0) $(PROCESSES) || $(WITH_0) $(AGAIN)
 endif
 
 lint: setup
