@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from subprocess import Popen
 
+from support.answers import until
 from support.load import data_of
+
+N_CHANGES = 10  # of a load, at least
 
 
 def says(process: "Popen[str]") -> str:
@@ -37,7 +40,10 @@ def ended(*processes: "Popen[str]") -> Iterator[None]:
 
 
 class Load:
-    """`load.py` on a host, or here: it runs until `stop`; then what is there can be compared with what it was promised."""
+    """`load.py` on a host, or here: it runs until `stop`; then what is there can be compared with what it was promised.
+
+    It has made some changes when this returns, and may make few where things get slow.
+    """
 
     def __init__(self, prefix: list[str], folder: Path, name: str) -> None:
         command = [*prefix, sys.executable, str(Path(__file__).with_name("load.py")), str(folder), name]
@@ -47,6 +53,14 @@ class Load:
         self.failures: list[str] = []
         self.versions: dict[str, int | None] = {}
         self.n_changes = 0
+        try:
+            until(lambda: self._n_lines() > N_CHANGES, "the load has not begun", 30)
+        except AssertionError:
+            self.kill()
+            raise
+
+    def _n_lines(self) -> int:
+        return os.pread(self._said.fileno(), 1 << 16, 0).count(b"\n")  # the offset is its own as well
 
     def stop(self, timeout_s: float = 60) -> None:
         """What it was promised is known afterwards."""
@@ -74,7 +88,7 @@ class Load:
 
     def check(self, folder: Path) -> None:
         """Every file that was promised is there, with the version of the last promise, and no other is."""
-        assert self.n_changes > 10
+        assert self.n_changes > N_CHANGES
         for file, version in self.versions.items():
             if version is not None:
                 assert (folder / file).read_bytes() == data_of(file, version), file
