@@ -60,7 +60,7 @@ class Load:
             raise
 
     def _n_lines(self) -> int:
-        return os.pread(self._said.fileno(), 1 << 16, 0).count(b"\n")  # the offset is its own as well
+        return os.pread(self._said.fileno(), 1 << 16, 0).count(b"\n")  # leaves the offset, which the load writes at, alone
 
     def stop(self, timeout_s: float = 60) -> None:
         """What it was promised is known afterwards."""
