@@ -16,5 +16,11 @@ def sync(folder: str) -> None:
     nobody has been told; ENOENT, ... .
     """
 
+def spread(folder: str) -> bool:
+    """Have the file system place the folders that are made in `folder` apart, each with what is in it: +T of chattr(1), for ext4.
+
+    False where there is no such attribute, or the folder is another user's. OSError: ENOENT, ... .
+    """
+
 def get(path: str, offset: int, n_bytes: int) -> bytes:
     """Bytes of a file, fewer than `n_bytes` only at its end. OSError: ENOENT, EIO, ... ."""

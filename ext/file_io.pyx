@@ -14,6 +14,7 @@ cdef extern from "file_io_impl.h" nogil:
         FILE_IO_NO_UNNAMED
     int file_io_put(const char *folder, const char *path, iovec *parts, size_t n_parts, int sync)
     int file_io_sync(const char *folder)
+    int file_io_spread(const char *folder)
     Py_ssize_t file_io_get(const char *path, uint64_t offset, void *data, size_t n_bytes)
 
 
@@ -49,6 +50,17 @@ def sync(str folder not None):
         code = file_io_sync(folder_at)
     if code < 0:
         raise _failure(code, c_folder)
+
+
+def spread(str folder not None):
+    cdef bytes c_folder = _path(folder)
+    cdef const char *folder_at = PyBytes_AS_STRING(c_folder)
+    cdef int code
+    with nogil:
+        code = file_io_spread(folder_at)
+    if code < 0:
+        raise _failure(code, c_folder)
+    return code != 0
 
 
 def get(str path not None, uint64_t offset, Py_ssize_t n_bytes):

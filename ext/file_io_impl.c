@@ -3,7 +3,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -90,6 +92,21 @@ int file_io_sync(const char *folder)
     int error = syncfs(fd) < 0 ? -errno : 0;
     close(fd);
     return error;
+}
+
+int file_io_spread(const char *folder)
+{
+    int fd = open_file(folder, O_RDONLY | O_DIRECTORY);
+    if (fd < 0)
+        return fd;
+    int flags = 0; /* whatever the number of the call says about a long */
+    int can = ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0;
+    if (can && !(flags & FS_TOPDIR_FL)) {
+        flags |= FS_TOPDIR_FL;
+        can = ioctl(fd, FS_IOC_SETFLAGS, &flags) == 0;
+    }
+    close(fd);
+    return can;
 }
 
 ssize_t file_io_get(const char *path, uint64_t offset, void *data, size_t n_bytes)

@@ -19,6 +19,10 @@ int file_io_put(const char *folder, const char *path, struct iovec *parts, size_
 /* Sync all of the file system that a folder is in. 0, or an error, of this or of what was written since somebody last asked. */
 int file_io_sync(const char *folder);
 
+/* Have the file system place the folders that are made in `folder` apart, each with what is in it, if it is one that can (ext4).
+ * 1, 0 if it cannot, or an error. */
+int file_io_spread(const char *folder);
+
 /* Read into `data` from `offset` on. Bytes read, fewer than n_bytes only at the end of the file; or an error. */
 ssize_t file_io_get(const char *path, uint64_t offset, void *data, size_t n_bytes);
 

@@ -8,6 +8,11 @@ two may be torn, but nothing refers to it yet. Where unnamed files are not suppo
 A store made with sync "fsync" syncs nothing but by `sync`, and then the disk, whoever has put what. The kernel writes by itself
 within half a minute. After a loss of power, what was put since may be missing or torn, though metadata may name it.
 
+The folders that objects are in lie apart on the disk where the file system can have that (`file_io.spread`). ext4 makes the
+folders of one folder neighbours otherwise, whose files share tables of inodes. Without a journal it steps over each inode
+there that was freed within the last minutes: when 6,000 objects had been deleted, making one took 700 us, apart 10. With a
+journal it makes no difference.
+
 The folder must hold the marker object `cairnfs_uuid`. A folder that lost it (an unmounted disk, a deleted tree) is an
 error and is never created again by a write.
 """
@@ -157,6 +162,8 @@ class FileStore(OneByOne):
         at = self.root
         for part in os.path.relpath(folder, self.root).split("/"):
             above, at = at, f"{at}/{part}"
+            if at == folder and above != self.root:
+                file_io.spread(above)
             try:
                 os.mkdir(at)
             except FileExistsError:

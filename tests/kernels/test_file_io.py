@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cairnfs.ext import file_io
+from support.folders import file_system, is_placing_apart
 
 
 @pytest.mark.parametrize(
@@ -61,3 +62,17 @@ def test_senseless_arguments_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         file_io.get("a\0b", 0, 1)
     assert os.listdir(tmp_path) == []
+
+
+def test_folders_are_placed_apart_where_the_file_system_can(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    can = file_io.spread(str(tmp_path))
+    assert can or file_system(tmp_path) != "ext2/ext3"
+    assert is_placing_apart(tmp_path) == can
+    assert file_io.spread(str(tmp_path)) == can
+    assert not file_io.spread("/proc")
+    with pytest.raises(FileNotFoundError):
+        file_io.spread(str(tmp_path / "none"))
+    with pytest.raises(NotADirectoryError):
+        file_io.spread("/proc/self/status")
+    assert len(os.listdir("/proc/self/fd")) == before

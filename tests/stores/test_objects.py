@@ -20,6 +20,7 @@ from cairnfs.objects.rados import RadosStore
 from cairnfs.objects.retry import Retrying
 from cairnfs.objects.s3 import S3Objects
 from support.failing_calls import SHORT, build, outcome_of
+from support.folders import file_system, is_placing_apart
 from support.gateway import Gateway
 
 _names = itertools.count()
@@ -283,6 +284,17 @@ def test_hidden_names_are_not_objects(folder: FileStore) -> None:
     folder.put("packs/00/x", [b"x"])
     Path(folder.root, "packs/00/.123-0-y").write_bytes(b"half")
     assert [info.name for info in folder.list("packs/")] == ["packs/00/x"]
+
+
+def test_folders_of_objects_lie_apart_on_the_disk_where_they_can(folder: FileStore) -> None:
+    folder.put("packs/00/x", [b"x"])
+    root = Path(folder.root)
+    can = is_placing_apart(root / "packs")
+    assert can or file_system(root) != "ext2/ext3"
+    assert not is_placing_apart(root)  # the user's own folder is left as it is
+    folder.put("top", [b"x"])
+    folder.put("one/x", [b"x"])
+    assert not is_placing_apart(root)
 
 
 # Puts an object beside another one, reads it, and says what came of it: the errno (0: none), what is there, what was read.
