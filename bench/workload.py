@@ -192,7 +192,7 @@ def run_of(workload: Workload, place: Place, settings: Settings, n_round: int) -
     shutil.rmtree(folder)
 
 
-def write_file(path: Path, data: "bytes | memoryview", flags: int = os.O_EXCL) -> None:
+def write_file(path: Path | str, data: "bytes | memoryview", flags: int = os.O_EXCL) -> None:
     """A new file with one write."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o644)
     try:
@@ -203,7 +203,7 @@ def write_file(path: Path, data: "bytes | memoryview", flags: int = os.O_EXCL) -
         raise sense.BenchError(f"{path}: {n_written} of {len(data)} bytes were written")
 
 
-def read_file(path: Path, n_bytes: int) -> bytes:
+def read_file(path: Path | str, n_bytes: int) -> bytes:
     """A file that should have `n_bytes`; one byte more is asked for, so that a longer one is noticed."""
     fd = os.open(path, os.O_RDONLY)
     try:

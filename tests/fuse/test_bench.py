@@ -97,8 +97,8 @@ def test_bytes_that_change_on_the_way_end_the_run(channel_mount: Mount, monkeypa
     from cairnfs.bench.workloads import small_files
     from cairnfs.daemon.cli import run
 
-    def wrong(path: Path, n_bytes: int) -> bytes:
-        return path.read_bytes()[:-1] + b"\0"
+    def wrong(path: str, n_bytes: int) -> bytes:
+        return Path(path).read_bytes()[:-1] + b"\0"
 
     monkeypatch.setattr(small_files, "read_file", wrong)
     assert run(["bench", str(channel_mount.path), "--suite", "small-files", "--size", "4K", "--no-cold", *AMOUNT]) == 1
