@@ -50,7 +50,7 @@ class Piece:
 
 
 class Batch:
-    """Pieces that share a pack. `offered`: a commit has named its pack, so the pack may be in a layout already."""
+    """Pieces that share a pack. `offered`: a commit that was not refused has named its pack, which may be in a layout already."""
 
     __slots__ = ("discarded", "error", "n_bytes", "offered", "pack", "pieces", "sealed_s", "state")
 

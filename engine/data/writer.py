@@ -18,7 +18,7 @@ from cairnfs.data.dirty import DirtyBlock
 from cairnfs.data.pack import BuiltPack
 from cairnfs.data.ports import LayoutOps
 from cairnfs.data.uploader import MAX_BATCH_SLICES, Batch, Piece, State, Uploader
-from cairnfs.errors import CairnError
+from cairnfs.errors import CairnError, FsError
 from cairnfs.types import Attr, Buffer, Inode, SliceRef
 
 OnCommit = Callable[[Attr], None]
@@ -374,9 +374,15 @@ class FileWriter:
         packs = [(b.pack.pack, b.pack.plain_bytes, b.pack.object_bytes) for b in batches if b.pack is not None]
         with self._lock:
             mtime_ns, n_writes = self._mtime_ns, self._n_writes
-            for batch in batches:
+            first_offered = [batch for batch in batches if not batch.offered]
+            for batch in first_offered:
                 batch.offered = True
-        attr = self._s.layout.commit_write(self.ino, pieces, mtime_ns=mtime_ns, new_packs=packs)
+        try:
+            attr = self._s.layout.commit_write(self.ino, pieces, mtime_ns=mtime_ns, new_packs=packs)
+        except FsError:
+            for batch in first_offered:
+                batch.offered = False  # nothing was applied
+            raise
         if self._on_commit is not None:
             self._on_commit(attr)
         with self._lock:

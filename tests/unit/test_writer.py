@@ -1,5 +1,6 @@
 """Write buffers: what was written is what is read and committed, with as little memory and as few packs as it takes."""
 
+import errno
 import random
 import threading
 import time
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from cairnfs.clock import SystemClock
 from cairnfs.const import CHUNK_BYTES, MIB
 from cairnfs.data.dirty import DirtyBlock
+from cairnfs.errors import FsError, SessionLost, StoreError
 from cairnfs.objects.base import ObjectStore
 from cairnfs.types import Buffer
 from support.datavolume import BLOCK, DataVolume, OpenedFile
@@ -417,3 +419,39 @@ def test_discard_leaves_no_bytes_and_no_packs(volume: DataVolume, file: OpenedFi
     assert file.read(0, 100) == b""
     volume.data.uploader.close()
     assert volume.packs() == []
+
+
+@pytest.mark.parametrize("refusal", [FsError(errno.ENOENT), FsError(errno.ENOSPC), SessionLost("its locks are gone")])
+def test_a_commit_that_is_refused_leaves_no_packs(
+    volume: DataVolume, file: OpenedFile, monkeypatch: pytest.MonkeyPatch, refusal: FsError
+) -> None:
+    def refuse(*args: object, **more: object) -> None:
+        raise refusal
+
+    file.writer.write(0, b"x" * (2 * BLOCK + 5))
+    with monkeypatch.context() as patch:
+        patch.setattr(volume.meta.layout, "commit_write", refuse)
+        with pytest.raises(FsError):
+            file.writer.flush()
+    assert len(volume.packs()) == 3, "it may be tried again"
+    file.writer.discard()
+    volume.data.uploader.close()
+    assert volume.packs() == []
+
+
+def test_a_commit_that_may_have_been_applied_leaves_its_packs(
+    volume: DataVolume, file: OpenedFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = [StoreError("the answer was lost"), FsError(errno.ENOENT)]
+
+    def fail(*args: object, **more: object) -> None:
+        raise errors.pop(0)
+
+    monkeypatch.setattr(volume.meta.layout, "commit_write", fail)
+    file.writer.write(0, b"x")
+    for error in tuple(errors):
+        with pytest.raises(type(error)):
+            file.writer.flush()
+    file.writer.discard()
+    volume.data.uploader.close()
+    assert len(volume.packs()) == 1
