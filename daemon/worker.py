@@ -34,7 +34,7 @@ class Worker:
         self.started_s = 0.0
         self._carried = carried
         self._run = run
-        self._pulse, self._alive_s = 0, 0.0
+        self._pulse, self._listened_s, self._silent_s = 0, 0.0, 0.0
         self._looked_s, self._stopped_s = 0.0, 0.0
         self._status: int | None = None
         self._lingering: set[int] = set()  # killed processes that are not gone yet
@@ -44,8 +44,8 @@ class Worker:
         if self.pid:
             self.n_failures = 0 if self.answers else self.n_failures + 1
             self._carried.restarts += 1
-        self.answers, self._status, self._stopped_s = False, None, 0.0
-        self.started_s = self._alive_s = time.monotonic()
+        self.answers, self._status, self._stopped_s, self._silent_s = False, None, 0.0, 0.0
+        self.started_s = time.monotonic()
         supervisor = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
@@ -93,12 +93,13 @@ class Worker:
         return None
 
     def silent_s(self) -> float:
-        """Since when it has shown no sign of life."""
+        """For how long it has shown no sign of life, when looked at again and again."""
         now_s = time.monotonic()
+        passed_s, self._listened_s = min(now_s - self._listened_s, LONGEST_LOOK_S), now_s
         pulse = self._carried.pulse(self.number)
-        if pulse != self._pulse:
-            self._pulse, self._alive_s = pulse, now_s
-        return now_s - self._alive_s
+        self._silent_s = self._silent_s + passed_s if pulse == self._pulse else 0.0
+        self._pulse = pulse
+        return self._silent_s
 
     def stopped_s(self) -> float:
         """For how long it was found stopped (SIGSTOP; a traced process does not count), when looked at again and again."""
@@ -112,7 +113,7 @@ class Worker:
         self.kill(signal.SIGUSR1)
         time.sleep(DUMP_S)
         self.kill(signal.SIGKILL)
-        self._alive_s = time.monotonic()
+        self._silent_s = 0.0
 
 
 def half_dead(pid: int) -> bool:

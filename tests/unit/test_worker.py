@@ -9,7 +9,7 @@ import time
 import pytest
 
 from cairnfs.const import MIB
-from cairnfs.daemon.worker import HALF_DEAD_S, Worker
+from cairnfs.daemon.worker import HALF_DEAD_S, LONGEST_LOOK_S, Worker
 from cairnfs.ext.arena import Arena
 from cairnfs.vfs.carried import Carried
 
@@ -33,3 +33,21 @@ def test_a_process_whose_threads_take_their_time_is_followed_only_if_it_did_not_
     assert status == seen
     if status < 0:
         os.waitpid(worker.pid, 0)
+
+
+def test_silence_counts_only_while_somebody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervisor that was stopped together with its workers hears nothing of them when it goes on first."""
+    now_s = 1000.0
+    monkeypatch.setattr("cairnfs.daemon.worker.time.monotonic", lambda: now_s)
+    worker = Worker(0, carried := Carried(Arena(MIB), MIB), lambda number: 0)
+    carried.beat(0)
+    worker.silent_s()
+    assert worker.silent_s() == 0
+    now_s += 3600
+    assert worker.silent_s() <= LONGEST_LOOK_S
+    carried.beat(0)
+    assert worker.silent_s() == 0
+    for _ in range(100):
+        now_s += LONGEST_LOOK_S
+        silent_s = worker.silent_s()
+    assert silent_s == pytest.approx(100 * LONGEST_LOOK_S)
