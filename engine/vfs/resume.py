@@ -62,12 +62,12 @@ def _restore(state: VfsState, held: HeldHandle, meta: Meta) -> None:
 
 
 def _write_again(state: VfsState, written: list[Written]) -> None:
-    """In the order in which it was written; files that nobody has open any more are stored at once."""
+    """In the order in which it was written; files that nobody has open any more are stored at once. What was written under a
+    lock that is lost goes with the next flush, which says so.
+    """
     files: dict[Inode, OpenFile] = {}
     for ino, offset, data, when_ns in written:
         file = files.get(ino) or files.setdefault(ino, state.files.acquire(ino))
-        if file.locks.drops:
-            continue  # and its next flush says so
         try:
             with file.changing():
                 file.write(offset, data, when_ns=when_ns, journaled=False)

@@ -42,14 +42,13 @@ class Engine:
     def __init__(
         self, url: str, options: EngineOptions = TEST_OPTIONS, arena: Arena | None = None, *, carried: Carried | None = None
     ) -> None:
-        """`carried`: what a predecessor that was abandoned has left, and this one leaves."""
+        """`carried`: what a predecessor that was abandoned has left, and this one leaves. A session that is lost is replaced."""
         self.url = url
         arena = arena if carried is None else carried.arena
         self.volume: Volume = open_volume(url, options, arena=arena)
         self.meta = self.volume.meta
-        if carried is not None and carried.session:
-            assert self.meta.sessions.resume(SessionId(carried.session))
-        elif not options.read_only:
+        resumed = carried is not None and carried.session and self.meta.sessions.resume(SessionId(carried.session))
+        if not resumed and not options.read_only:
             session = self.meta.sessions.open("/in-process", "test")
             if carried is not None:
                 carried.session = session

@@ -10,7 +10,7 @@ import pytest
 from cairnfs.const import MIB
 from cairnfs.errors import FsError
 from cairnfs.ext.arena import Arena
-from cairnfs.types import Inode, Lock, serving
+from cairnfs.types import Inode, Lock, SessionId, serving
 from cairnfs.vfs.carried import MAX_REMOVED, Carried
 from support.engine import ME, ROOT, Engine, new_volume
 
@@ -200,6 +200,31 @@ def test_locks_go_on_and_end_with_their_handle(line: Line) -> None:
     engine.vfs.setlk(ME, ino, other, whole._replace(owner=9), wait=False)
     engine.vfs.release(ME, fh)
     engine.vfs.setlk(ME, ino, other, Lock(fcntl.F_WRLCK, 0, 2**63 - 1, 1, owner=10, flock=True), wait=False)
+    engine.close()
+
+
+@pytest.mark.parametrize("flock", [False, True])
+def test_what_was_written_under_a_lock_that_is_lost_is_not_stored_and_that_is_said(line: Line, flock: bool) -> None:
+    """The mount stood still for so long that another node has cleaned up; then its worker dies, or is replaced."""
+    (ino, fh), (_, free) = create(line, b"locked"), create(line, b"free")
+    line.engine.vfs.setlk(ME, ino, fh, Lock(fcntl.F_WRLCK, 0, 2**63 - 1, 1, owner=5, flock=flock), wait=False)
+    for handle in (fh, free):
+        line.engine.vfs.write(ME, handle, 0, b"data")
+    with Engine(line.url) as other:
+        other.meta.sessions._clean(SessionId(line.carried.session))
+    engine = line.kill()
+    engine.vfs.fsync(ME, free)
+    with pytest.raises(FsError, match="given up") as lost:
+        engine.vfs.fsync(ME, fh)
+    assert lost.value.errno == errno.EIO
+    assert engine.meta.names.get(ino).size == 0
+    with pytest.raises(FsError):
+        engine.vfs.write(ME, fh, 0, b"more")
+    engine.vfs.flush(ME, fh, 5)
+    for handle in (fh, free):
+        engine.vfs.release(ME, handle)
+    assert line.carried.journal.resume() == []
+    assert engine.files.read("free") == b"data"
     engine.close()
 
 
