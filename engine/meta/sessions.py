@@ -12,7 +12,8 @@ While a mount passes from one process to another, its session has both, and live
 
 A session is dead when its process is known to have ended (this machine tells) or, for processes this machine cannot see,
 when this process has watched it for five of its periods and seen no heartbeat. No clocks are compared for that. A process seen to
-run is never dead, however old its heartbeat: after a suspended machine wakes up all heartbeats are old.
+run is never dead, however old its heartbeat: after a suspended machine wakes up all heartbeats are old. Who could not look for
+long begins to watch anew: the store may have been away, and then nobody's heart could beat.
 """
 
 import builtins
@@ -96,6 +97,7 @@ class Sessions:
         self._own: SessionInfo | None = None
         self._changing = threading.RLock()  # which session is the own one
         self._watched: dict[SessionId, tuple[Position, float]] = {}  # version of the row, since when (monotonic)
+        self._looked_s = 0.0  # when they were watched last
         self.has_lost = False  # the one that was to be resumed
         self.on_opened: Callable[[SessionId], None] = lambda session: None
         self.on_lost: Callable[[], None] = lambda: None  # before another session is opened in the place of one that was lost
@@ -105,6 +107,11 @@ class Sessions:
     def own(self) -> SessionId:
         """This process's session, 0 for none."""
         return _NONE if self._own is None else self._own.id
+
+    @property
+    def _period_s(self) -> float:
+        """From one look at the others to the next."""
+        return DEFAULT_PERIOD_S if self._own is None else self._own.period_s
 
     def now_ns(self) -> int:
         """Nanoseconds since the epoch, by the clock of heartbeats."""
@@ -138,15 +145,14 @@ class Sessions:
         From now on it lives as long as `process`, and is of `version`, if they are given.
         """
         row = self._core.store.read((session_key(session),))[0]
-        if row is None:
-            self.has_lost = True
-            return False
-        found = _decode(int(session), row.value)
-        own = found._replace(process=process or found.process, version=version or found.version, successor=None)
-        if own != found and not self._core.transact(_replace(own)):
-            return False
-        self._go_on_as(own)
-        return True
+        if row is not None:
+            found = _decode(int(session), row.value)
+            own = found._replace(process=process or found.process, version=version or found.version, successor=None)
+            if own == found or self._core.transact(_replace(own)):
+                self._go_on_as(own)
+                return True
+        self.has_lost = True
+        return False
 
     def expect(self, session: SessionId, successor: Process) -> None:
         """Another process is about to go on with a session: until somebody does, it lives as long as either of them."""
@@ -213,14 +219,17 @@ class Sessions:
         found = self._scan()
         now_s, shared_s = self._core.clock.monotonic_s(), self.now_ns() / 10**9
         watched, self._watched = self._watched, {}
+        away_s, self._looked_s = now_s - self._looked_s - self._period_s, now_s
         dead = []
         for session, version in found:
             alive = None if session.is_buried else session.is_alive()
             if session.id == self.own or alive:
                 continue
             seen, since_s = watched.get(session.id, (version, now_s))
-            self._watched[session.id] = (version, since_s if seen == version else now_s)
-            missed = seen == version and now_s - since_s > session.stale_s
+            if seen != version or away_s > session.stale_s / 2:
+                since_s = now_s
+            self._watched[session.id] = version, since_s
+            missed = now_s - since_s > session.stale_s
             ended = alive is False or session.process.ended_by_boot(session.heartbeat, shared_s)
             if (session.is_buried or ended or missed) and self._bury(session, version):
                 self._clean(session.id)

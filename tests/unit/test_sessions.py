@@ -224,22 +224,41 @@ def test_session_elsewhere_lives_as_long_as_its_heart_beats(
 ) -> None:
     session = run_as(other, elsewhere(), monkeypatch)
     for _ in range(5):
-        assert meta.sessions.clean_stale() == []
-        clock.sleep(STALE_S)
-        assert meta.sessions.clean_stale() == []
+        assert watch(meta, clock, STALE_S) == []
         other.sessions.heartbeat()
-    assert meta.sessions.clean_stale() == []
-    clock.sleep(STALE_S + 1)
-    assert [dead.id for dead in meta.sessions.clean_stale()] == [session]
+    assert watch(meta, clock) == [session]
+
+
+@pytest.mark.parametrize("away_s", [2 * STALE_S, 1000 * STALE_S])
+def test_who_was_away_does_not_take_others_for_dead_that_were_away_as_well(
+    meta: Meta, other: Meta, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, away_s: float
+) -> None:
+    """The store was, say: whoever reaches it first has seen no heartbeat of the others for long."""
+    meta.sessions.open("/here", "0")
+    session = run_as(other, elsewhere(), monkeypatch)
+    assert watch(meta, clock, STALE_S - 1) == []
+    clock.sleep(away_s)
+    assert watch(meta, clock, STALE_S) == []
+    other.sessions.heartbeat()
+    assert watch(meta, clock) == [session]
+
+
+def test_who_looks_late_finds_the_dead_all_the_same(
+    meta: Meta, other: Meta, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = run_as(other, elsewhere(), monkeypatch)
+    found = []
+    for _ in range(4):
+        found += meta.sessions.clean_stale()
+        clock.sleep(DEFAULT_PERIOD_S + STALE_S / 2)
+    assert [dead.id for dead in found] == [session]
 
 
 def test_session_cleaned_up_while_it_lived_learns_it_and_is_registered_again(
     meta: Meta, other: Meta, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = run_as(other, elsewhere(), monkeypatch)
-    meta.sessions.clean_stale()
-    clock.sleep(STALE_S + 1)
-    meta.sessions.clean_stale()
+    assert watch(meta, clock) == [session]
     with pytest.raises(StoreError, match="taken for dead"):
         other.sessions.heartbeat()
     (known,) = meta.sessions.list()
@@ -247,11 +266,19 @@ def test_session_cleaned_up_while_it_lived_learns_it_and_is_registered_again(
     other.sessions.heartbeat()
 
 
+def watch(meta: Meta, clock: ManualClock, seconds: float = STALE_S + 1) -> list[SessionId]:
+    """Look after the others again and again, for so long; whom that finds dead."""
+    found = [dead.id for dead in meta.sessions.clean_stale()]
+    while seconds > 0:
+        clock.sleep(step := min(seconds, DEFAULT_PERIOD_S))
+        seconds -= step
+        found += [dead.id for dead in meta.sessions.clean_stale()]
+    return found
+
+
 def lose(meta: Meta, clock: ManualClock) -> None:
     """Every session but that of `meta`, if it has one, is taken for dead."""
-    meta.sessions.clean_stale()
-    clock.sleep(STALE_S + 1)
-    meta.sessions.clean_stale()
+    assert watch(meta, clock)
 
 
 def test_what_ends_with_a_session_is_never_left_under_one_that_is_gone(
@@ -297,8 +324,8 @@ def test_a_heartbeat_at_the_last_moment_saves_a_session(
     meta: Meta, other: Meta, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = run_as(other, elsewhere(), monkeypatch)
-    meta.sessions.clean_stale()
-    clock.sleep(STALE_S + 1)
+    assert watch(meta, clock, STALE_S) == []
+    clock.sleep(1)
     bury = meta.sessions._bury
     monkeypatch.setattr(meta.sessions, "_bury", lambda *found: (other.sessions.heartbeat(), bury(*found))[1])
     assert meta.sessions.clean_stale() == []
@@ -318,9 +345,7 @@ def test_clocks_of_hosts_may_differ(
         clock.sleep(10)
         there.sleep(10)
         other.sessions.heartbeat()
-    meta.sessions.clean_stale()
-    clock.sleep(STALE_S + 1)
-    assert [dead.id for dead in meta.sessions.clean_stale()] == [session]
+    assert watch(meta, clock) == [session]
 
 
 def test_a_session_that_beats_often_is_missed_sooner(
@@ -360,9 +385,7 @@ def test_cleaning_that_was_cut_short_is_finished_by_the_next(
     ino = other.names.create(Caller(), ROOT, b"opened", REGULAR).ino
     other.names.unlink(ROOT, b"opened", lambda ino: True)
     meta.store.commit([], [Delete(records.inode_key(ino))])
-    meta.sessions.clean_stale()
-    clock.sleep(STALE_S + 1)
-    assert [dead.id for dead in meta.sessions.clean_stale()] == [session]
+    assert watch(meta, clock) == [session]
     assert meta.store.partitions(records.SUSTAINED_PREFIX, None, 10) == []
 
 
