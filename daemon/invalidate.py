@@ -121,7 +121,8 @@ class Follower(threading.Thread):
         self._leaving: set[Inode] | None = None  # what the present round drops, if there is one,
         self._leaves_nothing = False  # and whether that is everything
         self._again: set[Inode] = set()  # for the follower's own thread only
-        self._lease = Lease(self._lease_lost, lambda: front.trust(True))
+        self._lease = Lease(self._lease_lost, lambda: front.trust(True), vfs.invalidate_all)
+        self.hold = self._lease.hold  # for requests that are answered from what is known
         self._wake = threading.Event()
         self._ended = False
         self._silent = threading.Event()

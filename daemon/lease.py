@@ -2,6 +2,9 @@
 
 The follower renews it whenever it has caught up. When it ends, a thread of its own drops every cache (the follower's may be
 what is stuck, in a store or in the kernel), and again after each further period for which it is not renewed.
+
+That thread may be late, where all of the process was stopped for a while: whoever goes on before it and is about to answer from
+what is known has that forgotten first.
 """
 
 import logging
@@ -17,15 +20,21 @@ CHECK_S = 0.5  # so caches are dropped after LEASE_S - CHECK_S at the earliest, 
 
 
 class Lease(threading.Thread):
-    """Calls `drop` when it ends, and `regained` when it is renewed after that."""
+    """Calls `drop` when it ends, and `regained` when it is renewed after that; `forget`, which is a part of `drop`, for a request
+    that comes before.
+    """
 
-    def __init__(self, drop: Callable[[], None], regained: Callable[[], None], clock: Clock | None = None) -> None:
+    def __init__(
+        self, drop: Callable[[], None], regained: Callable[[], None], forget: Callable[[], None], clock: Clock | None = None
+    ) -> None:
         super().__init__(name="lease", daemon=True)
         self._drop = drop
         self._regained = regained
+        self._forget = forget
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()  # so that what is regained is not dropped by a check that began before
-        self._ends_s = self._clock.monotonic_s() + LEASE_S
+        self._forgetting = threading.Lock()
+        self._ends_s = self._known_s = self._clock.monotonic_s() + LEASE_S  # `_known_s`: until then what is known may be used
         self._lost = False
         self._ended = threading.Event()
 
@@ -37,6 +46,7 @@ class Lease(threading.Thread):
         """Everything that was committed until `from_s` is known, and nothing older is cached."""
         with self._lock:
             self._ends_s = max(self._ends_s, from_s + LEASE_S)
+            self._known_s = max(self._known_s, from_s + LEASE_S)
             if self._lost:
                 self._lost = False
                 log.info("the change log is followed again")
@@ -53,6 +63,17 @@ class Lease(threading.Thread):
             self._lost = True
             self._ends_s = now_s + LEASE_S
             self._drop()
+            self._known_s = max(self._known_s, now_s + LEASE_S)
+
+    def hold(self) -> None:
+        """Return when nothing is known that is older than the lease allows. For requests: never waits for the kernel."""
+        if self._clock.monotonic_s() < self._known_s:
+            return
+        with self._forgetting:
+            now_s = self._clock.monotonic_s()
+            if now_s >= self._known_s:
+                self._forget()
+                self._known_s = max(self._known_s, now_s + LEASE_S)
 
     def run(self) -> None:
         while not self._ended.wait(CHECK_S):

@@ -244,7 +244,9 @@ class MountProcess:
         if not is_pushed and volume.store.watch() is None:
             follower.on_read = partial(front.tend, volume.store)
         ask = follower.ask if is_pushed else None
-        vfs.follow(follower.fence, front.invalidate_attributes, follower.way, show=follower.show, catch_up=ask)
+        vfs.follow(
+            follower.fence, front.invalidate_attributes, follower.way, show=follower.show, catch_up=ask, hold=follower.hold
+        )
         volume.store.on_commit = tell_own(front)
         announcer = threading.Thread(target=self._announce, args=(volume,), name="announce", daemon=True)
         announcer.start()

@@ -275,15 +275,18 @@ class Vfs:
         *,
         show: Callable[[Inode, Position], None] | None = None,
         catch_up: Callable[[], None] | None = None,
+        hold: Callable[[], None] | None = None,
     ) -> None:
         """`fence` returns when everything that others committed before the call was passed to `invalidate`, or with a position
         everything up to there; opens call it. `forget` makes the kernel ask for attributes again, where they changed without a
         commit: what was written is lost. `way`: the position up to which everything was passed, for those who change names and
         have not asked; None where `fence` costs nothing. `show` returns when the kernel has no older pages of an inode than
         what was committed up to a position (0: before the call); whoever takes a lock calls it. `catch_up`: as `fence`, where
-        that does not ask and the kernel may keep that names are absent.
+        that does not ask and the kernel may keep that names are absent. `hold` returns when nothing is known here that is older
+        than whoever follows the log allows; what is answered without asking the store calls it.
         """
         self._state.fence = fence
+        self._state.hold = hold or self._state.hold
         self._state.files.on_lost = forget
         if way is not None:
             self._state.way = way

@@ -71,6 +71,7 @@ class FileIo:
             self._state.writable()
         file = self._state.files.acquire(ino)
         try:
+            self._state.hold()
             # A commit of our own that is on its way may be known elsewhere already, and so be in the store, but not here.
             attr = file.refresh() if self._state.arena.is_committing() else file.recall()
             _check_regular(attr)
@@ -112,6 +113,7 @@ class FileIo:
     # Reading and writing
 
     def read(self, fh: int, offset: int, size: int) -> list[memoryview]:
+        self._state.hold()
         compiled = fh < 0 or fh >= FIRST_COMPILED
         ino = Inode(-fh if fh < 0 else fh >> 64) if compiled else self._state.handle(fh).file.ino
         unanswered = self._state.unanswered

@@ -61,6 +61,7 @@ class VfsState:
         self.fence: Callable[[Position], None] = _alone
         self.way: Callable[[], Position | None] = _nowhere
         self.catch_up: Callable[[], None] | None = None
+        self.hold: Callable[[], None] = _nowhere
         self.has_kernel = False  # who checks permissions, of what it has found
         self.moved = Moved(self._parent_of, arena, clock, carried)
         self.pages = PageVersions(arena)

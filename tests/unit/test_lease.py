@@ -26,7 +26,8 @@ class Node:
     def __init__(self) -> None:
         self.clock = HandClock()
         self.happened: list[str] = []
-        self.lease = Lease(lambda: self.happened.append("drop"), lambda: self.happened.append("regained"), self.clock)
+        say = self.happened.append
+        self.lease = Lease(lambda: say("drop"), lambda: say("regained"), lambda: say("forget"), self.clock)
 
     def after(self, seconds: float) -> list[str]:
         """What has happened when so much time has passed, with a check at the end of it."""
@@ -77,3 +78,22 @@ def test_thread_ends_when_told_and_may_be_told_before_it_began(node: Node) -> No
     other.lease.start()
     other.lease.stop()
     assert not other.lease.is_alive()
+
+
+def test_a_request_that_comes_before_the_check_has_forgotten_what_was_known(node: Node, expected_logs: ExpectedLogs) -> None:
+    """The whole process was stopped, and threads go on in any order."""
+    expected_logs.add("dropping every cache")
+    node.lease.hold()
+    node.clock.sleep(LEASE_S - CHECK_S)
+    node.lease.hold()
+    assert node.happened == []
+    node.clock.sleep(CHECK_S)
+    node.lease.hold()
+    node.lease.hold()
+    assert node.happened == ["forget"], "once for all"
+    assert node.after(0) == ["forget", "drop"], "the kernel forgets as it would have"
+    node.clock.sleep(LEASE_S - CHECK_S)
+    node.lease.renew(node.lease.now_s())
+    node.clock.sleep(LEASE_S - CHECK_S)
+    node.lease.hold()
+    assert node.happened == ["forget", "drop", "regained"]
