@@ -42,7 +42,10 @@ class _Collection:
         self.report = GcReport(delete=delete)
         self._meta = volume.meta
         self._objects = volume.objects
-        self._grace_s = grace_s
+        shared_ns = volume.meta.store.now_ns()
+        local_ns = volume.meta.clock.now_ns()
+        now_ns = local_ns if shared_ns is None else min(local_ns, shared_ns)  # one of the clocks may be ahead
+        self._young_from_s = now_ns / 1e9 - grace_s
 
     def deleted_files(self, stage: Stage) -> None:
         """Large files that were deleted, and whose chunks still refer to packs."""
@@ -108,7 +111,7 @@ class _Collection:
 
     def _is_unknown(self, info: ObjectInfo) -> bool:
         """Count an object that no row knows; whether it is old enough to go."""
-        if self._meta.clock.now_ns() / 1e9 - info.mtime_s < self._grace_s:
+        if info.mtime_s > self._young_from_s:
             self.report.young_objects += 1
             return False
         self.report.unknown_objects += 1

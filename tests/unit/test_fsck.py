@@ -2,10 +2,12 @@
 
 import os
 import stat
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -379,6 +381,18 @@ def test_a_collection_shows_and_deletes_what_nobody_uses(small: Small) -> None:
     assert (left.garbage_packs, left.unknown_objects, left.young_objects, left.deleted_files) == (0, 0, 1, 0)
     assert not small.object_path(small.ref.pack).exists() and small.object_path(young).exists()
     assert small.check(verify_data=True).ok
+
+
+@pytest.mark.parametrize("ahead", ["of this machine", "of the store"])
+def test_a_clock_that_is_ahead_makes_no_object_old(small: Small, monkeypatch: pytest.MonkeyPatch, ahead: str) -> None:
+    small.objects.put(pack_name(pack := small.meta.ids.pack()), [b"about to be named"])
+    now_ns = time.time_ns()
+    wrong_ns = now_ns + 10 * int(gc.DEFAULT_GRACE_S) * 10**9
+    monkeypatch.setattr(small.store, "now_ns", lambda: wrong_ns if ahead == "of the store" else now_ns)
+    monkeypatch.setattr(small.meta, "clock", SimpleNamespace(now_ns=lambda: wrong_ns if ahead == "of this machine" else now_ns))
+    report = gc.run(small, delete=True)
+    assert (report.unknown_objects, report.young_objects) == (0, 1)
+    assert small.object_path(pack).exists()
 
 
 def test_a_collection_leaves_a_sound_volume_alone(small: Small) -> None:
