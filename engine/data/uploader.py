@@ -15,7 +15,7 @@ from itertools import count
 
 from cairnfs.data.pack import BuiltPack, PlainSlice, build_pack, pack_name
 from cairnfs.data.ports import MetaPort
-from cairnfs.errors import CairnError, ObjectError
+from cairnfs.errors import CairnError, ObjectError, ObjectMissing
 from cairnfs.metrics import Metrics
 from cairnfs.objects.base import ObjectStore, Put
 from cairnfs.objects.codec import make_encoder
@@ -52,12 +52,13 @@ class Piece:
 class Batch:
     """Pieces that share a pack. `offered`: a commit that was not refused has named its pack, which may be in a layout already."""
 
-    __slots__ = ("discarded", "error", "n_bytes", "offered", "pack", "pieces", "sealed_s", "state")
+    __slots__ = ("discarded", "error", "n_bytes", "offered", "pack", "pieces", "sealed_s", "state", "stored_ns")
 
     def __init__(self, pieces: list[Piece], sealed_s: float) -> None:
         self.pieces = pieces
         self.n_bytes = sum(p.length for p in pieces)
         self.sealed_s = sealed_s
+        self.stored_ns = 0
         self.state = State.WAITING
         self.pack: BuiltPack | None = None
         self.error: CairnError | None = None
@@ -136,6 +137,14 @@ class Uploader:
             self._threads.submit(work)
         except RuntimeError:
             work()
+
+    def has(self, pack: PackId) -> bool:
+        """Whether the object of a pack is there. ObjectError when that cannot be told."""
+        try:
+            self._objects.head(pack_name(pack))
+        except ObjectMissing:
+            return False
+        return True
 
     def forget(self, pack: PackId) -> None:
         """Delete, in the background, a pack that no commit has named. What cannot be deleted is left to `cairnfs gc`."""

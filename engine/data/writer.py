@@ -18,7 +18,7 @@ from cairnfs.data.dirty import DirtyBlock
 from cairnfs.data.pack import BuiltPack
 from cairnfs.data.ports import LayoutOps
 from cairnfs.data.uploader import MAX_BATCH_SLICES, Batch, Piece, State, Uploader
-from cairnfs.errors import CairnError, FsError
+from cairnfs.errors import CairnError, CorruptError, FsError
 from cairnfs.types import Attr, Buffer, Inode, SliceRef
 
 OnCommit = Callable[[Attr], None]
@@ -26,6 +26,7 @@ Snapshot = list[tuple[int, Buffer]]
 
 COMMIT_BATCHES = 128  # a background commit is due at this many stored batches: 512 MiB of sequential writing
 COMMIT_AGE_S = 30.0  # or at this age of the oldest: what Linux allows its own dirty pages
+OLD_NS = 1800 * 10**9  # what was stored so long ago and is named by nobody may have been collected: half of the grace of gc
 
 
 class WriterServices:
@@ -318,7 +319,7 @@ class FileWriter:
         with self._settled:
             for piece in batch.pieces:
                 piece.data = None
-            batch.state = State.STORED
+            batch.state, batch.stored_ns = State.STORED, self._s.clock.now_ns()
             discarded = batch.discarded
             self._settled.notify_all()
         self._s.release(batch.n_bytes)
@@ -372,6 +373,7 @@ class FileWriter:
         """Commit the first batches, all stored. The caller holds `_flushing`."""
         pieces = [(p.file_off, p.length, p.ref) for b in batches for p in b.pieces if p.ref is not None]
         packs = [(b.pack.pack, b.pack.plain_bytes, b.pack.object_bytes) for b in batches if b.pack is not None]
+        self._check_old(batches)
         with self._lock:
             mtime_ns, n_writes = self._mtime_ns, self._n_writes
             first_offered = [batch for batch in batches if not batch.offered]
@@ -392,6 +394,19 @@ class FileWriter:
             self._dirty_end = self._find_dirty_end()
         self._s.committed(attr, [p for b in batches for p in b.pieces])
         return attr
+
+    def _check_old(self, batches: list[Batch]) -> None:
+        """Ask for objects that were stored long ago, by the clock that goes on while a machine is suspended."""
+        now_ns = self._s.clock.now_ns()
+        for batch in batches:
+            if (
+                batch.pack is not None
+                and not 0 <= now_ns - batch.stored_ns < OLD_NS
+                and not self._s.uploader.has(batch.pack.pack)
+            ):
+                raise CorruptError(
+                    f"inode {self.ino}: what was stored of it was collected before it was committed, while this node stood still"
+                )
 
     def _find_dirty_end(self) -> int:
         ends = [b.end for b in self._blocks.values()]

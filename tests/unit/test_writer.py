@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from cairnfs.clock import SystemClock
 from cairnfs.const import CHUNK_BYTES, MIB
 from cairnfs.data.dirty import DirtyBlock
-from cairnfs.errors import FsError, SessionLost, StoreError
+from cairnfs.data.pack import pack_name
+from cairnfs.data.uploader import State
+from cairnfs.errors import CorruptError, FsError, SessionLost, StoreError
 from cairnfs.objects.base import ObjectStore
 from cairnfs.types import Buffer
 from support.datavolume import BLOCK, DataVolume, OpenedFile
@@ -455,3 +457,32 @@ def test_a_commit_that_may_have_been_applied_leaves_its_packs(
     file.writer.discard()
     volume.data.uploader.close()
     assert len(volume.packs()) == 1
+
+
+@pytest.mark.parametrize("passed_s", [7200, -7200, 60])
+def test_what_was_collected_before_its_commit_is_an_error_and_not_a_layout_of_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passed_s: int
+) -> None:
+    """A machine that was suspended for hours commits what it had stored, and somebody may have run `gc --delete` meanwhile."""
+    volume = DataVolume(tmp_path)
+    kept, lost = volume.file(), volume.file()
+    for file in (kept, lost):
+        file.writer.write(0, b"x" * BLOCK)
+        while file.writer._batches[0].state is not State.STORED:
+            time.sleep(0.001)
+    now_ns = time.time_ns() + passed_s * 10**9
+    monkeypatch.setattr(SystemClock, "now_ns", lambda self: now_ns)
+    assert kept.writer.flush() is not None
+    assert volume.faulty.calls["head"] == (passed_s != 60), "it asks only after long"
+    if passed_s != 60:
+        assert (pack := lost.writer._batches[0].pack) is not None
+        volume.objects.delete(pack_name(pack.pack))
+        for _ in range(2):
+            with pytest.raises(CorruptError, match="collected") as raised:
+                lost.writer.flush()
+            assert raised.value.errno == errno.EIO
+        assert volume.meta_rows.attr(lost.ino).size == 0
+    lost.writer.discard()
+    for file in (kept, lost):
+        file.writer.close()
+    volume.close()
