@@ -18,6 +18,7 @@ long begins to watch anew: the store may have been away, and then nobody's heart
 
 import builtins
 import json
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -43,6 +44,8 @@ from cairnfs.meta.records import (
 )
 from cairnfs.meta.txn import Txn
 from cairnfs.types import Inode, Position, SessionId
+
+log = logging.getLogger(__name__)
 
 MISSED_BEATS = 5
 SHORTEST_STALE_S = 5.0  # a process may well be kept waiting for a second or two
@@ -136,7 +139,7 @@ class Sessions:
     def _go_on_as(self, own: SessionInfo) -> None:
         self._own = own
         self._core.store.origin = own.id
-        self._core.renew = self.renew
+        self._core.renew = self._renew_for_commit
         self.on_opened(own.id)
 
     def resume(self, session: SessionId, process: Process | None = None, version: str | None = None) -> bool:
@@ -178,6 +181,18 @@ class Sessions:
             now_s = self.now_ns() // 10**9
             self._register(own._replace(started=now_s, heartbeat=now_s))
 
+    def _renew_for_commit(self) -> None:
+        own = self._own
+        self.renew()
+        if own is not None and self.own != own.id:
+            log.warning("%s", self._lost(own))
+
+    def _lost(self, own: SessionInfo) -> str:
+        return (
+            f"session {own.id} was taken for dead after {own.stale_s:g} s without a heartbeat: its locks were given up, and "
+            f"deleted files that it held open were removed; session {self.own} goes on"
+        )
+
     def sustained(self) -> builtins.list[Inode]:
         """Inodes without a name that this session holds open."""
         found: builtins.list[Inode] = []
@@ -199,10 +214,7 @@ class Sessions:
             if self._core.transact(_replace(own)):
                 return
             self.renew()
-        raise StoreError(
-            f"session {own.id} was taken for dead after {own.stale_s:g} s without a heartbeat: its locks were given up, and "
-            f"deleted files that it held open were removed; session {self.own} goes on"
-        )
+        raise StoreError(self._lost(own))
 
     def close(self) -> None:
         """End this process's session: its locks and nameless inodes go. Without a session, nothing happens."""

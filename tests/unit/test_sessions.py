@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import replace
 
 import pytest
+from conftest import ExpectedLogs
 
 from cairnfs.errors import CorruptError, FsError, SessionLost, StoreError
 from cairnfs.meta import Meta, records
@@ -282,8 +283,14 @@ def lose(meta: Meta, clock: ManualClock) -> None:
 
 
 def test_what_ends_with_a_session_is_never_left_under_one_that_is_gone(
-    meta: Meta, other: Meta, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    meta: Meta,
+    other: Meta,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    expected_logs: ExpectedLogs,
 ) -> None:
+    expected_logs.add("taken for dead")
     ino = meta.names.create(Caller(), ROOT, b"f", REGULAR).ino
     told: list[SessionId] = []
     other.sessions.on_lost = lambda: told.append(other.core.session)
@@ -299,13 +306,16 @@ def test_what_ends_with_a_session_is_never_left_under_one_that_is_gone(
     assert told == [first, second]
     assert other.sessions.sustained() == [ino]
     assert [known.id for known in meta.sessions.list()] == [third]
+    said = [record.message.split()[1] for record in caplog.records if "taken for dead" in record.message]
+    assert said == [str(first), str(second)], "no heartbeat is there to say it"
     lose(meta, clock)
     assert meta.store.partitions(records.SUSTAINED_PREFIX, None, 10) == meta.store.partitions(b"k", None, 10) == []
 
 
 def test_content_written_under_a_lock_that_is_gone_is_not_committed(
-    meta: Meta, other: Meta, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    meta: Meta, other: Meta, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, expected_logs: ExpectedLogs
 ) -> None:
+    expected_logs.add("taken for dead")
     ino = meta.names.create(Caller(), ROOT, b"f", REGULAR).ino
     run_as(other, elsewhere(), monkeypatch)
     other.core.is_fenced = lambda ino: True
