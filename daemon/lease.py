@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from cairnfs.clock import Clock, SystemClock
+from cairnfs.clock import Clock, SleeplessClock
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Lease(threading.Thread):
         self._drop = drop
         self._regained = regained
         self._forget = forget
-        self._clock = clock or SystemClock()
+        self._clock = clock or SleeplessClock()
         self._lock = threading.Lock()  # so that what is regained is not dropped by a check that began before
         self._forgetting = threading.Lock()
         self._ends_s = self._known_s = self._clock.monotonic_s() + LEASE_S  # `_known_s`: until then what is known may be used

@@ -21,3 +21,10 @@ class SystemClock:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
+
+
+class SleeplessClock(SystemClock):
+    """The same, whose monotonic time goes on while the machine is suspended: for what others rely on."""
+
+    def monotonic_s(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -208,7 +208,7 @@ struct ar_header {
     uint32_t seen_valid;
     _Atomic uint32_t n_committing; /* commits of this mount that may be in the store and are not applied here yet */
     _Atomic uint32_t evicted_attrs; /* that gave way to others */
-    _Atomic int64_t leased_until_ns; /* CLOCK_MONOTONIC; of stores that cannot be watched */
+    _Atomic int64_t leased_until_ns; /* CLOCK_BOOTTIME; of stores that cannot be watched */
     _Atomic uint32_t is_pushed;  /* under a lease, opens need no fence of their own */
     _Atomic uint32_t is_careful; /* opens, and names that do not exist, are left to Python, whatever else says that all is fresh;
                                   AR_LOOKS: names that exist, too */

@@ -159,7 +159,7 @@ class Arena:
         """Whether `fresh_for_open` says no for the time being; with `looks`, LOOKUP is left to Python, too."""
 
     def lease(self, until_s: float, is_pushed: bool) -> None:
-        """Without a watch, everything is fresh until `until_s` (CLOCK_MONOTONIC); with `is_pushed` for opens as well."""
+        """Without a watch, everything is fresh until `until_s` (CLOCK_BOOTTIME); with `is_pushed` for opens as well."""
 
     def saw(self, position: int, mark: bytes | None) -> None:
         """Everything up to `position` is known; the watched bytes were `mark` before that was found out, None: not known."""

@@ -302,7 +302,7 @@ cdef class Arena:
         self.arena.h.is_careful = on | looks * AR_LOOKS
 
     def lease(self, double until_s, bint is_pushed):
-        """Without a watch, everything is fresh until `until_s` (CLOCK_MONOTONIC); with `is_pushed` for opens as well."""
+        """Without a watch, everything is fresh until `until_s` (CLOCK_BOOTTIME); with `is_pushed` for opens as well."""
         self.arena.h.is_pushed = is_pushed
         self.arena.h.leased_until_ns = <int64_t>(until_s * 1e9)
 

@@ -17,7 +17,7 @@ static int is_leased(const struct ar_header *h)
     struct timespec now;
     if (until_ns == 0)
         return 0;
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(CLOCK_BOOTTIME, &now); /* others go on while this machine is suspended */
     return now.tv_sec * INT64_C(1000000000) + now.tv_nsec < until_ns;
 }
 

@@ -128,7 +128,7 @@ class World:
             for _ in range(20):
                 assert peer.call("SYNCFS", bytes(8)).error == 0
         self.arena.saw(NOW, None)
-        self.arena.lease(time.monotonic() + 3600, True)
+        self.arena.lease(time.clock_gettime(time.CLOCK_BOOTTIME) + 3600, True)
         self.counts = self.counted = peer.channel.counts()
 
     def _options(self) -> dict[str, Any]:
