@@ -175,21 +175,28 @@ class ChannelFront:
             if self._channel is not None:
                 self._channel.follows = followed
 
-    def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]]) -> None:
+    def leaving(self, on: bool) -> None:
+        """Whether the kernel is still to be told of something: opens are left to Python, which waits for that."""
+        with self._lock:
+            channel = self._channel
+        if channel is not None:
+            channel.leaving(on)
+
+    def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]]) -> set[Inode]:
         """Make the kernel forget attributes and pages of inodes, and names. From any thread that serves no request; may
-        wait for requests on the same directories.
+        wait for requests on the same directories. Returns those inodes that the kernel does not know.
 
         Names are dropped, not expired: the reply to a lookup that looks again at an expired name would make it valid, even
         if it was overtaken by this very change.
         """
         with self._lock:
             channel = self._channel
+        unknown: set[Inode] = set()
         if channel is None:
-            return
+            return unknown
 
         def drop() -> None:
-            for ino in inos:
-                channel.inval_inode(ino)
+            unknown.update(ino for ino in inos if not channel.inval_inode(ino))
             for parent, name in dentries:
                 channel.inval_entry(parent, name)
 
@@ -197,6 +204,7 @@ class ChannelFront:
             self._wait_for(drop)
         except OSError as error:
             log.warning("%s: the kernel did not take an invalidation: %s", self._mountpoint, error)
+        return unknown
 
     def invalidate_attributes(self, inos: Iterable[Inode]) -> None:
         """Make the kernel ask for attributes again. Takes no lock of the kernel's, so requests may call it."""

@@ -127,17 +127,20 @@ class Pyfuse3Front:
         """pyfuse3 cannot make the kernel drop all names at once: names and attributes stay for their timeout."""
         log.warning("%s: what the kernel keeps is dropped after its timeout only: pyfuse3 cannot say more", self._mountpoint)
 
-    def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]]) -> None:
+    def leaving(self, on: bool) -> None:
+        """Nothing is opened without Python."""
+
+    def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]]) -> set[Inode]:
         """Make the kernel forget attributes and pages of inodes, and names. From any thread but trio's; may wait for
-        requests on the same directories.
+        requests on the same directories. Returns those inodes that it does not know.
         """
         with self._notifying:
             if self._token is None:
-                return
-            for ino in inos:
-                _notify(pyfuse3.invalidate_inode, ino)
+                return set()
+            unknown = {ino for ino in inos if not _notify(pyfuse3.invalidate_inode, ino)}
             for parent, name in dentries:
                 _notify(pyfuse3.invalidate_entry, parent, name)
+        return unknown
 
     def invalidate_attributes(self, inos: Iterable[Inode]) -> None:
         """Make the kernel ask for attributes again. Requests may call it: it takes no lock of the kernel's, nor the one that
@@ -183,13 +186,15 @@ def _fail_waiting_calls(fd: int, mounted: Mounted | None) -> None:
         abort(mounted)
 
 
-def _notify(tell: Callable[..., None], *args: object) -> None:
-    """Tell the kernel to forget something; ENOENT only says that it knows nothing of it."""
+def _notify(tell: Callable[..., None], *args: object) -> bool:
+    """Tell the kernel to forget something. False (ENOENT): it knows nothing of it."""
     try:
         tell(*args)
     except OSError as error:
         if error.errno != errno.ENOENT:
             log.warning("the kernel did not take an invalidation: %s", error)
+        return False
+    return True
 
 
 class VfsOperations(pyfuse3.Operations):

@@ -26,8 +26,14 @@ class Front(Protocol):
         """From any thread: detach the mount and make `run` return; calls that still wait fail."""
         ...
 
-    def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]]) -> None:
-        """Make the kernel forget what it keeps of inodes and names. Not from a thread that serves a request."""
+    def leaving(self, on: bool) -> None:
+        """Whether the kernel is still to be told of something that others have changed: who opens a file waits for that."""
+        ...
+
+    def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]]) -> set[Inode]:
+        """Make the kernel forget what it keeps of inodes and names. Not from a thread that serves a request.
+        Returns those inodes that it does not know.
+        """
         ...
 
     def invalidate_attributes(self, inos: Iterable[Inode]) -> None:

@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 SHORTEST_POLL_S = 0.01  # while others commit
 LONGEST_POLL_S = 0.1  # while they do not; ten empty reads of a store per second cost nothing
 LOG_BATCH = 1000
-SHOWN_WITHIN_S = 5.0  # dropping pages waits for those who read them; a lock is not withheld for ever
+SHOWN_WITHIN_S = 5.0  # dropping pages waits for those who read them; a lock is not withheld for ever,
+OPENED_WITHIN_S = 1.0  # nor is an open
 INO8 = 8
 NEWEST = Position(0)
 
@@ -45,7 +46,7 @@ Changes = tuple[set[Inode], set[tuple[Inode, bytes]]]
 class Cached(Protocol):
     """Something that keeps what it knows of inodes and names: the VFS, the kernel behind a front."""
 
-    def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]]) -> None: ...
+    def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]]) -> object: ...
 
     def invalidate_all(self) -> None: ...
 
@@ -59,6 +60,14 @@ class Vfs(Cached, Protocol):
 class KernelCaches(Cached, Protocol):
     """What a front can make the kernel forget."""
 
+    def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]]) -> set[Inode]:
+        """Returns those inodes that the kernel does not know."""
+        ...
+
+    def leaving(self, on: bool) -> None:
+        """Whether there is something that the kernel is still to forget: then whoever opens a file calls `dropped`."""
+        ...
+
     def invalidate_attributes(self, inos: Iterable[Inode]) -> None: ...
 
     def trust(self, followed: bool) -> None: ...
@@ -67,8 +76,8 @@ class KernelCaches(Cached, Protocol):
 class Follower(threading.Thread):
     """The thread; made before the mount, so that nothing is missed.
 
-    Attributes are dropped from the kernel twice, at the next poll again: an inode that the kernel learned of by a reply under
-    way while its attributes were dropped would keep what that reply says.
+    Attributes of an inode that the kernel did not know are dropped at the next poll again: if it learned of that inode by a reply
+    under way meanwhile, it would keep what that reply says.
     """
 
     def __init__(
@@ -155,6 +164,21 @@ class Follower(threading.Thread):
         """
         if not self._is_known(position):
             self.ask()
+        if not self._wait_for_round(ino, SHOWN_WITHIN_S):
+            log.warning("inode %d: the kernel has not dropped its pages for %g s", ino, SHOWN_WITHIN_S)
+
+    def dropped(self, ino: Inode) -> None:
+        """Return when the kernel has forgotten what is known to be outdated of a file, which is about to be opened.
+
+        A notification makes the kernel throw away the answer to a GETATTR that is under way, and go on with the size that it
+        had: one after the OPEN would let its first read end there, or show zeros beyond the end.
+        """
+        leaving = self._inos, self._leaving  # in this order: see `catch_up`
+        if self._everything or self._leaves_nothing or any(inos and ino in inos for inos in leaving):
+            self._wait_for_round(ino, OPENED_WITHIN_S)
+
+    def _wait_for_round(self, ino: Inode, seconds: float) -> bool:
+        """Wait until what is known to be outdated of an inode is dropped. False: it takes longer."""
         with self._ended_rounds:
             is_under_way = self._leaving is not None
             if self._everything or ino in self._inos:
@@ -162,10 +186,9 @@ class Follower(threading.Thread):
             elif self._leaving is not None and (self._leaves_nothing or ino in self._leaving):
                 last = self._n_rounds + 1
             else:
-                return
+                return True
             self._wake.set()
-            if not self._ended_rounds.wait_for(lambda: self._n_rounds >= last or self._ended, SHOWN_WITHIN_S):
-                log.warning("inode %d: the kernel has not dropped its pages for %g s", ino, SHOWN_WITHIN_S)
+            return self._ended_rounds.wait_for(lambda: self._n_rounds >= last or self._ended, seconds)
 
     def ask(self) -> None:
         """As `fence`, whatever is thought to be known here."""
@@ -225,20 +248,21 @@ class Follower(threading.Thread):
         again, self._again = self._again, set()
         with self._reading:
             position = self._position
-            everything, self._everything = self._everything, False
-            inos, self._inos = self._inos, set()
+            # Whoever looks without the lock finds an inode in the first or in the second.
+            self._leaving, self._leaves_nothing = inos, everything = self._inos, self._everything
+            self._inos, self._everything = set(), False
             dentries, self._dentries = self._dentries, set()
             n_notes = 0 if self._moved is None else self._moved.n_notes
-            self._leaving, self._leaves_nothing = inos, everything
         try:
             if everything:
                 self._front.invalidate_all()
             if inos or dentries:
-                self._front.invalidate(inos, dentries)
-                self._again = inos
+                self._again = self._front.invalidate(inos, dentries)
         finally:
             with self._ended_rounds:
-                self._leaving = None
+                self._leaving, self._leaves_nothing = None, False
+                if not self._inos and not self._everything:
+                    self._front.leaving(False)
                 self._n_rounds += 1
                 self._ended_rounds.notify_all()
         if again:
@@ -296,6 +320,7 @@ class Follower(threading.Thread):
                     inos, dentries = changes(others)
                     if inos or dentries:
                         found = True
+                        self._front.leaving(True)
                         self._vfs.invalidate(inos, dentries)
                         self._front.invalidate_attributes(inos)
                         self._inos |= inos
@@ -337,6 +362,7 @@ class Follower(threading.Thread):
         self._vfs.invalidate_all()
         if self._moved is not None:
             self._moved.note({Inode(ROOT_INO): True})
+        self._front.leaving(True)
         self._everything = True
         self._position = position
 

@@ -245,7 +245,13 @@ class MountProcess:
             follower.on_read = partial(front.tend, volume.store)
         ask = follower.ask if is_pushed else None
         vfs.follow(
-            follower.fence, front.invalidate_attributes, follower.way, show=follower.show, catch_up=ask, hold=follower.hold
+            follower.fence,
+            front.invalidate_attributes,
+            follower.way,
+            show=follower.show,
+            catch_up=ask,
+            hold=follower.hold,
+            dropped=follower.dropped,
         )
         volume.store.on_commit = tell_own(front)
         announcer = threading.Thread(target=self._announce, args=(volume,), name="announce", daemon=True)

@@ -124,6 +124,9 @@ class Channel(Notifier):
 
     @follows.setter
     def follows(self, value: bool) -> None: ...
+    def leaving(self, on: bool) -> None:
+        """Is the kernel still to forget something that others have changed? Then files are opened by the handler."""
+
     @property
     def n_known(self) -> int:
         """Inodes that the kernel may know, the root aside."""

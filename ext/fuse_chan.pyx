@@ -461,6 +461,8 @@ cdef class Channel(Notifier):
     @follows.setter
     def follows(self, bint value): self.chan.follows = value
 
+    def leaving(self, bint on): self.chan.leaves = on
+
     @property
     def n_known(self):
         """Inodes that the kernel may know, the root aside."""

@@ -295,7 +295,7 @@ static int open_file(struct fc_lane *lane, const struct fw_in_header *header, st
         return 0;
     if (!ar_fresh_for_open(chan->arena) && !(fc_wants_fence(chan, header->nodeid) && is_fenced(chan)))
         return 0;
-    return open_fresh(lane, header, cursor);
+    return atomic_load(&chan->leaves) ? 0 : open_fresh(lane, header, cursor);
 }
 
 static int open_dir(struct fc_lane *lane, const struct fw_in_header *header, struct fc_cursor *cursor)

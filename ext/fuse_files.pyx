@@ -88,7 +88,7 @@ cdef Operation file_operation(unsigned int opcode) noexcept:
 cdef int op_open(Request r) except -1:
     cdef const fw.fw_open_in *in_ = <const fw.fw_open_in *>r.take(sizeof(fw.fw_open_in))
     if not in_.flags & (O_ACCMODE | O_TRUNC) and r.lane.chan.wants_fence(r.lane.chan, r.header.nodeid):
-        r.h.fence(r.caller, r.header.nodeid)
+        r.h.fence(r.caller, r.header.nodeid, True)
         r.caller.fenced = True
         if r.lane.chan.open_fenced(r.lane):
             return 0

@@ -73,6 +73,7 @@ cdef extern from "fuse_lane.h" nogil:
         Span negative_valid
         uint64_t fleeting_from
         int follows
+        int leaves
         const fc_slots *slots
         fu_transport *uring
         le_log_end *log_end

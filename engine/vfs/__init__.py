@@ -136,20 +136,23 @@ class Vfs:
     def open(self, c: Caller, ino: Inode, flags: int, kill_suidgid: bool = False) -> Opened:
         """Open a regular file, with O_TRUNC if given. ESTALE, EISDIR, ELOOP (symbolic link), ENXIO (others), EROFS."""
         try:
-            self.fence(c, ino)
+            self.fence(c, ino, True)
             with self._state.moved.walk(c.pid):
                 return self._io.open(ino, flags, kill_suidgid)
         finally:
             self._state.pinned.let_go(c.pid)
 
-    def fence(self, c: Caller, ino: Inode) -> None:
-        """Before an inode is opened: return when everything that others committed before the call is known here. EIO, ESTALE.
+    def fence(self, c: Caller, ino: Inode, is_file: bool = False) -> None:
+        """Before an inode is opened: return when everything that others committed before the call is known here, and the kernel
+        has dropped what is outdated of a file. EIO, ESTALE.
 
         Once for a request: who was sent back is let pass once.
         """
         if not c.fenced:
             self._state.fence(UNKNOWN)
             self._state.moved.check(c.pid, ino)
+            if is_file and self._state.dropped is not None:
+                self._state.dropped(ino)
 
     def read(self, c: Caller, fh: int, offset: int, size: int) -> list[memoryview]:
         """Up to `size` bytes as consecutive views, valid as long as they are referenced; short only at the end of file.
@@ -276,6 +279,7 @@ class Vfs:
         show: Callable[[Inode, Position], None] | None = None,
         catch_up: Callable[[], None] | None = None,
         hold: Callable[[], None] | None = None,
+        dropped: Callable[[Inode], None] | None = None,
     ) -> None:
         """`fence` returns when everything that others committed before the call was passed to `invalidate`, or with a position
         everything up to there; opens call it. `forget` makes the kernel ask for attributes again, where they changed without a
@@ -283,7 +287,8 @@ class Vfs:
         have not asked; None where `fence` costs nothing. `show` returns when the kernel has no older pages of an inode than
         what was committed up to a position (0: before the call); whoever takes a lock calls it. `catch_up`: as `fence`, where
         that does not ask and the kernel may keep that names are absent. `hold` returns when nothing is known here that is older
-        than whoever follows the log allows; what is answered without asking the store calls it.
+        than whoever follows the log allows; what is answered without asking the store calls it. `dropped` returns when the kernel
+        has dropped what is known to be outdated of a file; opens call it after `fence`.
         """
         self._state.fence = fence
         self._state.hold = hold or self._state.hold
@@ -291,6 +296,7 @@ class Vfs:
         if way is not None:
             self._state.way = way
         self._state.catch_up = catch_up
+        self._state.dropped = dropped
         self._locking.is_followed = True
         self._locking.show = show
 

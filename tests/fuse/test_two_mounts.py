@@ -34,6 +34,28 @@ def test_an_open_sees_what_was_closed_elsewhere(mounts: MountFactory, volume: Vo
         assert (two.path / "f").read_bytes() == data
 
 
+@pytest.mark.parametrize("before, after", [(10, 30), (30, 10)])
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])
+def test_an_open_sees_the_size_of_what_was_closed_elsewhere(
+    mounts: MountFactory, volume: Volume, flags: int, before: int, after: int
+) -> None:
+    # Nobody asks for attributes first, as read_bytes() does: the kernel goes by the size that it has. It throws away what it was
+    # told if a notification overtakes that, and then goes on with the size of before.
+    one = mounts.new(volume)
+    two = mounts.new(one.volume)
+    for i in range(100):
+        (one.path / f"f{i}").write_bytes(b"x" * before)
+        with (two.path / f"f{i}").open("r+b", buffering=0) as file:
+            file.write(b"y" * after)
+            file.truncate(after)
+        fd = os.open(one.path / f"f{i}", flags)
+        try:
+            assert os.read(fd, 100) == b"y" * after, i
+            assert os.lseek(fd, 0, os.SEEK_END) == after
+        finally:
+            os.close(fd)
+
+
 def test_names_attributes_and_removals_arrive(mounts: MountFactory, volume: Volume) -> None:
     one = mounts.new(volume)
     two = mounts.new(one.volume)

@@ -24,7 +24,10 @@ FOPEN_KEEP_CACHE = 2
 class Kernel:
     """What a front would make the kernel forget: nothing here."""
 
-    def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]]) -> None: ...
+    def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]]) -> set[Inode]:
+        return set()
+
+    def leaving(self, on: bool) -> None: ...
 
     def invalidate_attributes(self, inos: Iterable[Inode]) -> None: ...
 

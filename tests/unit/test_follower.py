@@ -35,13 +35,19 @@ class Cache:
         self.attributes: set[int] = set()
         self.unlocked: set[int] = set()
         self.n_everything = 0
+        self.unknown: set[Inode] = set()
+        self.leaves = False
         self.followed = True
         self.told = threading.Event()
 
-    def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]] = ()) -> None:
+    def leaving(self, on: bool) -> None:
+        self.leaves = on
+
+    def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]] = ()) -> set[Inode]:
         self.inos.update(inos)
         self.dentries.update(dentries)
         self.told.set()
+        return self.unknown & set(inos)
 
     def released(self, inos: Iterable[Inode]) -> None:
         self.unlocked.update(inos)
@@ -206,8 +212,39 @@ def test_failure_while_dropping_does_not_end_the_thread(node: Node, expected_log
     node.follower.stop()
 
 
-def test_attributes_are_dropped_again_at_the_next_poll(node: Node) -> None:
+def test_whoever_opens_a_file_waits_until_the_kernel_has_dropped_it(node: Node) -> None:
     node.commit(inode_key(Inode(5)))
+    node.follower.fence()
+    assert node.kernel.leaves, "compiled code opens nothing meanwhile"
+    node.follower.dropped(Inode(6))
+    dropped = threading.Event()
+    opening = threading.Thread(target=lambda: (node.follower.dropped(Inode(5)), dropped.set()))
+    told = node.kernel.invalidate
+
+    def invalidate(inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]] = ()) -> set[Inode]:
+        opening.start()
+        assert not dropped.wait(0.1), "while the kernel is told it waits"
+        assert node.kernel.leaves
+        return told(inos, dentries)
+
+    node.kernel.invalidate = invalidate  # type: ignore[method-assign]
+    node.follower.catch_up()
+    opening.join(20)
+    assert dropped.is_set()
+    assert not node.kernel.leaves
+    node.follower.dropped(Inode(5))
+
+
+def test_an_open_does_not_wait_for_ever(node: Node) -> None:
+    node.commit(inode_key(Inode(5)))
+    node.follower.fence()
+    node.follower.dropped(Inode(5))  # nobody tells the kernel
+    assert node.kernel.leaves
+
+
+def test_attributes_that_the_kernel_did_not_know_are_dropped_again_at_the_next_poll(node: Node) -> None:
+    node.kernel.unknown = {Inode(5)}
+    node.commit(inode_key(Inode(5)), inode_key(Inode(6)))
     node.follower.catch_up()
     node.kernel.attributes.clear()
     assert not node.follower.catch_up()
