@@ -90,7 +90,9 @@ class Xattrs:
             self._core.transact(lambda txn: _set_plain(txn, ino, name, value, flags, now_ns))
 
     def remove(self, ino: Inode, name: bytes) -> None:
-        """Remove an attribute; without its ACL an inode keeps its mode. ENODATA, ENOENT, EOPNOTSUPP, ERANGE."""
+        """Remove an attribute; without its ACL an inode keeps its mode. That there is no ACL is no error, as on disks.
+        ENODATA, ENOENT, EOPNOTSUPP, ERANGE.
+        """
         _check_name(name)
         now_ns = self._core.now_ns()
 
@@ -98,6 +100,8 @@ class Xattrs:
             inode, row = txn.get_many((inode_key(ino), xattr_key(ino, name)))
             if inode is None:
                 raise FsError(errno.ENOENT)
+            if row is None and name in _ACL_FLAG:
+                return
             if row is None:
                 raise FsError(errno.ENODATA)
             txn.unchanged(xattr_key(ino, name))

@@ -242,11 +242,11 @@ class Vfs:
         self._xattrs.set(c, ino, name, value, flags, kill_sgid)
 
     def listxattr(self, c: Caller, ino: Inode) -> list[bytes]:
-        """Names of the extended attributes. ENOENT."""
-        return self._xattrs.list(ino)
+        """Names of the extended attributes; those in `trusted.` for root only. ENOENT."""
+        return self._xattrs.list(c, ino)
 
     def removexattr(self, c: Caller, ino: Inode, name: bytes) -> None:
-        """Remove an extended attribute. ENODATA, ENOENT, EROFS."""
+        """Remove an extended attribute. ENODATA (not for an ACL), ENOENT, EROFS."""
         self._xattrs.remove(ino, name)
 
     # Locks

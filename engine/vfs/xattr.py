@@ -12,6 +12,7 @@ from cairnfs.vfs.info import describe
 from cairnfs.vfs.state import VfsState
 
 VIRTUAL_PREFIX = b"cairnfs."
+TRUSTED = b"trusted."  # the kernel lets nobody else read these, but shows what it is told that there is
 INFO = b"cairnfs.info"
 
 
@@ -37,8 +38,9 @@ class Xattrs:
         self._xattrs.set(ino, name, value, flags, kill_sgid)
         self._changed(ino)
 
-    def list(self, ino: Inode) -> list[bytes]:
-        return self._xattrs.list(ino)
+    def list(self, c: Caller, ino: Inode) -> list[bytes]:
+        names = self._xattrs.list(ino)
+        return [name for name in names if not name.startswith(TRUSTED)] if c.uid else names
 
     def remove(self, ino: Inode, name: bytes) -> None:
         self._change(name)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.mounts import Mount
+from support.other_user import as_user
 from support.syscalls import UTIME_NOW, UTIME_OMIT, birth_time_ns, utimensat
 
 pytestmark = pytest.mark.fuse
@@ -135,6 +136,30 @@ def test_extended_attributes(mount: Mount) -> None:
     with pytest.raises(OSError) as caught:
         os.setxattr(path, "nonsense.name", b"x")
     assert caught.value.errno == errno.EOPNOTSUPP
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="attributes in trusted. are root's")
+def test_others_are_not_told_of_trusted_attributes(mount: Mount) -> None:
+    path = mount.path / "f"
+    path.touch()
+    os.setxattr(path, "user.one", b"1")
+    os.setxattr(path, "trusted.one", b"1")
+    assert sorted(os.listxattr(path)) == ["trusted.one", "user.one"]
+
+    def look() -> None:
+        assert os.listxattr(path) == ["user.one"]
+
+    as_user(65534, look)
+
+
+def test_removing_an_acl_that_is_not_there_is_no_error(mount: Mount) -> None:
+    (mount.path / "d").mkdir()
+    (mount.path / "f").touch()
+    os.removexattr(mount.path / "d", "system.posix_acl_default")
+    os.removexattr(mount.path / "f", "system.posix_acl_access")
+    with pytest.raises(OSError) as caught:
+        os.removexattr(mount.path / "f", "user.none")
+    assert caught.value.errno == errno.ENODATA
 
 
 def acl(*entries: tuple[int, int, int]) -> bytes:
