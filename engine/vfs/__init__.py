@@ -57,7 +57,7 @@ class Vfs:
         self._io = FileIo(state, self._names, self._attrs, self._locking)
         meta.core.is_fenced = state.files.is_fenced
         meta.sessions.on_lost = state.files.lose_locks
-        self._ranges = Ranges(state)
+        self._ranges = Ranges(state, self._io.drop_privileges)
         self._dirs = Directories(state, self._removed)
         self._xattrs = Xattrs(state)
 
@@ -184,7 +184,7 @@ class Vfs:
 
     def fallocate(self, c: Caller, fh: int, mode: int, offset: int, length: int) -> None:
         """fallocate(2): allocate, punch a hole, zero a range. EOPNOTSUPP for other modes; EBADF, EFBIG, ENOSPC, EROFS."""
-        self._ranges.fallocate(fh, mode, offset, length)
+        self._ranges.fallocate(c, fh, mode, offset, length)
 
     def lseek(self, c: Caller, fh: int, offset: int, whence: int) -> int:
         """SEEK_END, SEEK_DATA, SEEK_HOLE. EINVAL for others, ENXIO past the end."""
@@ -192,7 +192,7 @@ class Vfs:
 
     def copy_file_range(self, c: Caller, fh_in: int, off_in: int, fh_out: int, off_out: int, length: int) -> int:
         """Copy by sharing stored slices; may copy less than asked. EBADF, EINVAL (overlap), EFBIG, ENOSPC, EROFS."""
-        return self._ranges.copy(fh_in, off_in, fh_out, off_out, length)
+        return self._ranges.copy(c, fh_in, off_in, fh_out, off_out, length)
 
     # Directories
 

@@ -199,7 +199,7 @@ class FileIo:
         file.locks.check(handle.lock_owners | {handle.flock_owner})
         n_bytes = len(data)
         if kill_suidgid:
-            self._drop_privileges(c, file)
+            self.drop_privileges(c, file)
         with file.changing():
             request = 0
             if handle.append and not mapped:
@@ -217,7 +217,7 @@ class FileIo:
                 file.grant(fh, n_bytes)
         return n_bytes
 
-    def _drop_privileges(self, c: Caller, file: OpenFile) -> None:
+    def drop_privileges(self, c: Caller, file: OpenFile) -> None:
         """Take set-user-id, set-group-id and capabilities away. Asked for with every write of an ordinary user."""
         if file.unprivileged:
             return

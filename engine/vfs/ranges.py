@@ -5,10 +5,11 @@ They store what is dirty first, so that the layout tells the whole truth, and ho
 
 import errno
 import os
+from collections.abc import Callable
 
 from cairnfs.const import MAX_FILE_BYTES
 from cairnfs.errors import FsError
-from cairnfs.types import Attr
+from cairnfs.types import Attr, Caller
 from cairnfs.vfs.handles import Handle
 from cairnfs.vfs.openfile import OpenFile
 from cairnfs.vfs.state import VfsState
@@ -29,11 +30,12 @@ SUPPORTED_MODES = (
 class Ranges:
     """Operations on ranges through handles of regular files; what each promises is said at `Vfs`."""
 
-    def __init__(self, state: VfsState) -> None:
+    def __init__(self, state: VfsState, drop_privileges: Callable[[Caller, OpenFile], None]) -> None:
         self._state = state
+        self._drop_privileges = drop_privileges
         self._layout = state.meta.layout
 
-    def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
+    def fallocate(self, c: Caller, fh: int, mode: int, offset: int, length: int) -> None:
         file = self._writing(fh).file
         if mode not in SUPPORTED_MODES:
             raise FsError(errno.EOPNOTSUPP)
@@ -41,6 +43,7 @@ class Ranges:
             raise FsError(errno.EINVAL)
         if offset + length > MAX_FILE_BYTES:
             raise FsError(errno.EFBIG)
+        self._changed_by(c, file)
         with file.changing():
             file.flush()
             file.commit(lambda: self._reshape(file, mode, offset, length))
@@ -66,7 +69,7 @@ class Ranges:
         file.flush()
         return self._layout.seek(file.ino, offset, whence)
 
-    def copy(self, fh_in: int, off_in: int, fh_out: int, off_out: int, length: int) -> int:
+    def copy(self, c: Caller, fh_in: int, off_in: int, fh_out: int, off_out: int, length: int) -> int:
         """Bytes copied by sharing slices: no data is read or written. EINVAL when ranges of one file overlap."""
         source_handle, target_handle = self._state.handle(fh_in), self._writing(fh_out)
         if not source_handle.can_read or target_handle.append:
@@ -78,6 +81,7 @@ class Ranges:
             raise FsError(errno.EINVAL)
         if off_out + length > MAX_FILE_BYTES:
             raise FsError(errno.EFBIG)
+        self._changed_by(c, target)
         source.flush()
         with target.changing():
             target.flush()
@@ -94,6 +98,11 @@ class Ranges:
 
         target.commit(change)
         return n_bytes
+
+    def _changed_by(self, c: Caller, file: OpenFile) -> None:
+        """As a write of an ordinary user, which the kernel tells apart for writes only: here whoever is not root is one."""
+        if c.uid:
+            self._drop_privileges(c, file)
 
     def _writing(self, fh: int) -> Handle:
         handle = self._state.handles.get(fh)

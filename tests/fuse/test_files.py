@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from support.mounts import Mount, MountFactory
-from support.syscalls import syncfs
+from support.other_user import as_user
+from support.syscalls import FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, fallocate, syncfs
 
 pytestmark = pytest.mark.fuse
 
@@ -192,17 +193,40 @@ def test_suid_goes_when_another_user_writes(mount: Mount) -> None:
     path = mount.path / "suid"
     path.write_bytes(b"x")
     path.chmod(0o6777)
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setgid(65534)
-            os.setuid(65534)
-            with open(path, "ab") as file:
-                file.write(b"y")
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def append() -> None:
+        with path.open("ab") as file:
+            file.write(b"y")
+
+    as_user(65534, append)
+    assert os.stat(path).st_mode & 0o7777 == 0o777
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+@pytest.mark.parametrize("how", ["punch", "allocate", "copy"])
+def test_suid_goes_when_another_user_changes_what_is_in_the_file(channel_mount: Mount, how: str) -> None:
+    source, path = channel_mount.path / "source", channel_mount.path / "suid"
+    source.write_bytes(b"s" * 100)
+    path.write_bytes(b"x" * 100)
+
+    def change() -> None:
+        fd = os.open(path, os.O_RDWR)
+        if how == "copy":
+            fd_in = os.open(source, os.O_RDONLY)
+            assert os.copy_file_range(fd_in, fd, 10) == 10
+            os.close(fd_in)
+        elif how == "allocate":
+            os.posix_fallocate(fd, 0, 200)
+        else:
+            fallocate(fd, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, 0, 10)
+        os.close(fd)
+
+    path.chmod(0o6777)
+    change()
+    assert os.stat(path).st_mode & 0o7777 == 0o6777, "root's changes take nothing away"
+    as_user(65534, change)
+    assert os.stat(path).st_mode & 0o7777 == 0o777
+    channel_mount.restart()
     assert os.stat(path).st_mode & 0o7777 == 0o777
 
 
