@@ -30,6 +30,7 @@ from cairnfs.ext.page cimport Page
 cdef enum:
     O_ACCMODE = 3
     O_TRUNC = 0o1000
+    O_APPEND = 0o2000
     O_NONBLOCK = 0o4000
     F_UNLCK = 2
     MAX_DIR_REPLY = 128 << 10  # a longer reply would save no time, and every lane keeps room for one
@@ -159,13 +160,17 @@ cdef int op_write(Request r) except -1:
     """
     cdef const fw.fw_write_in *in_ = <const fw.fw_write_in *>r.take(sizeof(fw.fw_write_in))
     cdef memoryview data = r.data(in_.size)
-    cdef object write = r.h.write_mapped if in_.write_flags & fw.FW_WRITE_CACHE else r.h.write
+    cdef bint kills = in_.write_flags & fw.FW_WRITE_KILL_SUIDGID != 0
+    cdef bint appends = in_.flags & O_APPEND != 0  # as the descriptor is now: fcntl(2) changes that, and nobody tells
     cdef int64_t n
-    if in_.write_flags & fw.FW_WRITE_KILL_SUIDGID:
-        n = write(r.caller, in_.fh >> 1, in_.offset, data, True)
-        privileges_dropped(r)
+    if in_.write_flags & fw.FW_WRITE_CACHE and kills:
+        n = r.h.write_mapped(r.caller, in_.fh >> 1, in_.offset, data, True)
+    elif in_.write_flags & fw.FW_WRITE_CACHE:
+        n = r.h.write_mapped(r.caller, in_.fh >> 1, in_.offset, data)
     else:
-        n = write(r.caller, in_.fh >> 1, in_.offset, data)
+        n = r.h.write(r.caller, in_.fh >> 1, in_.offset, data, kills, appends)
+    if kills:
+        privileges_dropped(r)
     if n < 0 or n > in_.size:
         raise ValueError(f"{n} bytes written where {in_.size} were given")
     (<fw.fw_write_out *>r.answer(sizeof(fw.fw_write_out))).size = <uint32_t>n

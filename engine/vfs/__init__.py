@@ -160,15 +160,15 @@ class Vfs:
         """
         return self._io.read(fh, offset, size)
 
-    def write(self, c: Caller, fh: int, offset: int, data: Buffer, kill_suidgid: bool = False) -> int:
-        """Write all of `data` (copied before this returns) at `offset`, or at the end of file for an O_APPEND handle.
+    def write(self, c: Caller, fh: int, offset: int, data: Buffer, kill_suidgid: bool = False, append: bool | None = None) -> int:
+        """Write all of `data` (copied before this returns) at `offset`, or with `append` (None: O_APPEND of the open) at the end.
         EBADF, EFBIG, ENOSPC (the volume is full), EIO (earlier data could not be stored), EROFS.
         """
-        return self._io.write(c, fh, offset, data, kill_suidgid)
+        return self._io.write(c, fh, offset, data, kill_suidgid, append)
 
     def write_mapped(self, c: Caller, fh: int, offset: int, data: Buffer, kill_suidgid: bool = False) -> int:
         """A page of a mapping is written back, through any handle of the file: at `offset` even if that one appends."""
-        return self._io.write(c, fh, offset, data, kill_suidgid, mapped=True)
+        return self._io.write(c, fh, offset, data, kill_suidgid, False, mapped=True)
 
     def flush(self, c: Caller, fh: int, lock_owner: int | None = None) -> None:
         """A descriptor was closed: store and commit its file's data, free the owner's fcntl locks. EIO, ENOSPC."""

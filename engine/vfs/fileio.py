@@ -188,7 +188,9 @@ class FileIo:
             out[at : at + len(data)] = data
         return [memoryview(out)[: end - offset]]
 
-    def write(self, c: Caller, fh: int, offset: int, data: Buffer, kill_suidgid: bool, *, mapped: bool = False) -> int:
+    def write(
+        self, c: Caller, fh: int, offset: int, data: Buffer, kill_suidgid: bool, append: bool | None, *, mapped: bool = False
+    ) -> int:
         handle = self._state.handles.get(fh)
         if handle.drops is not None:
             self._used(handle)
@@ -198,11 +200,13 @@ class FileIo:
         file = handle.file
         file.locks.check(handle.lock_owners | {handle.flock_owner})
         n_bytes = len(data)
+        if append is None:
+            append = handle.append
         if kill_suidgid:
             self.drop_privileges(c, file)
         with file.changing():
             request = 0
-            if handle.append and not mapped:
+            if append:
                 request = serving.request
                 if request in self._state.left and self._state.appended(request):
                     return n_bytes  # it is in the journal of the process that was killed before it could say so
@@ -213,7 +217,7 @@ class FileIo:
                 raise FsError(errno.EFBIG)
             if n_bytes:
                 file.write(offset, data, request)
-            if not handle.append and not mapped:
+            if not append and not mapped:
                 file.grant(fh, n_bytes)
         return n_bytes
 

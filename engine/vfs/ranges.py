@@ -72,7 +72,9 @@ class Ranges:
     def copy(self, c: Caller, fh_in: int, off_in: int, fh_out: int, off_out: int, length: int) -> int:
         """Bytes copied by sharing slices: no data is read or written. EINVAL when ranges of one file overlap."""
         source_handle, target_handle = self._state.handle(fh_in), self._writing(fh_out)
-        if not source_handle.can_read or target_handle.append:
+        if not source_handle.can_read:
+            raise FsError(errno.EBADF)
+        if target_handle.append and not self._state.has_kernel:  # which knows whether it appends now
             raise FsError(errno.EBADF)
         if min(off_in, off_out, length) < 0:
             raise FsError(errno.EINVAL)

@@ -171,7 +171,7 @@ def kept_view(world: World) -> MemoryHandler:
     h = handler(world)
     kept = []
 
-    def write(c: Any, fh: int, offset: int, data: memoryview) -> int:
+    def write(c: Any, fh: int, offset: int, data: memoryview, *_: bool) -> int:
         kept.append(data)
         return len(data)
 

@@ -1,6 +1,7 @@
 """File contents through a real mount: writes, holes, sharing, mapping, durability, on both fronts."""
 
 import errno
+import fcntl
 import mmap
 import multiprocessing
 import os
@@ -127,6 +128,22 @@ def test_several_appenders_lose_nothing(mount: Mount) -> None:
     lines = path.read_bytes().splitlines()
     assert len(lines) == 1200
     assert len(set(lines)) == 1200
+
+
+def test_appending_is_switched_on_and_off(channel_mount: Mount) -> None:
+    path = channel_mount.path / "log"
+    path.write_bytes(b"0123456789")
+    fd = os.open(path, os.O_RDWR | os.O_APPEND)
+    os.write(fd, b"a")
+    fcntl.fcntl(fd, fcntl.F_SETFL, 0)
+    os.pwrite(fd, b"bb", 2)
+    assert os.pread(fd, 100, 0) == b"01bb456789a"
+    os.lseek(fd, 0, os.SEEK_SET)
+    os.write(fd, b"c")
+    fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
+    os.write(fd, b"d")
+    os.close(fd)
+    assert path.read_bytes() == b"c1bb456789ad"
 
 
 def test_truncating_open_and_exclusive_create(mount: Mount) -> None:

@@ -1,5 +1,6 @@
 """Two mounts of one volume, on SQLite and on Redis: what one process commits, the other sees."""
 
+import fcntl
 import os
 import time
 
@@ -54,6 +55,21 @@ def test_an_open_sees_the_size_of_what_was_closed_elsewhere(
             assert os.lseek(fd, 0, os.SEEK_END) == after
         finally:
             os.close(fd)
+
+
+def test_appending_that_was_switched_on_goes_behind_what_was_appended_elsewhere(mounts: MountFactory, volume: Volume) -> None:
+    one = mounts.new(volume)
+    two = mounts.new(one.volume)
+    (one.path / "other").touch()
+    (one.path / "log").write_bytes(b"one")
+    fd = os.open(one.path / "log", os.O_WRONLY)
+    with (two.path / "log").open("ab") as file:
+        file.write(b"two")
+    (one.path / "other").read_bytes()  # opens it: so the mount knows, but its kernel has not asked how long the file is
+    fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
+    os.write(fd, b"three")
+    os.close(fd)
+    assert (two.path / "log").read_bytes() == b"onetwothree"
 
 
 def test_names_attributes_and_removals_arrive(mounts: MountFactory, volume: Volume) -> None:

@@ -167,7 +167,9 @@ class MemoryHandler:
         found = memoryview(bytes(self.data[self.handles[fh]][offset : offset + size]))
         return [found[:1000], found[1000:]]
 
-    def write(self, c: Any, fh: int, offset: int, data: memoryview, kill_suidgid: bool = False) -> int:
+    def write(
+        self, c: Any, fh: int, offset: int, data: memoryview, kill_suidgid: bool = False, append: bool | None = None
+    ) -> int:
         ino = self.handles[fh]
         known = self.data[ino]
         known.extend(bytes(max(0, offset - len(known))))

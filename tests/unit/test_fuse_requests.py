@@ -296,22 +296,23 @@ def test_more_bytes_than_asked_are_eio(peer: FusePeer, handler: MemoryHandler, e
     assert peer.call("READ", read_body(handle, 0, 100), ino).error == errno.EIO
 
 
-def test_write_passes_flags_only_when_they_say_something(peer: FusePeer, handler: MemoryHandler) -> None:
+def test_write_passes_flags(peer: FusePeer, handler: MemoryHandler) -> None:
     ino = handler.add(1, b"f", stat.S_IFREG | 0o644).ino
     handle = open_file(peer, ino)
     cached, kill = 1, 4
     for write_flags in (0, kill, cached, cached | kill):
         assert peer.call("WRITE", write_body(handle, 0, b"x", write_flags), ino).body == struct.pack("=II", 1, 0)
     calls = [(name, args[4:]) for name, args in handler.calls if name in ("write", "write_mapped")]
-    plain, killing = ("write", ()), ("write", (True,))
-    assert calls == [plain, killing, ("write_mapped", ()), plain, ("write_mapped", (True,)), plain]
+    plain, killing = ("write", (False, False)), ("write", (True, False))
+    inner = ("write", ())  # what the handler makes of a page written back
+    assert calls == [plain, killing, ("write_mapped", ()), inner, ("write_mapped", (True,)), inner]
 
 
 def test_view_kept_beyond_its_request_keeps_its_bytes(peer: FusePeer, handler: MemoryHandler) -> None:
     ino = handler.add(1, b"f", stat.S_IFREG | 0o644).ino
     handle = open_file(peer, ino)
     kept: list[memoryview] = []
-    handler.before["write"] = lambda c, fh, offset, data: kept.append(data[1:])
+    handler.before["write"] = lambda c, fh, offset, data, *_: kept.append(data[1:])
     for i in range(4):
         assert peer.call("WRITE", write_body(handle, 0, bytes([i]) * 5000), ino).error == 0
     assert [bytes(view) for view in kept] == [bytes([i]) * 4999 for i in range(4)]
@@ -321,7 +322,7 @@ def test_view_kept_beyond_its_request_keeps_its_bytes(peer: FusePeer, handler: M
 def test_more_written_than_given_is_eio(peer: FusePeer, handler: MemoryHandler, expected_logs: ExpectedLogs) -> None:
     expected_logs.add("WRITE of inode")
     ino = handler.add(1, b"f", stat.S_IFREG | 0o644).ino
-    handler.hooks["write"] = lambda c, fh, offset, data: len(data) + 1
+    handler.hooks["write"] = lambda c, fh, offset, data, *_: len(data) + 1
     assert peer.call("WRITE", write_body(open_file(peer, ino), 0, b"x"), ino).error == errno.EIO
 
 
