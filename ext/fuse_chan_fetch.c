@@ -21,8 +21,8 @@ static int lacks(struct fc_chan *chan, const struct fw_in_header *header, struct
     if (header->opcode == FW_LOOKUP) {
         size_t n_bytes;
         const char *name = fc_take_name(&cursor, &n_bytes);
-        if (name == NULL)
-            return 0;
+        if (name == NULL || (name[0] == '.' && (n_bytes == 1 || (n_bytes == 2 && name[1] == '.'))))
+            return 0; /* of a file handle: no directory has these names, so it would be found that they are absent */
         if (!ar_name_find(arena, header->nodeid, name, n_bytes, &ino))
             return 1;
         return ino != 0 && !(ar_marks(arena, ino) & AR_LEFT_ALONE) && !ar_attr_find(arena, ino, &attr);

@@ -248,8 +248,12 @@ class Namespace:
 
     def _dot(self, ino: Inode, name: bytes) -> Attr:
         attr = self._names.get(ino)
+        if name == b".":
+            return self._state.shown(
+                attr
+            )  # a file, too: so the kernel asks for what a file handle is of (open_by_handle_at, NFS)
         if not attr.is_dir:
             raise FsError(errno.ENOTDIR)
-        if name == b"." or ino == ROOT_INO:
+        if ino == ROOT_INO:
             return attr
         return self._names.get(Inode(attr.parent))

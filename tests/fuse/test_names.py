@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.mounts import Mount
-from support.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
+from support.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, file_handle, open_handle, renameat2
 
 pytestmark = pytest.mark.fuse
 
@@ -160,6 +160,24 @@ def test_umask_applies_to_everything_made(mount: Mount) -> None:
         os.umask(old)
     modes = [stat.S_IMODE(os.stat(mount.path / name).st_mode) for name in "fdp"]
     assert modes == [0o640, 0o750, 0o640]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="opening file handles is for root")
+def test_file_handles_outlive_what_the_kernel_remembers(mount: Mount) -> None:
+    (mount.path / "d").mkdir()
+    (mount.path / "d" / "f").write_bytes(b"content")
+    handles = [file_handle(mount.path / "d"), file_handle(mount.path / "d" / "f")]
+    os.rename(mount.path / "d" / "f", mount.path / "g")
+    mount.restart()
+    with open_handle(mount.path, handles[1]) as fd:  # first: for a directory the kernel lists the root, and then knows the file
+        assert os.pread(fd, 100, 0) == b"content"
+    with open_handle(mount.path, handles[0]) as fd:
+        assert os.listdir(fd) == []
+    (mount.path / "g").unlink()
+    mount.restart()
+    with pytest.raises(OSError) as caught, open_handle(mount.path, handles[1]):
+        pass
+    assert caught.value.errno == errno.ESTALE
 
 
 def test_everything_is_there_after_a_remount(mount: Mount) -> None:

@@ -4,6 +4,8 @@ import ctypes
 import errno
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -40,6 +42,32 @@ def utimensat(path: Path, times: list[tuple[int, int]]) -> None:
     """Set (atime, mtime), each (seconds, nanoseconds or UTIME_NOW or UTIME_OMIT)."""
     flat = (ctypes.c_long * 4)(*(n for pair in times for n in pair))
     check(LIBC.utimensat(AT_FDCWD, os.fsencode(path), flat, 0), str(path))
+
+
+class FileHandle(ctypes.Structure):
+    """struct file_handle with room for the longest."""
+
+    _fields_ = (("n_bytes", ctypes.c_uint), ("type", ctypes.c_int), ("bytes", ctypes.c_ubyte * 128))
+
+
+def file_handle(path: Path) -> FileHandle:
+    handle = FileHandle(128)
+    check(LIBC.name_to_handle_at(AT_FDCWD, os.fsencode(path), ctypes.byref(handle), ctypes.byref(ctypes.c_int()), 0), str(path))
+    return handle
+
+
+@contextmanager
+def open_handle(mountpoint: Path, handle: FileHandle) -> Iterator[int]:
+    """What a handle is of, opened for reading."""
+    root = os.open(mountpoint, os.O_RDONLY)
+    try:
+        fd = check(LIBC.open_by_handle_at(root, ctypes.byref(handle), os.O_RDONLY))
+    finally:
+        os.close(root)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def birth_time_ns(path: Path) -> int | None:
