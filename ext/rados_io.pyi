@@ -25,6 +25,9 @@ class Pool:
         go before both. ImportError where librados cannot be loaded; OSError with a member of STEPS as its text.
         """
 
+    def ask_monitors(self) -> None:
+        """Have a monitor answer. ETIMEDOUT when none does within `rados_mon_op_timeout`."""
+
     def put(self, name: str, parts: Sequence[Buffer]) -> None:
         """Store the concatenation of contiguous buffers as a new object, in one operation. EEXIST when there is one."""
 

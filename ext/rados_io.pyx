@@ -38,6 +38,7 @@ cdef extern from "rados_io_impl.h" nogil:
     int rados_io_open(rados_io **made, const char *user, const char *conf, const char *pool, const char *ns,
                       const char **settings, size_t n_settings, rados_io_step *step) noexcept
     void rados_io_close(rados_io *io) noexcept
+    int rados_io_ask_monitors(rados_io *io) noexcept
     int rados_io_put(rados_io *io, const char *name, const iovec *parts, size_t n_parts) noexcept
     int rados_io_get(rados_io *io, const char *name, uint64_t offset, void *data, size_t n_bytes) noexcept
     int rados_io_stat(rados_io *io, const char *name, rados_io_found *found) noexcept
@@ -131,6 +132,13 @@ cdef class Pool:
         if self.io != NULL:
             with nogil:
                 rados_io_close(self.io)
+
+    def ask_monitors(self):
+        cdef int code
+        with nogil:
+            code = rados_io_ask_monitors(self.io)
+        if code < 0:
+            raise _failure(code)
 
     def put(self, str name not None, parts):
         cdef list name_text = _texts([name])

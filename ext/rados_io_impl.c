@@ -21,6 +21,7 @@ enum { CREATE_EXCLUSIVE = 1 };
     F(int, conf_get, (handle, const char *, char *, size_t))                                           \
     F(int, connect, (handle))                                                                          \
     F(void, shutdown, (handle))                                                                        \
+    F(int, cluster_stat, (handle, uint64_t *))                                                         \
     F(int, ioctx_create, (handle, const char *, handle *))                                             \
     F(void, ioctx_destroy, (handle))                                                                   \
     F(void, ioctx_set_namespace, (handle, const char *))                                               \
@@ -165,6 +166,13 @@ rados_io_close(struct rados_io *io)
         rados.ioctx_destroy(io->pool);
     rados.shutdown(io->cluster);
     free(io);
+}
+
+int
+rados_io_ask_monitors(struct rados_io *io)
+{
+    uint64_t usage[4]; /* struct rados_cluster_stat_t */
+    return rados.cluster_stat(io->cluster, usage);
 }
 
 static handle

@@ -54,6 +54,9 @@ int rados_io_open(struct rados_io **made, const char *user, const char *conf, co
 /* Waits for nothing: no call may be under way. */
 void rados_io_close(struct rados_io *io);
 
+/* Have a monitor answer; ETIMEDOUT when none does. What it says is not wanted. */
+int rados_io_ask_monitors(struct rados_io *io);
+
 /* Store a new object. EEXIST when there is one of that name, ENOMEM. */
 int rados_io_put(struct rados_io *io, const char *name, const struct iovec *parts, size_t n_parts);
 

@@ -66,6 +66,7 @@ class RadosStore(SyncedAtPut):
         self._prefix = name + "/"
         self._io_timeout_s = io_timeout_s
         self._renewing = threading.Lock()
+        self._closed = False
         self._pool: rados_io.Pool | None = self._connect()
 
     def put(self, name: str, parts: Sequence[Buffer]) -> None:
@@ -111,6 +112,7 @@ class RadosStore(SyncedAtPut):
             raise NotOurs(f"{self.where} is not this volume's place now: it has no object {MARKER}") from e
 
     def close(self) -> None:
+        self._closed = True
         self._pool = None  # the connection ends with the last request under way
 
     @property
@@ -155,8 +157,7 @@ class RadosStore(SyncedAtPut):
             return call(pool, oid)
         except OSError as e:
             error = self._error(e, doing, name)
-            if e.errno == _BLOCKLISTED:
-                self._renew(pool)
+            self._mend(pool, e)
             raise error from e
 
     def _answers(
@@ -191,8 +192,8 @@ class RadosStore(SyncedAtPut):
 
     def _next(self, under_way: rados_io.Requests, pool: rados_io.Pool) -> tuple[Any, Any]:
         item, answer = under_way.next()
-        if isinstance(answer, OSError) and answer.errno == _BLOCKLISTED:
-            self._renew(pool)
+        if isinstance(answer, OSError):
+            self._mend(pool, answer)
         return item, answer
 
     def _make(self, under_way: rados_io.Requests, numbered: tuple[int, Request]) -> None:
@@ -232,15 +233,37 @@ class RadosStore(SyncedAtPut):
                 return e
         return ObjectMissing(f"object {name} does not exist in {self.where}")
 
+    def _mend(self, pool: rados_io.Pool, e: OSError) -> None:
+        """Connect anew, once for all who have found the connection `pool` to be of no use any more.
+
+        What a blocklisted client was told to do is over. One whose monitors have refused it, since its key was away for a while,
+        never asks them again (librados 16): it works with the OSDs that it knows, until one of them moves.
+        """
+        if e.errno == _BLOCKLISTED:
+            with self._renewing:
+                self._renew(pool)
+        elif e.errno == errno.ETIMEDOUT and self._pool is pool and self._renewing.acquire(blocking=False):
+            threading.Thread(target=self._renew_if_deaf, args=(pool,), name="ceph-monitors", daemon=True).start()
+
+    def _renew_if_deaf(self, pool: rados_io.Pool) -> None:
+        """Beside the requests, which have waited long enough. Gives `_renewing` back."""
+        try:
+            pool.ask_monitors()
+        except OSError:
+            self._renew(pool)
+        finally:
+            self._renewing.release()
+
     def _renew(self, pool: rados_io.Pool) -> None:
-        """Connect anew, once for all who have found the connection `pool` blocklisted: what it was told to do is over."""
-        with self._renewing:
-            if self._pool is not pool:
-                return
-            try:
-                self._pool = self._connect()
-            except VolumeError as e:
-                log.warning("%s", e)
+        """By who has `_renewing`."""
+        if self._pool is not pool:
+            return
+        try:
+            self._pool = self._connect()
+        except VolumeError as e:
+            log.warning("%s", e)
+        if self._closed:
+            self._pool = None
 
     @property
     def _request_timeout_s(self) -> int:
@@ -318,8 +341,10 @@ def _why_not(e: OSError, pool: str, user: str, conf: str | None) -> str:
         return f"the Ceph configuration {place} cannot be used: {why}"
     if e.strerror == "connect" and code == errno.ETIMEDOUT:
         return f"no monitor of the Ceph cluster in {place} has answered: look at its 'mon host' and at 'ceph -s'"
-    if e.strerror == "connect" and code in (errno.ENOENT, errno.EINVAL):
-        return f"no key for {user} was found: {keyring}"
+    if e.strerror == "connect" and code == errno.EINVAL:
+        return f"the 'mon host' of {place} has no address: correct it, or how this machine finds names"
+    if e.strerror == "connect" and code in (errno.ENOENT, errno.EIO):
+        return f"{f'no key for {user} was found' if code == errno.ENOENT else f'the key of {user} cannot be read'}: {keyring}"
     if e.strerror == "connect":
         return f"the Ceph cluster refuses {user} ({why}): {keyring}"
     if code == errno.ENOENT:

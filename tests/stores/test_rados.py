@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from conftest import ExpectedLogs
 
 from cairnfs.errors import ObjectError, ObjectMissing, VolumeError
 from cairnfs.ext import rados_io
@@ -17,6 +18,7 @@ from cairnfs.objects.base import Delete, Get
 from cairnfs.objects.rados import Access, RadosStore
 from support.ceph_server import CephCluster
 from support.mounts import cairnfs
+from support.storing import failure, wait
 
 _names = count()
 Opener = Callable[[Access], RadosStore]
@@ -166,6 +168,33 @@ def test_a_blocklisted_client_connects_anew(opened: Opener, open_ceph: CephClust
     assert store.get(MARKER) == b"uuid"
 
 
+def test_a_key_that_was_away_is_used_again(shared_ceph: CephCluster, tmp_path: Path, expected_logs: ExpectedLogs) -> None:
+    """librados asks no monitor any more that has refused it, and so hears of no OSD that has come back."""
+    expected_logs.add("the Ceph cluster refuses client.keyed")
+    pool = shared_ceph.make_pool("keyed")
+    shared_ceph.make_user("keyed", pool)
+    kept = tmp_path / "kept"
+    kept.write_text(shared_ceph.ceph("auth", "export", "client.keyed"))
+    store, names = RadosStore(Access(pool, str(shared_ceph.conf), "keyed"), "vol", 4.0), count()
+    try:
+        store.put(MARKER, [b"uuid"])
+        shared_ceph.ceph("auth", "rm", "client.keyed")
+        connection = store._pool
+        assert connection is not None
+        shared_ceph.kill("mon")
+        shared_ceph.start("mon")
+        wait(lambda: failure(connection.ask_monitors) == errno.ETIMEDOUT, "the monitor goes on with a user that is gone")
+        shared_ceph.kill("osd")
+        shared_ceph.start("osd")
+        assert failure(lambda: store.put(f"packs/00/{next(names)}", [b"x"])) == errno.EIO
+        shared_ceph.ceph("auth", "import", "-i", str(kept))
+        wait(lambda: failure(lambda: store.put(f"packs/00/{next(names)}", [b"x"])) is None, "the key is not used again")
+        assert store.get(MARKER) == b"uuid"
+    finally:
+        store.close()
+        shared_ceph.wait_for_osd()
+
+
 def test_what_a_user_may_not_do_is_eacces(opened: Opener, guarded_pool: Access) -> None:
     with pytest.raises(ObjectError) as caught:
         opened(guarded_pool._replace(namespace="other"))
@@ -196,6 +225,16 @@ def test_keyrings_that_do_not_fit_are_said(guarded_pool: Access, tmp_path: Path,
     monkeypatch.setenv("CEPH_KEYRING", str(wrong))
     with pytest.raises(VolumeError, match="refuses client.admin"):
         RadosStore(guarded_pool._replace(user=None), "vol", 5.0)
+    wrong.write_text("[client.admin]\n\tkey = none\n")
+    with pytest.raises(VolumeError, match="the key of client.admin cannot be read: look at its keyring"):
+        RadosStore(guarded_pool._replace(user=None), "vol", 5.0)
+
+
+def test_monitors_without_an_address_are_said(tmp_path: Path) -> None:
+    conf = tmp_path / "ceph.conf"
+    conf.write_text("[global]\nmon host = monitor.invalid\n")
+    with pytest.raises(VolumeError, match=f"the 'mon host' of {conf} has no address: correct it"):
+        RadosStore(Access("p", str(conf)), "vol", 5.0)
 
 
 def test_the_environment_names_cluster_and_user(guarded_pool: Access, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
