@@ -24,6 +24,10 @@ class NotOurs(ObjectError):
     """The place has not got the volume's marker: gone, not mounted, or another one. While a volume is open it may come back."""
 
 
+class Untrusted(ObjectError):
+    """Who answers does not prove to be the server that was meant. While a volume is open that may pass: by a new certificate."""
+
+
 class ObjectInfo(NamedTuple):
     name: str
     size: int

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 from cairnfs.clock import Clock
 from cairnfs.errors import ObjectError, ObjectMissing
 from cairnfs.metrics import Metrics
-from cairnfs.objects.base import NotOurs, ObjectInfo, ObjectStore, Outcome, Put, Request, outcome_of
+from cairnfs.objects.base import NotOurs, ObjectInfo, ObjectStore, Outcome, Put, Request, Untrusted, outcome_of
 from cairnfs.types import Buffer
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Retrying:
 
     def get_marker(self, name: str) -> bytes:
         """Read the marker of a place that is being opened: then a place that is not ours will not become ours by waiting."""
-        return self._run(lambda: self._store.get(name), "read", name, final=NotOurs)
+        return self._run(lambda: self._store.get(name), "read", name, final=(NotOurs, Untrusted))
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         began_s = self._now_s()
@@ -192,7 +192,7 @@ class Retrying:
         doing: str,
         name: str,
         *,
-        final: type[ObjectError] = ObjectMissing,
+        final: type[ObjectError] | tuple[type[ObjectError], ...] = ObjectMissing,
         failed: ObjectError | None = None,
         began_s: float | None = None,
     ) -> T:

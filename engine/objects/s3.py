@@ -18,9 +18,9 @@ from itertools import chain
 from typing import Any, Literal, TypeVar
 
 from cairnfs.errors import ObjectError, ObjectMissing, VolumeError
-from cairnfs.objects.base import MARKER, NotOurs, ObjectInfo, OneByOne, SyncedAtPut, checked_name
+from cairnfs.objects.base import MARKER, NotOurs, ObjectInfo, OneByOne, SyncedAtPut, Untrusted, checked_name
 from cairnfs.objects.s3_keys import MISSING, Keys
-from cairnfs.objects.s3_url import parse_s3_url
+from cairnfs.objects.s3_url import checked_endpoint, parse_s3_url
 from cairnfs.types import Buffer
 
 try:
@@ -39,6 +39,9 @@ _STATUS = re.compile(r"status code: (\d{3})[^:\n]*")
 _CODE = re.compile(r"<Code>([^<]+)</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]+)</Message>")
 _CAUSE = re.compile(r'(?:message|error): "([^"]+)"|(TimedOut|IncompleteMessage|ConnectionReset)')
+_CERTIFICATE = re.compile(r"InvalidCertificate\(\s*(?:Other\(\s*OtherError\(\s*)?(\w+)")
+_NO_TLS = "InvalidContentType"
+_REGION = re.compile(r"[0-9A-Za-z._-]+")
 _UNKNOWN_CONDITION = frozenset({"501", "NotImplemented"})
 
 
@@ -51,7 +54,7 @@ class S3Objects(OneByOne, SyncedAtPut):
         self._bucket = found.bucket
         self._folder = folder
         self._keys = keys
-        self._region = region or found.region or keys.region()
+        self._region = _checked_region(region or found.region or keys.region())
         given = found.endpoint if found.endpoint or found.is_amazon else _endpoint_of_environment()
         self._endpoint = (given or _amazon(self._region)).rstrip("/")
         by_host = given is None and "." not in found.bucket  # a dot in a name would not fit Amazon's certificate
@@ -219,6 +222,8 @@ class S3Objects(OneByOne, SyncedAtPut):
             return _Unknown(f"cannot {doing} {where}: the server does not know how")
         if status == "416":
             return _PastTheEnd(f"{where} is shorter")
+        if not status and (doubt := _doubt(text)):
+            return Untrusted(f"cannot {doing} {where}: {doubt}")
         reason = _reason(text, status, code)
         if code in ("QuotaExceeded", "QuotaExceededException"):
             return ObjectError(f"cannot {doing} {where}: {reason}", errno.EDQUOT)
@@ -253,7 +258,16 @@ class _Unknown(ObjectError):
 
 
 def _endpoint_of_environment() -> str | None:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if os.environ.get(name):
+            return checked_endpoint(os.environ[name], name)
+    return None
+
+
+def _checked_region(region: str) -> str:
+    if not _REGION.fullmatch(region):
+        raise VolumeError(f"{region!r} cannot be a region of S3: correct --region, AWS_REGION or the profile")
+    return region
 
 
 def _amazon(region: str) -> str:
@@ -275,11 +289,29 @@ def _client_options(endpoint: str, io_timeout_s: float) -> Any:
                 options["root_certificate"] = file.read()
         except OSError as error:
             raise VolumeError(f"AWS_CA_BUNDLE: {bundle}: {error.strerror}") from error
+        if b"-----BEGIN CERTIFICATE-----" not in options["root_certificate"]:
+            raise VolumeError(f"AWS_CA_BUNDLE: {bundle}: there is no certificate in it (PEM)")
     return options
 
 
 def _info(found: Any) -> ObjectInfo:
     return ObjectInfo(found["path"], found["size"], found["last_modified"].timestamp())
+
+
+def _doubt(text: str) -> str:
+    """Why a server is not believed to be the one that was meant; empty when that is not what went wrong."""
+    if _NO_TLS in text:
+        return "what answers there does not speak TLS: write http://, or another port"
+    found = _CERTIFICATE.search(text)
+    if not found:
+        return ""
+    if found[1].startswith("NotValidForName"):
+        return "the server's certificate is for another name: use the one that it has"
+    if found[1].startswith(("Expired", "NotValidYet")):
+        return "the server's certificate is not valid now: renew it, or correct the clock"
+    if found[1] == "CaUsedAsEndEntity":
+        return "the server's certificate is that of an authority (CA:TRUE): give the server one that this has signed"
+    return f"the server's certificate is not trusted ({found[1]}): name the file of its authority by AWS_CA_BUNDLE"
 
 
 def _reason(text: str, status: str, code: str) -> str:

@@ -46,6 +46,8 @@ class Keys:
         access, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
         if access and secret:
             token = os.environ.get("AWS_SESSION_TOKEN")
+            for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+                _check(name, os.environ.get(name, ""))
             return {"access_key_id": access, "secret_access_key": secret} | ({"session_token": token} if token else {})
         found = self._asked("keys", lambda: self.session.get_credentials())
         if found is None:
@@ -72,6 +74,12 @@ class Keys:
             return ask()
         except BotoCoreError as error:
             raise VolumeError(f"the {what} for S3 cannot be found: {error}") from error
+
+
+def _check(name: str, key: str) -> None:
+    """The client dies of a line end in a key, as files that are read into the environment leave one. The key is not shown."""
+    if key != key.strip() or not key.isprintable():
+        raise VolumeError(f"{name} begins or ends with a blank, or has a line end or another control character in it: correct it")
 
 
 def _ends_soon(keys: "botocore.credentials.Credentials") -> bool:
