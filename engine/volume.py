@@ -241,6 +241,8 @@ def format_volume(url: str, fmt: VolumeFormat, *, force: bool = False, clock: Cl
     Raises VolumeError when there is a volume (without `force`), when it is in use, or when the bucket holds another's.
     """
     clock = clock or SystemClock()
+    if force:
+        bucket_exists(fmt)  # a place that cannot be used is found before anything is destroyed for it
     store = open_store(url, create=True)
     try:
         _make_room(store, url, force, clock)

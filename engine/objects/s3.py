@@ -42,6 +42,7 @@ _CAUSE = re.compile(r'(?:message|error): "([^"]+)"|(TimedOut|IncompleteMessage|C
 _CERTIFICATE = re.compile(r"InvalidCertificate\(\s*(?:Other\(\s*OtherError\(\s*)?(\w+)")
 _NO_TLS = "InvalidContentType"
 _REGION = re.compile(r"[0-9A-Za-z._-]+")
+_ODD_KEY = re.compile(r'object with invalid path: .*?Path "([^"]*)"')
 _UNKNOWN_CONDITION = frozenset({"501", "NotImplemented"})
 
 
@@ -224,6 +225,9 @@ class S3Objects(OneByOne, SyncedAtPut):
             return _PastTheEnd(f"{where} is shorter")
         if not status and (doubt := _doubt(text)):
             return Untrusted(f"cannot {doing} {where}: {doubt}")
+        if odd := _ODD_KEY.search(text):
+            hint = f"another program has stored {odd[1]!r}, which can be no object of a volume: delete it"
+            return ObjectError(f"cannot {doing} {where}: {hint}", errno.EINVAL)
         reason = _reason(text, status, code)
         if code in ("QuotaExceeded", "QuotaExceededException"):
             return ObjectError(f"cannot {doing} {where}: {reason}", errno.EDQUOT)

@@ -122,3 +122,28 @@ def test_a_certificate_that_no_client_takes(gateway: Gateway, meta: str, tmp_pat
 
 def test_a_server_without_tls(gateway: Gateway, meta: str) -> None:
     assert "does not speak TLS: write http://" in refused(meta, gateway.url.replace("http:", "https:") + "/bucket")
+
+
+def test_a_key_that_can_be_no_object_is_named(gateway: Gateway, meta: str) -> None:
+    bucket = f"odd-{next(_names)}"
+    cairnfs("format", meta, "odd", "--storage", "s3", "--bucket", f"{gateway.url}/{bucket}")
+    client = gateway.client("s3")
+    client.put_object(Bucket=bucket, Key="odd/packs//x", Body=b"x")
+    started_s = time.monotonic()
+    done = cairnfs("fsck", meta, check=False)
+    assert time.monotonic() - started_s < 30  # not the io-timeout
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "'odd/packs//x', which can be no object of a volume: delete it" in done.stderr
+    client.delete_object(Bucket=bucket, Key="odd/packs//x")
+    cairnfs("fsck", meta)
+
+
+def test_nothing_is_destroyed_for_a_place_without_use(gateway: Gateway, meta: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"{gateway.url}/kept-{next(_names)}"
+    cairnfs("format", meta, "kept", "--storage", "s3", "--bucket", url)
+    assert "refused" in refused(meta, "http://127.0.0.1:9/bucket", "--force")
+    cairnfs("fsck", meta)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    assert "check the keys" in refused(meta, url, "--force")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    cairnfs("fsck", meta)

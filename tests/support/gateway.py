@@ -55,11 +55,12 @@ class Gateway:
         """Temporary keys, which the gateway's own STS gives to the user."""
         self.admin("caps", "add", "--uid=tester", "--caps=user-policy=*")
         policy = json.dumps(MAY_HAVE_SESSIONS)
-        self._client("iam").put_user_policy(UserName="tester", PolicyName="sessions", PolicyDocument=policy)
-        given = self._client("sts").get_session_token()["Credentials"]
+        self.client("iam").put_user_policy(UserName="tester", PolicyName="sessions", PolicyDocument=policy)
+        given = self.client("sts").get_session_token()["Credentials"]
         return SessionKeys(given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"])
 
-    def _client(self, service: str) -> Any:
+    def client(self, service: str) -> Any:
+        """Another program's, with the user's keys."""
         return botocore.session.Session().create_client(
             service, "us-east-1", endpoint_url=self.url, aws_access_key_id=ACCESS, aws_secret_access_key=SECRET
         )
