@@ -244,6 +244,13 @@ def test_path_may_hold_characters_that_mean_something_in_urls(tmp_path: Path) ->
     assert os.listdir(tmp_path) == [path.name]
 
 
+def test_a_path_may_begin_with_two_slashes(tmp_path: Path) -> None:
+    """As in the URLs of others, sqlite:////var/..."""
+    path = tmp_path / "m.db"
+    open_store(f"sqlite3:///{path}", create=True).close()
+    assert path.exists()
+
+
 def test_relative_path_stays_the_same_file_when_the_folder_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)

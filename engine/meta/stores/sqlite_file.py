@@ -85,7 +85,7 @@ def connect(path: Path, timeout_s: float, *, cache_kib: int) -> sqlite3.Connecti
     mixed with one commit in ten took twice as long (600,000 rows); besides, a disk error would be SIGBUS instead of EIO.
     """
     connection = sqlite3.connect(
-        f"file:{quote(os.fsencode(path))}?mode=rwc",
+        f"file://{quote(os.fsencode(path))}?mode=rwc",
         uri=True,
         timeout=timeout_s,
         isolation_level=None,
