@@ -248,10 +248,8 @@ class Namespace:
 
     def _dot(self, ino: Inode, name: bytes) -> Attr:
         attr = self._names.get(ino)
-        if name == b".":
-            return self._state.shown(
-                attr
-            )  # a file, too: so the kernel asks for what a file handle is of (open_by_handle_at, NFS)
+        if name == b".":  # of a file, too: so the kernel asks for what a file handle is of (open_by_handle_at, NFS)
+            return self._state.shown(attr)
         if not attr.is_dir:
             raise FsError(errno.ENOTDIR)
         if ino == ROOT_INO:
