@@ -203,10 +203,10 @@ def test_writer_without_privileges_is_told_of(tmp_path: Path) -> None:
     with ToyMount(tmp_path / "mnt", FuseOptions(allow_other=True)) as toy:
         toy.run("touch f; chmod 6777 f")
         toy.run("exec setpriv --reuid 12345 --clear-groups sh -c 'echo x >> f; : > f'")
-        assert toy.handler.called("write")[-1][4:] == (True,)
+        assert toy.handler.called("write")[-1][4:] == (True, True)
         assert toy.handler.called("open")[-1][3:] == (True,)
         toy.run("echo x >> f")
-        assert toy.handler.called("write")[-1][4:] == ()
+        assert toy.handler.called("write")[-1][4:] == (False, True)
 
 
 def test_mode_is_asked_for_again_when_a_write_has_changed_it(tmp_path: Path) -> None:
