@@ -28,6 +28,7 @@ AWAY = [
     "trying again",
     "cannot (store|read|delete|reach|look at)",
     "has not answered",
+    "no monitor of the Ceph cluster .* has answered",
     "are lost",
     "cannot be stored",
     "monclient",
