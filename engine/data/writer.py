@@ -248,7 +248,7 @@ class FileWriter:
         sealed: list[Batch] = []
         pieces: list[Piece] = []
         n_bytes = 0
-        for file_off, data in (run for no in block_nos for run in self._blocks.pop(no).runs()):
+        for file_off, data in (run for no in block_nos for run in self._blocks[no].runs()):
             if pieces and (n_bytes + len(data) > self._s.block_bytes or len(pieces) == MAX_BATCH_SLICES):
                 sealed.append(Batch(pieces, now_s))
                 pieces, n_bytes = [], 0
@@ -257,6 +257,8 @@ class FileWriter:
         if pieces:
             sealed.append(Batch(pieces, now_s))
         self._batches += sealed
+        for no in block_nos:  # only now: `dirty` is asked without the lock
+            del self._blocks[no]
         return sealed
 
     # Uploading
