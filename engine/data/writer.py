@@ -157,9 +157,14 @@ class FileWriter:
             self._store_all(batches)
             return self._commit(batches)
 
-    def discard(self) -> int:
-        """Forget everything dirty, after a flush or commit in progress is over; returns how many bytes were dropped."""
+    def discard(self, after: Callable[[], object] | None = None) -> int:
+        """Forget everything dirty, after a flush or commit in progress is over; returns how many bytes were dropped.
+
+        `after`: what makes it superfluous, done first, with no flush or commit meanwhile. If that fails, everything stays.
+        """
         with self._flushing:
+            if after is not None:
+                after()
             with self._lock:
                 self._seal_all()
                 batches, self._batches = self._batches, []

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from functools import partial
 
 from cairnfs.const import MAX_FILE_BYTES
 from cairnfs.errors import FsError
@@ -56,10 +57,9 @@ class Attributes:
         with file.changing():
             if size:
                 file.flush()
-            else:
-                file.discard()
             now_ns = self._state.clock.now_ns()
-            return file.commit(lambda: self._meta.layout.truncate(file.ino, size, now_ns, kill_suidgid))
+            change = partial(self._meta.layout.truncate, file.ino, size, now_ns, kill_suidgid)
+            return file.commit(change) if size else file.replace(change)
 
     def access(self, ino: Inode, mask: int) -> None:
         """Existence, and that the volume may be written; permissions are the kernel's (default_permissions)."""

@@ -244,8 +244,7 @@ class FileIo:
         handle = self._state.handle(fh)
         file = handle.file
         try:
-            if not file.unlinked:
-                file.flush()
+            self._store(handle, wanted=not file.unlinked)
         except CairnError as error:
             log.info("inode %d: close() fails: %s", file.ino, error)  # few programs say so
             raise
@@ -255,8 +254,24 @@ class FileIo:
                 self._locking.gone(fh, handle, lock_owner)
 
     def fsync(self, fh: int) -> None:
-        self._state.handle(fh).file.flush()
+        self._store(self._state.handle(fh))
         self._state.sync()
+
+    def _store(self, handle: Handle, *, wanted: bool = True) -> None:
+        """Store what is dirty, if that is `wanted`. Each handle for writing is told once of what was lost while it was open,
+        whoever met with the error first: as Linux does it.
+        """
+        file = handle.file
+        try:
+            if wanted:
+                file.flush()
+        except CairnError:
+            handle.n_lost = file.n_lost
+            raise
+        error = file.lost if handle.can_write and handle.n_lost != file.n_lost else None
+        handle.n_lost = file.n_lost
+        if error is not None:
+            raise error
 
     def release(self, fh: int) -> None:
         handles = self._state.handles

@@ -69,6 +69,8 @@ class OpenFile:
         self.lock_owners: dict[int, object] = {}  # who may hold fcntl locks taken here -> the handle of the latest
         self.unprivileged = False  # known to have neither set-user-id nor capabilities, until that may have changed
         self.n_refs = 0  # guarded by the table's lock
+        self.n_lost = 0  # how often something dirty was dropped that nothing would take, and why, the last time:
+        self.lost: CairnError | None = None  # each handle is told once (`FileIo`)
         self._meta = meta
         self._data = data
         self._pages = pages
@@ -375,7 +377,8 @@ class OpenFile:
         except BaseException as error:
             self._pages.drop(self.ino)
             if isinstance(error, FsError) and error.errno == errno.ENOENT:
-                self.discard()  # another node has deleted the file: nothing will ever take these bytes
+                self.lose(FsError(errno.ESTALE))
+                self._discard()  # another node has deleted the file: nothing will ever take these bytes
             elif isinstance(error, SessionLost):
                 self.locks.drops = True
                 self._drop_lost()
@@ -396,16 +399,29 @@ class OpenFile:
         if not self.dirty:
             return
         self._pages.drop(self.ino)
-        self.discard()
+        self.lose(self.locks.error())
+        self._discard()
         self._files.on_lost((self.ino,))
         raise self.locks.error()
 
-    def discard(self) -> None:
-        """Forget what is dirty: the caller holds `change` and is about to remove all content."""
+    def lose(self, error: CairnError) -> None:
+        """Something that was written is lost. Every handle will be told; so compiled code must not answer their closes."""
+        self._mark()
+        self.lost, self.n_lost = error, self.n_lost + 1
+
+    def _discard(self, after: Callable[[], object] | None = None) -> None:
         if (writer := self.writer) is not None:
-            writer.discard()
+            writer.discard(after)
             self._settle(False)
+        elif after is not None:
+            after()
         self._unmark_if_clean()
+
+    def replace(self, change: Callable[[], Attr]) -> Attr:
+        """`commit` of an operation that removes all content, and with it what is dirty, which stays if it fails."""
+        attrs: list[Attr] = []
+        self._discard(lambda: attrs.append(self.commit(change)))
+        return attrs[0]
 
     def commit(self, change: Callable[[], Attr]) -> Attr:
         """Run an operation that commits a change of content or size and returns the new attributes. The caller holds
@@ -431,8 +447,9 @@ class OpenFile:
     def close(self) -> None:
         """Give the buffer back; what is still dirty is lost."""
         self.end_grant()
+        self.lost = None
         if self._writer is not None:
-            self.discard()
+            self._discard()
             self._writer.close()
             self._writer = None
         self._unmark_if_clean()
@@ -446,10 +463,11 @@ class OpenFile:
                 return
             ring = self._grants.ring if self._grants is not None and self.granted else None
             if ring is None or not ring.hold(self.ino):
-                self._marked = False
                 if self._journal is not None:
                     self._journal.free(self.ino)
-                self._arena.unmark(self.ino, DIRTY)
+                if self.lost is None:
+                    self._marked = False
+                    self._arena.unmark(self.ino, DIRTY)
             if ring is not None:
                 ring.let(self.ino, not self._marked)
 

@@ -176,7 +176,7 @@ class OpenFiles:
                     if file.n_refs:
                         return
                     del self._files[file.ino]
-                    if file.writer is None and not file.granted and not file.unlinked:
+                    if file.writer is None and not file.granted and not file.unlinked and file.lost is None:
                         return
                     self._bar(file.ino)
                     break
@@ -239,7 +239,12 @@ class OpenFiles:
         if oldest is None or file is None:
             time.sleep(LATE_S)  # compiled code is just putting something into the ring
             return
-        file.flush()
+        try:
+            file.flush()
+        except CairnError:
+            if oldest == writing or file.dirty:
+                raise
+            log.info("inode %d: what was dirty is lost, which its own handles are told", oldest)
         if oldest == writing and not file.dirty:
             journal.free(oldest)
         elif oldest == journal.oldest():

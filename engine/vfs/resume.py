@@ -73,6 +73,7 @@ def _write_again(state: VfsState, written: list[Written]) -> None:
                 file.write(offset, data, when_ns=when_ns, journaled=False)
         except CairnError as error:
             log.error("inode %d: what was written before a process was killed is lost: %s", ino, error)
+            file.lose(error)
     if written:
         log.info("%d writes to %d files taken over", len(written), len(files))
     for file in files.values():

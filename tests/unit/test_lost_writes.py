@@ -1,16 +1,20 @@
 """What was written and cannot be stored now: it is kept for later, or those who have the file open are told that it is lost."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from cairnfs.const import MIB
 from cairnfs.data.uploader import Batch, Piece
-from cairnfs.errors import CairnError
-from cairnfs.ext.arena import Arena
+from cairnfs.errors import CairnError, StoreError
+from cairnfs.ext.arena import DIRTY, Arena
+from cairnfs.types import SetAttr
 from cairnfs.vfs.carried import Carried
 from support.datavolume import BLOCK, DataVolume
-from support.engine import Engine
+from support.engine import ME, Engine, new_volume
+from support.writing import Mounted
 
 
 class Process:
@@ -58,3 +62,69 @@ def test_what_is_being_sealed_is_dirty_all_the_while(tmp_path: Path, monkeypatch
     assert dirty == [True, True]
     file.writer.close()
     volume.close()
+
+
+# Truncation that fails
+
+
+@pytest.mark.parametrize("how", ["open", "truncate"])
+def test_a_truncation_that_fails_leaves_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    def fail(*args: object) -> None:
+        raise StoreError("the metadata store does not answer")
+
+    with Engine(new_volume(tmp_path)) as engine:
+        fh = engine.files.create("f")
+        engine.files.pwrite(fh, 0, b"not stored")
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.meta.layout, "truncate", fail)
+            if how == "open":
+                assert errno_of(engine.files.open, "f", os.O_WRONLY | os.O_TRUNC) == errno.EIO
+            else:
+                assert errno_of(engine.vfs.setattr, ME, engine.files.ino("f"), SetAttr(size=0)) == errno.EIO
+        engine.vfs.fsync(ME, fh)
+        assert engine.meta.names.get(engine.files.ino("f")).size == len(b"not stored")
+        engine.files.pwrite(fh, 10, b", and more")
+        assert engine.vfs.setattr(ME, engine.files.ino("f"), SetAttr(size=0)).size == 0
+        assert engine.files.pread(fh, 0, 100) == b""
+        engine.files.close(fh)
+        assert engine.files.read("f") == b""
+        assert engine.volume.data.budget.used_bytes == 0
+
+
+# Files deleted elsewhere
+
+
+def test_everybody_who_may_write_is_told_once_that_a_file_was_deleted_elsewhere(tmp_path: Path) -> None:
+    mount = Mounted(tmp_path)
+    ino, one = mount.create("f")
+    two, reading = mount.open(ino), mount.open(ino, os.O_RDONLY)
+    mount.write(ino, one, 0, b"from one")
+    mount.write(ino, two, 8, b", from two")
+    with Engine(mount.url) as other:
+        other.files.unlink("f")
+    assert mount.flush(ino, one) == errno.ESTALE
+    assert mount.flush(ino, reading) == 0, "it can have lost nothing"
+    assert mount.flush(ino, two) == errno.ESTALE
+    assert mount.flush(ino, one) == mount.flush(ino, two) == 0
+    for fh in (one, two, reading):
+        mount.release(ino, fh)
+    mount.assert_nothing_is_kept()
+    assert not mount.carried.arena.marks(ino) & DIRTY
+    mount.end()
+
+
+def test_a_full_journal_s_writer_has_no_error_of_another_file(tmp_path: Path) -> None:
+    process = Process(new_volume(tmp_path, "sqlite"), journal_bytes=MIB)
+    engine = process.engine
+    gone, large = engine.files.create("gone"), engine.files.create("large")
+    engine.files.pwrite(gone, 0, b"x" * 1000)
+    with Engine(process.url) as other:
+        other.files.unlink("gone")
+    assert engine.vfs.write(ME, large, 0, b"z" * 3 * MIB) == 3 * MIB
+    assert errno_of(engine.vfs.fsync, ME, gone) == errno.ESTALE, "what was lost, and by whose call, is not this one's affair"
+    assert errno_of(engine.vfs.fsync, ME, gone) == 0
+    for fh in (gone, large):
+        engine.files.close(fh)
+    assert engine.files.read("large") == b"z" * 3 * MIB
+    assert process.carried.journal.resume() == []
+    engine.close()

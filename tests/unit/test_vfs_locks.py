@@ -227,6 +227,7 @@ def test_a_lock_that_was_lost_is_not_relied_on(engine: Engine, expected_logs: Ex
         assert engine.files.pread(fh, 0, 10) == b"data"
         engine.files.pwrite(bystander, 0, b"by")
         assert fails(engine.vfs.flush, ME, bystander), "the node has no lock on it any more"
+        assert fails(engine.vfs.flush, ME, fh), "everybody is told what was lost"
         take(engine, fh, lock(fcntl.F_UNLCK, 1, flock=flock))
         take(engine, fh, lock(fcntl.F_WRLCK, 1, flock=flock))
         engine.files.pwrite(fh, 0, b"good")
