@@ -318,9 +318,9 @@ class OpenFile:
             self._n_writing += 1
         self._mark()
         try:
+            self._count([(offset, len(data))], credited=not journaled)  # what is refused must not be in the journal
             if journaled and self._journal is not None:
                 self._files.note_write(self.ino, offset, data, request)
-            self._count([(offset, len(data))])
             self._open_writer().write(offset, data, when_ns)
         finally:
             self._written()

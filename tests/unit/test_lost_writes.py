@@ -128,3 +128,32 @@ def test_a_full_journal_s_writer_has_no_error_of_another_file(tmp_path: Path) ->
     assert engine.files.read("large") == b"z" * 3 * MIB
     assert process.carried.journal.resume() == []
     engine.close()
+
+
+# A full volume, and a successor
+
+
+def test_a_write_that_was_refused_is_not_made_by_a_successor(tmp_path: Path) -> None:
+    process = Process(new_volume(tmp_path, "sqlite", capacity_bytes=MIB))
+    fh = process.engine.files.create("f")
+    process.engine.files.pwrite(fh, 0, b"fits")
+    assert errno_of(process.engine.vfs.write, ME, fh, 4, b"x" * 2 * MIB) == errno.ENOSPC
+    process.kill()
+    assert process.engine.files.pread(fh, 0, 100) == b"fits"
+    process.engine.files.close(fh)
+    process.engine.close()
+
+
+def test_what_was_acknowledged_is_kept_by_a_successor_though_the_volume_is_full_now(tmp_path: Path) -> None:
+    process = Process(new_volume(tmp_path, "sqlite", capacity_bytes=MIB))
+    fh = process.engine.files.create("f")
+    process.engine.files.pwrite(fh, 0, b"x" * 700_000)
+    with Engine(process.url) as other:
+        other.files.write("in the way", b"y" * 700_000)
+        process.kill()
+        assert errno_of(process.engine.vfs.fsync, ME, fh) == errno.ENOSPC
+        other.files.unlink("in the way")
+    process.engine.vfs.fsync(ME, fh)
+    assert process.engine.meta.names.get(process.engine.files.ino("f")).size == 700_000
+    process.engine.files.close(fh)
+    process.engine.close()
