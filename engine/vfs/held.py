@@ -28,6 +28,11 @@ class HeldHere:
     def __bool__(self) -> bool:
         return bool(self._held or self._lost)
 
+    @property
+    def are_lost(self) -> bool:
+        """Whether an owner still believes to have one that is lost."""
+        return bool(self._lost)
+
     def note(self, lock: Lock) -> None:
         """A lock was taken, or (F_UNLCK) is about to be given back."""
         with self._lock:

@@ -227,19 +227,20 @@ class OpenFile:
             return
         with self._collecting:
             self._credit += added
-            if not self._credit:
+            renewed, is_barred = self.granted, self.locks.are_lost
+            if not self._credit or (is_barred and renewed):  # who has lost the locks is about to end the grant
                 return
-            renewed = self.granted
-            self.granted = fh
-            if renewed:
-                grants.ring.hold(self.ino)
-                self._take()  # so that the credit is what compiled code may fill, and nothing of it is in use
-            with self._state:
-                granted = grants.ring.grant(self.ino, fh, self._credit, MAX_FILE_BYTES, self.unprivileged)
-            if granted:
+            if not is_barred:
+                self.granted = fh
                 if renewed:
-                    grants.ring.let(self.ino)
-                return
+                    grants.ring.hold(self.ino)
+                    self._take()  # so that the credit is what compiled code may fill, and nothing of it is in use
+                with self._state:
+                    granted = grants.ring.grant(self.ino, fh, self._credit, MAX_FILE_BYTES, self.unprivileged)
+                if granted:
+                    if renewed:
+                        grants.ring.let(self.ino)
+                    return
             self.granted = 0
             credit, self._credit = self._credit, 0
         grants.ended(self, credit)
@@ -390,8 +391,9 @@ class OpenFile:
 
     def lose_locks(self) -> bool:
         """The session's locks are gone. True when there were any here; what is dirty goes with the next flush."""
+        had_some = self.locks.lose()  # first: a write that has not seen this yet may be about to have the grant renewed
         self.end_grant()
-        return self.locks.lose()
+        return had_some
 
     def _drop_lost(self) -> None:
         """Forget what was written under locks that are gone. SessionLost (EIO) if there was anything."""

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from conftest import ExpectedLogs
 
 from cairnfs.const import MIB
 from cairnfs.data.uploader import Batch, Piece
@@ -157,3 +158,40 @@ def test_what_was_acknowledged_is_kept_by_a_successor_though_the_volume_is_full_
     assert process.engine.meta.names.get(process.engine.files.ino("f")).size == 700_000
     process.engine.files.close(fh)
     process.engine.close()
+
+
+# Locks that are lost
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_no_grant_outlives_a_lock(tmp_path: Path, expected_logs: ExpectedLogs, when: str) -> None:
+    """A write that was let pass goes on while the locks are found lost: it must not have compiled code take the next ones."""
+    expected_logs.add("its locks were given up")
+    mount = Mounted(tmp_path)
+    ino, fh = mount.create("f")
+    mount.lock(ino, fh)
+    files = mount.engine.vfs._state.files
+    file = files.get(ino)
+    assert file is not None
+    lose, write = file.locks.lose, file.write
+
+    def lose_late() -> bool:
+        assert mount.engine.vfs.write(ME, fh >> 1, 0, b"late") == 4
+        return lose()
+
+    def write_early(*args: object, **more: object) -> None:
+        write(*args, **more)  # type: ignore[arg-type]
+        files.lose_locks()
+
+    if when == "before":
+        file.locks.lose = lose_late  # type: ignore[method-assign]
+        files.lose_locks()
+    else:
+        file.write = write_early  # type: ignore[method-assign]
+        assert mount.engine.vfs.write(ME, fh >> 1, 0, b"late") == 4
+        del file.write
+    assert mount.write(ino, fh, 4, b"more") == errno.EIO
+    assert mount.flush(ino, fh) == errno.EIO
+    mount.release(ino, fh)
+    mount.assert_nothing_is_kept()
+    mount.end()
