@@ -13,7 +13,7 @@ from cairnfs.daemon.mount_options import MountRequest
 from cairnfs.ext.arena import Arena
 from cairnfs.ext.fuse_slots import Slots
 from cairnfs.meta.process import Process, this_process
-from cairnfs.vfs.carried import Carried
+from cairnfs.vfs.carried import LEAST_JOURNAL_BYTES, Carried
 
 LAYOUT = 7  # of all shared memory but the arena: slots, journal, tables, page. Another one for each change of what is where
 MIN_ARENA_BYTES = 4 << 20
@@ -90,5 +90,6 @@ def make_inherited(request: MountRequest, fd: int, metrics: socket | None = None
     """Reserve everything. OSError without memory."""
     n_bytes = max(request.fuse.max_write_bytes, LONGEST_OTHER_BYTES) + PAGE_BYTES
     slots = Slots(min(request.fuse.max_threads, MAX_THREADS) + N_PARKED, n_bytes)
-    carried = Carried(Arena(arena_bytes(request)), request.engine.buffer_bytes, request.workers)
+    journal_bytes = max(request.engine.buffer_bytes, LEAST_JOURNAL_BYTES)
+    carried = Carried(Arena(arena_bytes(request)), journal_bytes, request.workers)
     return Inherited(fd, slots, carried, Outcomes(), metrics)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from cairnfs.data.journal import Journal
+from cairnfs.data.journal import RESERVED_BYTES, Journal
 from cairnfs.ext.arena import Arena
 from cairnfs.ext.shm import SharedMemory
 from cairnfs.meta.records import TAIL_AT, decode_kept_attr, encode_attr
@@ -20,6 +20,7 @@ from cairnfs.metrics import Cells
 from cairnfs.types import Attr, Inode, serving
 from cairnfs.vfs.sent_back import SENT_BACK_BYTES, SentBackRecords
 
+LEAST_JOURNAL_BYTES = RESERVED_BYTES  # of a mount: the longest write is one record then, and so an append is there whole or not
 N_CELLS = 1 << 13  # of metrics
 N_HANDLES = 1 << 16  # open at a time; those beyond are not handed on
 DIRECTORY = 1 << 31

@@ -68,6 +68,17 @@ def supervisor(request_: MountRequest, inherited: Inherited, registration: Regis
     made.close()
 
 
+@pytest.mark.parametrize("buffer_size", ["0", "1", "3", "300"])
+def test_every_write_is_one_record_of_the_journal(tmp_path: Path, buffer_size: str) -> None:
+    """An append of two that a worker noted in part before it was killed would count as made."""
+    request = make_request("memory://x", tmp_path, {}, sort_words([f"buffer-size={buffer_size}"]), read_only=False, as_root=True)
+    fd = os.open("/dev/null", os.O_RDWR)
+    made = make_inherited(request, fd)
+    assert made.carried.journal.longest_bytes >= request.fuse.max_write_bytes
+    os.close(fd)
+    made.outcomes.close()
+
+
 def pair() -> tuple[Conversation, Conversation]:
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     return Conversation(one), Conversation(other)
