@@ -1,11 +1,14 @@
 """Two mounts of one volume, on SQLite and on Redis: what one process commits, the other sees."""
 
+import errno
 import fcntl
 import os
 import time
+from collections.abc import Callable
 
 import pytest
 
+from cairnfs.const import MIB
 from support.mounts import MountFactory, Volume
 
 pytestmark = pytest.mark.fuse
@@ -97,3 +100,30 @@ def test_a_file_removed_elsewhere_leaves_no_orphan(mounts: MountFactory, volume:
     (one.path / "f").write_bytes(b"again")
     eventually((two.path / "f").exists)
     assert (two.path / "f").read_bytes() == b"again"
+
+
+@pytest.mark.parametrize("n_bytes", [0, 12 * MIB])
+def test_whoever_wrote_to_a_file_that_is_removed_elsewhere_is_told(mounts: MountFactory, volume: Volume, n_bytes: int) -> None:
+    """Each descriptor once, also where it is found out by a write to another file, for which the journal of 4 MiB has no room."""
+    one = mounts.new(volume, "--buffer-size", "4")
+    two = mounts.new(one.volume)
+    fds = [os.open(one.path / "f", os.O_RDWR | os.O_CREAT) for _ in range(3)]
+    for i, fd in enumerate(fds):
+        os.pwrite(fd, b"data", 4 * i)
+    (two.path / "f").unlink()
+    data = os.urandom(n_bytes)
+    (one.path / "other").write_bytes(data)
+    for expected in (errno.ESTALE, 0):
+        for fd in fds:
+            assert error_of(os.fsync, fd) == expected
+    for fd in fds:
+        os.close(fd)
+    assert (two.path / "other").read_bytes() == data
+
+
+def error_of(call: Callable[[int], None], fd: int) -> int:
+    try:
+        call(fd)
+    except OSError as error:
+        return error.errno or 0
+    return 0
