@@ -461,7 +461,7 @@ cdef class Channel(Notifier):
     @follows.setter
     def follows(self, bint value): self.chan.follows = value
 
-    def leaving(self, bint on): self.chan.leaves = on
+    def leaving(self, bint on): self.chan.n_changes, self.chan.leaves = self.chan.n_changes + on, on
 
     @property
     def n_known(self):

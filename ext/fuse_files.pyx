@@ -23,7 +23,6 @@ from cairnfs.ext.fuse_req cimport (
     fc_forget_attr,
     fc_is_marked,
     fc_mark,
-    fill_entry,
 )
 from cairnfs.ext.page cimport Page
 
@@ -110,7 +109,7 @@ cdef int op_create(Request r) except -1:
     r.caller.umask = in_.umask
     attr, opened = r.h.create(r.caller, r.header.nodeid, r.name(), in_.mode, in_.flags)
     out = <uint8_t *>r.answer(sizeof(fw.fw_entry_out) + sizeof(fw.fw_open_out))
-    fill_entry(r.rules, attr, <fw.fw_entry_out *>out, False)
+    r.lay_entry(attr, <fw.fw_entry_out *>out, False)
     return answer_opened(r, <fw.fw_open_out *>(out + sizeof(fw.fw_entry_out)), (<fw.fw_entry_out *>out).nodeid, opened, in_.flags)
 
 
@@ -381,7 +380,7 @@ cdef size_t put_entry(Request r, uint8_t *out, size_t room, object entry, bint p
         if not r.lane.chan.put_known(r.lane.chan, entry.ino, <fw.fw_entry_out *>out):
             attr = entry.attr
             if attr is not None:
-                fill_entry(r.rules, attr, <fw.fw_entry_out *>out, True)
+                r.lay_entry(attr, <fw.fw_entry_out *>out, True)
     dirent.ino = entry.ino
     dirent.off = entry.cookie
     dirent.namelen = <uint32_t>n_name

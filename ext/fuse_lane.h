@@ -129,6 +129,7 @@ struct fc_chan {
     uint64_t fleeting_from;            /* inodes from here on are not the volume's */
     _Atomic int follows;               /* somebody tells of changes; while not, nothing is answered from the arena */
     _Atomic int leaves;                /* the kernel is still to be told of some: Python opens files, and waits for that */
+    _Atomic uint64_t n_changes;        /* how often there was something to tell it: what was laid out before is perhaps of before */
     struct fc_times *answers; /* FW_N_OPCODES: requests answered without Python, by opcode */
     pthread_mutex_t known_lock;
     struct im_map known; /* inode -> names and entries that the kernel was given of it and has not forgotten; fuse_chan_known.c */

@@ -74,6 +74,7 @@ cdef extern from "fuse_lane.h" nogil:
         uint64_t fleeting_from
         int follows
         int leaves
+        uint64_t n_changes
         const fc_slots *slots
         fu_transport *uring
         le_log_end *log_end
@@ -200,6 +201,7 @@ cdef class Request:
     cdef int opened
     cdef uint64_t opened_fh
     cdef bint leaks  # views of the request may be left
+    cdef uint64_t n_changes  # of the channel's when it began
 
     cdef int begin(self) except -1
     cdef void end(self)
@@ -211,6 +213,8 @@ cdef class Request:
     cdef int answer_bytes(self, bytes value) except -1
     cdef int answer_attr(self, object attr, bint versioned) except -1
     cdef int answer_entry(self, object attr, bint versioned) except -1
+    cdef int lay_entry(self, object attr, fw_entry_out *out, bint versioned) except -1
+    cdef bint is_overtaken(self) noexcept
     cdef int send(self, int error) noexcept nogil
     cdef int send_buffers(self, list buffers, size_t limit) except -1
 

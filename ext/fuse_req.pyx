@@ -160,6 +160,7 @@ cdef class Request:
         self.opcode = header.opcode
         self.out_bytes = 0
         self.opened = 0
+        self.n_changes = self.lane.chan.n_changes
         caller = Caller.__new__(Caller)
         caller.uid = header.uid
         caller.gid = header.gid
@@ -233,12 +234,26 @@ cdef class Request:
     cdef int answer_attr(self, object attr, bint versioned) except -1:
         cdef fw_attr_out *out = <fw_attr_out *>self.answer(sizeof(fw_attr_out))
         cdef const Span *valid = attr_validity(self.rules, versioned)
-        out.attr_valid = valid.s
-        out.attr_valid_nsec = valid.ns
+        if versioned or not self.is_overtaken():
+            out.attr_valid = valid.s
+            out.attr_valid_nsec = valid.ns
         return fill_attr(self.rules, attr, &out.attr)
 
     cdef int answer_entry(self, object attr, bint versioned) except -1:
-        return fill_entry(self.rules, attr, <fw_entry_out *>self.answer(sizeof(fw_entry_out)), versioned)
+        return self.lay_entry(attr, <fw_entry_out *>self.answer(sizeof(fw_entry_out)), versioned)
+
+    cdef int lay_entry(self, object attr, fw_entry_out *out, bint versioned) except -1:
+        """A name's inode, `versioned` as attr_validity() says. The kernel may not know it, and then cannot tell that the reply
+        was overtaken, nor be told: attributes that may have been are to be asked for again.
+        """
+        fill_entry(self.rules, attr, out, versioned)
+        if self.is_overtaken():
+            out.attr_valid = out.attr_valid_nsec = 0
+        return 0
+
+    cdef bint is_overtaken(self) noexcept:
+        """Has the kernel been told of others' changes since the request began?"""
+        return self.n_changes != self.lane.chan.n_changes
 
     cdef int send(self, int error) noexcept nogil:
         """Write the reply: what was laid out when `error` is 0, else the errno alone. As fc_reply()."""

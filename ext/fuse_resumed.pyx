@@ -6,7 +6,7 @@ again. Only changes of names and of extended attributes come here: all others ma
 
 from cairnfs.ext cimport fuse_wire as fw
 from cairnfs.ext.fuse_files cimport answer_opened
-from cairnfs.ext.fuse_req cimport Request, fill_entry
+from cairnfs.ext.fuse_req cimport Request
 
 cdef enum:
     O_CREATION = 0o100 | 0o200 | 0o1000  # O_CREAT, O_EXCL, O_TRUNC
@@ -33,5 +33,5 @@ cdef int created(Request r) except -1:
     attr = r.h.lookup(r.caller, r.header.nodeid, r.name())
     opened = r.h.open(r.caller, attr.ino, in_.flags & ~<unsigned int>O_CREATION)
     out = <fw.fw_entry_out *>r.answer(sizeof(fw.fw_entry_out) + sizeof(fw.fw_open_out))
-    fill_entry(r.rules, attr, out, False)
+    r.lay_entry(attr, out, False)
     return answer_opened(r, <fw.fw_open_out *>(out + 1), out.nodeid, opened, in_.flags)

@@ -131,6 +131,29 @@ def test_attributes_that_the_kernel_takes_as_they_come_are_valid_for_a_second(pe
     assert (made[2], made[3], made[5]) == (3, 1, 0), "the name is protected by the lock of its directory"
 
 
+def test_attributes_that_others_have_changed_meanwhile_are_to_be_asked_for_again(peer: FusePeer, handler: MemoryHandler) -> None:
+    """The kernel may not know the inode yet, so that it was told of the change in vain, or takes the answer as it comes."""
+    ino = handler.add(1, b"f", stat.S_IFREG | 0o644).ino
+    fh = OPEN_OUT.unpack(peer.call("OPENDIR", bytes(8), 1).body)[0]
+
+    def answers() -> list[tuple[int, int]]:
+        """How long names and attributes are valid."""
+        listed, found = peer.call("READDIRPLUS", read_body(fh, 2, 4096)), peer.call("LOOKUP", b"f\0")
+        made = peer.call("SYMLINK", b"s\0f\0")
+        return [ENTRY_OUT.unpack_from(reply.body)[2:4] for reply in (listed, found, made)]
+
+    def change(*_: object, **__: object) -> None:
+        peer.channel.leaving(True)
+        peer.channel.leaving(False)
+
+    assert answers() == [(3, 2), (3, 2), (3, 1)]
+    handler.before = dict.fromkeys(("readdir", "lookup", "symlink", "setattr"), change)
+    assert answers() == [(3, 0), (3, 0), (3, 0)]
+    assert struct.unpack_from("=QI", peer.call("SETATTR", bytes(88), ino).body) == (0, 0)
+    handler.before.clear()
+    assert answers() == [(3, 2), (3, 2), (3, 1)]
+
+
 def test_while_nobody_follows_changes_everything_is_valid_for_a_second(peer: FusePeer, handler: MemoryHandler) -> None:
     ino = handler.add(1, b"f", stat.S_IFREG | 0o644).ino
     for follows, valid in ((False, (1, 1)), (True, (3, 2))):
