@@ -36,7 +36,8 @@ SHORTEST_POLL_S = 0.01  # while others commit
 LONGEST_POLL_S = 0.1  # while they do not; ten empty reads of a store per second cost nothing
 LOG_BATCH = 1000
 SHOWN_WITHIN_S = 5.0  # dropping pages waits for those who read them; a lock is not withheld for ever,
-OPENED_WITHIN_S = 1.0  # nor is an open
+OPENED_WITHIN_S = 1.0  # nor is an open,
+DROPPED_WITHIN_S = 0.005  # and a write may have one of the pages locked until it is answered
 INO8 = 8
 NEWEST = Position(0)
 
@@ -176,6 +177,15 @@ class Follower(threading.Thread):
         leaving = self._inos, self._leaving  # in this order: see `catch_up`
         if self._everything or self._leaves_nothing or any(inos and ino in inos for inos in leaving):
             self._wait_for_round(ino, OPENED_WITHIN_S)
+
+    def drop(self, ino: Inode) -> None:
+        """Have the kernel drop pages of a file that show what a write has put elsewhere. When this returns it has, or is just
+        about to. For the request that has written: the kernel may hold the lock of one of them until that is answered.
+        """
+        with self._reading:
+            self._front.leaving(True)
+            self._inos.add(ino)
+        self._wait_for_round(ino, DROPPED_WITHIN_S)
 
     def _wait_for_round(self, ino: Inode, seconds: float) -> bool:
         """Wait until what is known to be outdated of an inode is dropped. False: it takes longer."""

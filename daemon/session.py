@@ -252,6 +252,7 @@ class MountProcess:
             catch_up=ask,
             hold=follower.hold,
             dropped=follower.dropped,
+            drop=follower.drop,
         )
         volume.store.on_commit = tell_own(front)
         announcer = threading.Thread(target=self._announce, args=(volume,), name="announce", daemon=True)

@@ -280,6 +280,7 @@ class Vfs:
         catch_up: Callable[[], None] | None = None,
         hold: Callable[[], None] | None = None,
         dropped: Callable[[Inode], None] | None = None,
+        drop: Callable[[Inode], None] | None = None,
     ) -> None:
         """`fence` returns when everything that others committed before the call was passed to `invalidate`, or with a position
         everything up to there; opens call it. `forget` makes the kernel ask for attributes again, where they changed without a
@@ -288,7 +289,8 @@ class Vfs:
         what was committed up to a position (0: before the call); whoever takes a lock calls it. `catch_up`: as `fence`, where
         that does not ask and the kernel may keep that names are absent. `hold` returns when nothing is known here that is older
         than whoever follows the log allows; what is answered without asking the store calls it. `dropped` returns when the kernel
-        has dropped what is known to be outdated of a file; opens call it after `fence`.
+        has dropped what is known to be outdated of a file; opens call it after `fence`. `drop` has it drop the pages of
+        a file, soon.
         """
         self._state.fence = fence
         self._state.hold = hold or self._state.hold
@@ -297,6 +299,7 @@ class Vfs:
             self._state.way = way
         self._state.catch_up = catch_up
         self._state.dropped = dropped
+        self._state.drop = drop
         self._locking.is_followed = True
         self._locking.show = show
 

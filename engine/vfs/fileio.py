@@ -204,6 +204,7 @@ class FileIo:
             append = handle.append
         if kill_suidgid:
             self.drop_privileges(c, file)
+        believed = offset
         with file.changing():
             request = 0
             if append:
@@ -219,6 +220,8 @@ class FileIo:
                 file.write(offset, data, request)
             if not append and not mapped:
                 file.grant(fh, n_bytes)
+        if offset != believed and self._state.drop is not None:
+            self._state.drop(file.ino)
         return n_bytes
 
     def drop_privileges(self, c: Caller, file: OpenFile) -> None:

@@ -75,6 +75,27 @@ def test_appending_that_was_switched_on_goes_behind_what_was_appended_elsewhere(
     assert (two.path / "log").read_bytes() == b"onetwothree"
 
 
+@pytest.mark.parametrize("n_bytes, n_read_first", [(4096, 0), (10, 5)])
+def test_what_is_appended_under_a_lock_is_read_behind_what_was_appended_elsewhere(
+    mounts: MountFactory, volume: Volume, n_bytes: int, n_read_first: int
+) -> None:
+    # The kernel puts it into its pages where it believes the end is: whole pages, and those that it has.
+    one = mounts.new(volume)
+    two = mounts.new(one.volume)
+    (one.path / "log").write_bytes(b"1" * n_bytes)
+    fd = os.open(one.path / "log", os.O_RDWR | os.O_APPEND)
+    try:
+        with (two.path / "log").open("ab") as file:
+            file.write(b"2" * n_bytes)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        assert os.pread(fd, n_read_first, 0) == b"1" * n_read_first
+        os.write(fd, b"3" * n_bytes)
+        expected = b"1" * n_bytes + b"2" * n_bytes + b"3" * n_bytes
+        eventually(lambda: os.pread(fd, 4 * n_bytes, 0) == expected, 20)
+    finally:
+        os.close(fd)
+
+
 def test_names_attributes_and_removals_arrive(mounts: MountFactory, volume: Volume) -> None:
     one = mounts.new(volume)
     two = mounts.new(one.volume)

@@ -235,6 +235,19 @@ def test_whoever_opens_a_file_waits_until_the_kernel_has_dropped_it(node: Node) 
     node.follower.dropped(Inode(5))
 
 
+def test_pages_that_show_what_a_write_has_put_elsewhere_are_dropped_soon(following: Node) -> None:
+    following.follower.drop(Inode(5))  # whether it has waited for the kernel or not
+    assert following.kernel.told.wait(20)
+    assert following.kernel.inos == {5}
+    following.follower.dropped(Inode(5))
+    assert not following.kernel.leaves
+
+
+def test_a_write_does_not_wait_for_the_page_that_it_has_locked(node: Node) -> None:
+    node.follower.drop(Inode(5))  # nobody tells the kernel
+    assert node.kernel.leaves, "whoever opens the file waits until somebody has"
+
+
 def test_an_open_does_not_wait_for_ever(node: Node) -> None:
     node.commit(inode_key(Inode(5)))
     node.follower.fence()
