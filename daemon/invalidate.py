@@ -55,6 +55,10 @@ class Cached(Protocol):
 class Vfs(Cached, Protocol):
     """What the VFS is told besides."""
 
+    def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]]) -> set[Inode]:
+        """Returns those inodes of which the kernel may have pages."""
+        ...
+
     def released(self, inos: Iterable[Inode]) -> None: ...
 
 
@@ -168,12 +172,15 @@ class Follower(threading.Thread):
         if not self._wait_for_round(ino, SHOWN_WITHIN_S):
             log.warning("inode %d: the kernel has not dropped its pages for %g s", ino, SHOWN_WITHIN_S)
 
-    def dropped(self, ino: Inode) -> None:
-        """Return when the kernel has forgotten what is known to be outdated of a file, which is about to be opened.
+    def dropped(self, ino: Inode, position: Position = NEWEST) -> None:
+        """Return when the kernel has forgotten what is outdated of a file, which is about to be opened or was asked for its size:
+        as far as is known, or up to a position.
 
         A notification makes the kernel throw away the answer to a GETATTR that is under way, and go on with the size that it
         had: one after the OPEN would let its first read end there, or show zeros beyond the end.
         """
+        if position != NEWEST and not self._is_known(position):
+            self.ask()
         leaving = self._inos, self._leaving  # in this order: see `catch_up`
         if self._everything or self._leaves_nothing or any(inos and ino in inos for inos in leaving):
             self._wait_for_round(ino, OPENED_WITHIN_S)
@@ -331,8 +338,8 @@ class Follower(threading.Thread):
                     if inos or dentries:
                         found = True
                         self._front.leaving(True)
-                        self._vfs.invalidate(inos, dentries)
-                        self._front.invalidate_attributes(inos)
+                        # A size that the kernel learns while it has older pages makes the last of them show zeros.
+                        self._front.invalidate_attributes(inos - self._vfs.invalidate(inos, dentries))
                         self._inos |= inos
                         self._dentries |= dentries
                     if self._arena is not None and not self._is_watched:

@@ -333,6 +333,7 @@ int ar_shown_opened(struct ar_arena *arena, uint64_t ino, uint64_t version);
 /* The kernel uses a handle that it was given for `version` without keeping pages. Only bits in `mask` are compared. */
 void ar_shown_dropped(struct ar_arena *arena, uint64_t ino, uint64_t version, uint64_t mask);
 int64_t ar_shown_newest(const struct ar_arena *arena, uint64_t ino);
+int ar_shown_older(const struct ar_arena *arena, uint64_t ino, uint64_t version);
 void ar_shown_committed(struct ar_arena *arena, uint64_t ino, uint64_t version);
 void ar_shown_drop(struct ar_arena *arena, uint64_t ino);
 void ar_shown_drop_all(struct ar_arena *arena);

@@ -114,6 +114,7 @@ cdef extern from "arena.h" nogil:
     int ar_shown_opened(ar_arena *arena, uint64_t ino, uint64_t version)
     void ar_shown_dropped(ar_arena *arena, uint64_t ino, uint64_t version, uint64_t mask)
     int64_t ar_shown_newest(const ar_arena *arena, uint64_t ino)
+    int ar_shown_older(const ar_arena *arena, uint64_t ino, uint64_t version)
     void ar_shown_committed(ar_arena *arena, uint64_t ino, uint64_t version)
     void ar_shown_drop(ar_arena *arena, uint64_t ino)
     void ar_shown_drop_all(ar_arena *arena)

@@ -338,17 +338,18 @@ cdef class Arena:
     def shown_newest(self, uint64_t ino):
         return ar_shown_newest(&self.arena, ino)
 
+    def shown_older(self, uint64_t ino, uint64_t version):
+        return ar_shown_older(&self.arena, ino, version) != 0
+
     def shown_committed(self, uint64_t ino, uint64_t version):
         ar_shown_committed(&self.arena, ino, version)
 
     def shown_drop(self, uint64_t ino):
         ar_shown_drop(&self.arena, ino)
 
-    def shown_drop_all(self):
-        ar_shown_drop_all(&self.arena)
+    def shown_drop_all(self): ar_shown_drop_all(&self.arena)
 
-    def shown_forget(self, uint64_t ino):
-        ar_shown_forget(&self.arena, ino)
+    def shown_forget(self, uint64_t ino): ar_shown_forget(&self.arena, ino)
 
     def resume(self):
         """Every process that used the arena has died: marks go, handles stay, attributes and names are forgotten."""

@@ -110,25 +110,38 @@ void ar_shown_dropped(struct ar_arena *arena, uint64_t ino, uint64_t version, ui
     ar_unlock(lock);
 }
 
-int64_t ar_shown_newest(const struct ar_arena *arena, uint64_t ino)
+/* -1: there is none; INT64_MAX: it is being changed again and again. */
+static int64_t shown_value(const struct ar_arena *arena, uint64_t ino)
 {
-    int64_t newest = -1;
-    for (int second = 0; second < 2 && newest < 0; second++) {
+    int64_t value = -1;
+    for (int second = 0; second < 2 && value < 0; second++) {
         struct ar_bucket *bucket = shown_bucket(arena, ino, second);
         const struct ar_shown *entries = ar_entries(bucket);
         int ok = 0;
         for (int tries = 0; tries < AR_TRIES && !ok; tries++) {
             uint32_t seq = ar_read_begin(bucket);
-            newest = -1;
+            value = -1;
             for (int i = 0; i < AR_WAYS; i++)
                 if (ar_load(&entries[i].ino) == ino)
-                    newest = (int64_t)(ar_load(&entries[i].value) >> VERSION_AT);
+                    value = (int64_t)ar_load(&entries[i].value);
             ok = ar_read_ok(bucket, seq);
         }
         if (!ok)
-            return INT64_MAX; /* whoever asks then takes nothing for the newest */
+            return INT64_MAX;
     }
-    return newest;
+    return value;
+}
+
+int64_t ar_shown_newest(const struct ar_arena *arena, uint64_t ino)
+{
+    int64_t value = shown_value(arena, ino); /* at INT64_MAX whoever asks takes nothing for the newest */
+    return value < 0 || value == INT64_MAX ? value : value >> VERSION_AT;
+}
+
+int ar_shown_older(const struct ar_arena *arena, uint64_t ino, uint64_t version)
+{
+    int64_t value = shown_value(arena, ino);
+    return value >= 0 && value != INT64_MAX && !(value & AWAITED) && (uint64_t)value >> VERSION_AT < version;
 }
 
 void ar_shown_committed(struct ar_arena *arena, uint64_t ino, uint64_t version)

@@ -173,7 +173,7 @@ static int get_attr(struct fc_lane *lane, const struct fw_in_header *header)
     struct fc_chan *chan = lane->chan;
     struct fw_attr_out out = {0};
     struct ar_attr attr;
-    if (!fc_find(chan, header->nodeid, &attr))
+    if (!fc_find_told(chan, header->nodeid, &attr))
         return 0;
     fill_attr(chan, &attr, &out.attr);
     out.attr_valid = chan->attr_valid.s;
@@ -195,7 +195,7 @@ static int get_statx(struct fc_lane *lane, const struct fw_in_header *header)
     struct fw_statx_out out = {0};
     struct fw_attr basic;
     struct ar_attr attr;
-    if (!fc_find(chan, header->nodeid, &attr))
+    if (!fc_find_told(chan, header->nodeid, &attr))
         return 0;
     fill_attr(chan, &attr, &basic);
     out.attr_valid = chan->attr_valid.s;

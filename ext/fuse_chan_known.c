@@ -9,7 +9,7 @@
  * present one. A round ends, and with it every hold, when the kernel was made to forget everything, and when half the time is over for
  * which it may keep what it was given.
  */
-#include "fuse_chan_impl.h"
+#include "fuse_chan_hot.h"
 
 #include <sys/stat.h>
 
@@ -117,6 +117,16 @@ int fc_is_known(struct fc_chan *chan, uint64_t ino)
     int found = im_find(&chan->known, ino) != NULL;
     pthread_mutex_unlock(&chan->known_lock);
     return found;
+}
+
+int fc_find_told(struct fc_chan *chan, uint64_t ino, struct ar_attr *attr)
+{
+    if (!fc_find(chan, ino, attr))
+        return 0;
+    /* In this order: what is known is left to be told of before it counts as known. */
+    if (!S_ISREG(attr->mode) || (attr->version <= ar_known_to(chan->arena) && !atomic_load(&chan->leaves)))
+        return 1;
+    return !chan->no_open && !ar_shown_older(chan->arena, ino, attr->data_version);
 }
 
 size_t fc_n_known(struct fc_chan *chan)

@@ -22,6 +22,7 @@ from cairnfs.vfs.fileio import FileIo
 from cairnfs.vfs.locks import Locking
 from cairnfs.vfs.moved import Moved
 from cairnfs.vfs.namespace import Namespace, RemovedDirs
+from cairnfs.vfs.pages import UNKNOWN as NO_VERSION
 from cairnfs.vfs.ranges import Ranges
 from cairnfs.vfs.readdir import Directories, Put
 from cairnfs.vfs.resume import resume
@@ -152,7 +153,7 @@ class Vfs:
             self._state.fence(UNKNOWN)
             self._state.moved.check(c.pid, ino)
             if is_file and self._state.dropped is not None:
-                self._state.dropped(ino)
+                self._state.dropped(ino, UNKNOWN)
 
     def read(self, c: Caller, fh: int, offset: int, size: int) -> list[memoryview]:
         """Up to `size` bytes as consecutive views, valid as long as they are referenced; short only at the end of file.
@@ -279,7 +280,7 @@ class Vfs:
         show: Callable[[Inode, Position], None] | None = None,
         catch_up: Callable[[], None] | None = None,
         hold: Callable[[], None] | None = None,
-        dropped: Callable[[Inode], None] | None = None,
+        dropped: Callable[[Inode, Position], None] | None = None,
         drop: Callable[[Inode], None] | None = None,
     ) -> None:
         """`fence` returns when everything that others committed before the call was passed to `invalidate`, or with a position
@@ -289,8 +290,8 @@ class Vfs:
         what was committed up to a position (0: before the call); whoever takes a lock calls it. `catch_up`: as `fence`, where
         that does not ask and the kernel may keep that names are absent. `hold` returns when nothing is known here that is older
         than whoever follows the log allows; what is answered without asking the store calls it. `dropped` returns when the kernel
-        has dropped what is known to be outdated of a file; opens call it after `fence`. `drop` has it drop the pages of
-        a file, soon.
+        has dropped what is outdated of a file, up to a position or (0) as far as is known; opens call it after `fence`,
+        and getattr of what others change. `drop` has it drop the pages of a file, soon.
         """
         self._state.fence = fence
         self._state.hold = hold or self._state.hold
@@ -323,11 +324,17 @@ class Vfs:
     def _resume_virtual(self, handles: list[HeldHandle]) -> None:
         """Virtual files that were open; there are none here."""
 
-    def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]] = ()) -> None:
-        """Another process has changed these inodes and names: what is known of them here is forgotten."""
+    def invalidate(self, inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]] = ()) -> set[Inode]:
+        """Another process has changed these inodes and names: what is known of them here is forgotten. Returns those of which the
+        kernel may have pages.
+        """
+        paged: set[Inode] = set()
         for ino in inos:
+            if self.options.read_only or self._state.pages.newest(ino) != NO_VERSION:
+                paged.add(ino)
             self._state.pages.drop(ino)
             self._state.files.invalidate(ino)
+        return paged
 
     def invalidate_all(self) -> None:
         """The change log has a gap: everything known here is forgotten."""

@@ -6,7 +6,7 @@ from functools import partial
 
 from cairnfs.const import MAX_FILE_BYTES
 from cairnfs.errors import FsError
-from cairnfs.types import Attr, Caller, Inode, SetAttr, StatFs
+from cairnfs.types import Attr, Caller, Inode, Position, SetAttr, StatFs
 from cairnfs.vfs.namespace import RemovedDirs
 from cairnfs.vfs.openfile import OpenFile, stale
 from cairnfs.vfs.state import VfsState
@@ -27,15 +27,24 @@ class Attributes:
         file = self._state.files.get(ino)
         if file is not None:
             dirty = file.dirty_state()
-            return file.overlay(file.refresh(), dirty)
+            return self._once_dropped(file.overlay(file.refresh(), dirty))
         try:
-            return self._state.get(ino)
+            return self._once_dropped(self._state.get(ino))
         except FsError as error:
             gone = self._removed.get(ino)
             if gone is None:
                 stale(error)
                 raise
             return gone
+
+    def _once_dropped(self, attr: Attr) -> Attr:
+        """A file's attributes, when the kernel has dropped the pages that it has of before: the last of these would show zeros
+        between what was the end and what is.
+        """
+        state = self._state
+        if state.dropped is not None and attr.is_file and (state.options.read_only or state.pages.older(attr)):
+            state.dropped(attr.ino, Position(attr.version))
+        return attr
 
     def setattr(self, c: Caller, ino: Inode, change: SetAttr) -> Attr:
         self._state.writable()

@@ -38,6 +38,10 @@ class PageVersions:
         """The newest version known here: a row with a smaller one was read before a commit that callers know of."""
         return self._arena.shown_newest(ino)
 
+    def older(self, attr: Attr) -> bool:
+        """Whether the kernel may have pages of what the inode was before `attr`. Not if an open has just made it drop all."""
+        return self._arena.shown_older(attr.ino, attr.data_version)
+
     def committed(self, attr: Attr) -> None:
         """A commit of this process made `attr`; the pages follow if it came right after what they show."""
         self._arena.shown_committed(attr.ino, attr.data_version)

@@ -59,7 +59,7 @@ class VfsState:
         self.clock = clock
         journal, records = (None, None) if carried is None else (carried.journal, carried.handles)
         self.fence: Callable[[Position], None] = _alone
-        self.dropped: Callable[[Inode], None] | None = None
+        self.dropped: Callable[[Inode, Position], None] | None = None
         self.drop: Callable[[Inode], None] | None = None
         self.way: Callable[[], Position | None] = _nowhere
         self.catch_up: Callable[[], None] | None = None

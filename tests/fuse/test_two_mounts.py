@@ -96,6 +96,27 @@ def test_what_is_appended_under_a_lock_is_read_behind_what_was_appended_elsewher
         os.close(fd)
 
 
+def test_who_follows_a_growing_file_reads_no_zeros(mounts: MountFactory, volume: Volume) -> None:
+    # The last page shows them behind what was the end, should the kernel learn of another size before it has dropped that page.
+    one = mounts.new(volume)
+    two = mounts.new(one.volume)
+    (one.path / "log").write_bytes(b"x" * 100)
+    fd = os.open(one.path / "log", os.O_RDONLY)
+    found = os.read(fd, 100)
+    try:
+        for i in range(100):
+            with (two.path / "log").open("ab") as file:
+                file.write(b"y" * 30)
+            deadline = time.monotonic() + 20
+            while len(found) < 100 + 30 * (i + 1):
+                assert time.monotonic() < deadline, "what was appended never arrived"
+                n_new = os.fstat(fd).st_size - len(found)
+                found += os.pread(fd, n_new, len(found))
+            assert found == b"x" * 100 + b"y" * 30 * (i + 1)
+    finally:
+        os.close(fd)
+
+
 def test_names_attributes_and_removals_arrive(mounts: MountFactory, volume: Volume) -> None:
     one = mounts.new(volume)
     two = mounts.new(one.volume)

@@ -248,6 +248,20 @@ def test_a_write_does_not_wait_for_the_page_that_it_has_locked(node: Node) -> No
     assert node.kernel.leaves, "whoever opens the file waits until somebody has"
 
 
+def test_a_file_that_the_kernel_has_pages_of_loses_its_attributes_with_them(node: Node) -> None:
+    node.vfs.invalidate = lambda inos, dentries=(): {Inode(5)}  # type: ignore[method-assign,assignment]
+    node.commit(inode_key(Inode(5)), inode_key(Inode(6)))
+    node.follower.fence()
+    assert node.kernel.attributes == {6}
+    node.follower.catch_up()
+    assert node.kernel.inos == {5, 6}
+
+
+def test_whoever_was_asked_for_a_size_that_is_not_known_yet_waits_until_the_kernel_has_dropped_the_pages(following: Node) -> None:
+    following.follower.dropped(Inode(5), following.commit(inode_key(Inode(5))))
+    assert following.kernel.inos == {5}
+
+
 def test_an_open_does_not_wait_for_ever(node: Node) -> None:
     node.commit(inode_key(Inode(5)))
     node.follower.fence()

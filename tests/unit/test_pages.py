@@ -42,6 +42,20 @@ def test_pages_are_kept_exactly_while_they_follow_the_content(steps: list[str]) 
         assert known or pages.newest(Inode(7)) == UNKNOWN
 
 
+def test_pages_may_be_older_unless_an_open_is_about_to_drop_them() -> None:
+    pages = PageVersions(Arena(1 << 20))
+    assert not pages.older(file(2)), "nobody has opened it"
+    pages.opened(file(1))
+    assert not pages.older(file(2)), "there are none until the handle is used"
+    pages.dropped(Inode(7), 1)
+    assert pages.older(file(2))
+    assert not pages.older(file(1))
+    pages.drop(Inode(7))
+    assert pages.older(file(2)), "older handles read on"
+    pages.opened(file(2))
+    assert not pages.older(file(3))
+
+
 def test_a_commit_that_others_came_before_ends_it() -> None:
     pages = PageVersions(Arena(1 << 20))
     pages.opened(file(1))
