@@ -53,6 +53,8 @@ class Collector:
                 self._partition(part)
             stage.advance(sum(part[:1] == records.INODE_PREFIX for part in page))
             after = page[-1]
+        # Whose rows were found without a record may have been deleted since the names of partitions were listed.
+        self._partition(records.DELETED_PART)
         self._index.finish()
 
     def _partition(self, part: bytes) -> None:
