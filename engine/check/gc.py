@@ -60,9 +60,6 @@ class _Collection:
 
     def packs(self, stage: Stage) -> None:
         """Packs without live bytes, listed for deletion or not."""
-        if self.report.delete:
-            self._objects.sync()
-            self._meta.store.sync()  # an object must not go before the commits that freed it are safe, and what these name
         rows = self._pack_rows()
         while batch := list(islice(rows, SCAN_ROWS)):
             self._garbage([pack for pack, info in batch if not self._is_live(info)])
@@ -106,6 +103,9 @@ class _Collection:
 
     def _garbage(self, packs: list[PackId]) -> None:
         """Delete packs without live bytes, and their rows."""
+        if packs and self.report.delete:
+            self._objects.sync()
+            self._meta.store.sync()  # an object must not go before the commits that freed it are safe, and what these name
         for pack in self._delete(packs):
             self._meta.layout.drop_pack(pack)
 

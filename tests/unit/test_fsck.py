@@ -383,6 +383,31 @@ def test_a_collection_shows_and_deletes_what_nobody_uses(small: Small) -> None:
     assert small.check(verify_data=True).ok
 
 
+def test_objects_go_after_the_commits_that_freed_them_are_safe(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a loss of power would bring a layout back whose bytes are gone. Others free packs while a collection is under way."""
+    partitions, many = small.store.partitions, small.objects.many
+    freed: list[int] = []
+    safe: list[int] = []
+    deleted: list[int] = []
+
+    def busy(prefix: bytes, after: bytes | None, limit: int) -> list[bytes]:
+        if prefix == records.PACK_PREFIX:
+            small.meta.names.unlink(small.deep, b"file", lambda ino: False)
+            freed.append(small.store.position())
+        return partitions(prefix, after, limit)
+
+    def deleting(requests: Iterator[Any]) -> Any:
+        for number, outcome in many(requests):
+            deleted.append(max(safe, default=0))
+            yield number, outcome
+
+    monkeypatch.setattr(small.store, "sync", lambda: safe.append(small.store.position()))
+    monkeypatch.setattr(small.store, "partitions", busy)
+    monkeypatch.setattr(small.objects, "many", deleting)
+    assert gc.run(small, delete=True).garbage_packs == 1
+    assert len(deleted) == 1 and deleted[0] >= freed[0] > 0
+
+
 @pytest.mark.parametrize("ahead", ["of this machine", "of the store"])
 def test_a_clock_that_is_ahead_makes_no_object_old(small: Small, monkeypatch: pytest.MonkeyPatch, ahead: str) -> None:
     small.objects.put(pack_name(pack := small.meta.ids.pack()), [b"about to be named"])
