@@ -12,10 +12,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from cairnfs.clock import Clock
 from cairnfs.const import CHUNK_BYTES
 from cairnfs.data.fetch import SMALL_SLICE_BYTES, Fetcher
 from cairnfs.data.ports import MetaPort, NewPack
 from cairnfs.data.uploader import Piece, Uploader
+from cairnfs.data.writer import OLD_NS
 from cairnfs.errors import CairnError, ObjectMissing
 from cairnfs.ext import slicer
 from cairnfs.types import Attr, Inode, PackId, SliceRef
@@ -53,8 +55,9 @@ def plan(layout: bytes, block_bytes: int) -> list[tuple[int, int]]:
 class Compactor:
     """One thread and a bounded queue of chunks to look at; what does not fit is noticed again later."""
 
-    def __init__(self, meta: MetaPort, fetcher: Fetcher, uploader: Uploader) -> None:
+    def __init__(self, meta: MetaPort, fetcher: Fetcher, uploader: Uploader, clock: Clock) -> None:
         self._meta = meta
+        self._clock = clock
         self._fetcher = fetcher
         self._uploader = uploader
         self._block_bytes = meta.format.block_bytes
@@ -101,6 +104,7 @@ class Compactor:
             return False
         changed = layout
         packs: list[NewPack] = []
+        began_ns = self._clock.now_ns()
         try:
             for start, end in plan(layout, self._block_bytes):
                 if self._closing:
@@ -108,6 +112,8 @@ class Compactor:
                 ref, pack = self._rewrite(ino, chunk_no, layout, start, end)
                 changed = _overlay(changed, start, end, ref)
                 packs.append(pack)
+            if not 0 <= self._clock.now_ns() - began_ns < OLD_NS:
+                raise CairnError("it took so long that what was stored may have been collected")
         except BaseException:
             for pack_id, _, _ in packs:
                 self._uploader.forget(pack_id)

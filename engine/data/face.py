@@ -44,7 +44,7 @@ class Data:
         self.cache = SliceCache(max(options.cache_bytes - kept_bytes, MIN_BLOCKS * block_bytes), metrics, arena)
         self.uploader = Uploader(meta, objects, options.max_uploads, metrics)
         self.fetcher = Fetcher(objects, meta.format.uuid, self.cache, metrics)
-        self.compactor = Compactor(meta, self.fetcher, self.uploader)
+        self.compactor = Compactor(meta, self.fetcher, self.uploader, clock)
         self.deleter = Deleter(meta, objects)
         self.reader = Reader(
             self.fetcher, self.budget, options.max_downloads, options.readahead_bytes, self.compactor.long_layout, metrics

@@ -2,14 +2,18 @@
 
 import random
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cairnfs.clock import SystemClock
 from cairnfs.const import CHUNK_BYTES
 from cairnfs.data.compact import MAX_RECORDS, plan
+from cairnfs.data.pack import BuiltPack, pack_name
+from cairnfs.errors import CairnError
 from cairnfs.ext import slicer
 from support.datavolume import BLOCK, DataVolume, OpenedFile
 
@@ -170,6 +174,30 @@ def test_whoever_writes_meanwhile_wins(volume: DataVolume, monkeypatch: pytest.M
     assert file.read(0, 100_000) == data[:500] + b"new" + data[503:]
     volume.data.uploader.close()
     assert len(volume.packs()) == 101  # the rewritten packs are gone again
+    file.writer.close()
+
+
+@pytest.mark.parametrize("passed_s", [7200, -7200])
+def test_what_was_collected_before_it_was_named_gets_into_no_layout(
+    volume: DataVolume, monkeypatch: pytest.MonkeyPatch, passed_s: int
+) -> None:
+    """A machine that was suspended for hours between storing and committing, and `gc --delete` elsewhere meanwhile."""
+    file, data = fragmented(volume)
+    store = volume.data.uploader.store
+
+    def suspended(*args: Any) -> BuiltPack:
+        built = store(*args)
+        volume.objects.delete(pack_name(built.pack))
+        now_ns = time.time_ns() + passed_s * 10**9
+        monkeypatch.setattr(SystemClock, "now_ns", lambda self: now_ns)
+        return built
+
+    monkeypatch.setattr(volume.data.uploader, "store", suspended)
+    with pytest.raises(CairnError, match="collected"):
+        volume.data.compactor.compact(file.ino, 0)
+    volume.data.deleter.run_once()
+    volume.data.cache.clear()
+    assert file.read(0, len(data)) == data
     file.writer.close()
 
 
