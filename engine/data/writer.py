@@ -403,16 +403,16 @@ class FileWriter:
         return attr
 
     def _check_old(self, batches: list[Batch]) -> None:
-        """Ask for objects that were stored long ago, by the clock that goes on while a machine is suspended."""
+        """Ask for objects that were stored long ago, by the clock that goes on while a machine is suspended; and for those that a
+        commit without an answer has named: if it was applied, and all of them was overwritten since, they are deleted.
+        """
         now_ns = self._s.clock.now_ns()
         for batch in batches:
-            if (
-                batch.pack is not None
-                and not 0 <= now_ns - batch.stored_ns < OLD_NS
-                and not self._s.uploader.has(batch.pack.pack)
-            ):
+            is_old = not 0 <= now_ns - batch.stored_ns < OLD_NS
+            if batch.pack is not None and (is_old or batch.offered) and not self._s.uploader.has(batch.pack.pack):
+                how = "overwritten elsewhere and deleted" if batch.offered else "collected before it was committed"
                 raise CorruptError(
-                    f"inode {self.ino}: what was stored of it was collected before it was committed, while this node stood still"
+                    f"inode {self.ino}: what was stored of it was {how}, while this node stood still or was cut off"
                 )
 
     def _find_dirty_end(self) -> int:

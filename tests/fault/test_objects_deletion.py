@@ -13,7 +13,7 @@ from cairnfs.clock import SystemClock
 from cairnfs.const import CHUNK_BYTES
 from cairnfs.data.compact import MAX_RECORDS, plan
 from cairnfs.data.pack import BuiltPack, pack_name
-from cairnfs.errors import CairnError
+from cairnfs.errors import CairnError, CorruptError, StoreError
 from cairnfs.ext import slicer
 from support.datavolume import BLOCK, DataVolume, OpenedFile
 
@@ -119,6 +119,32 @@ def test_a_notice_wakes_the_thread_and_close_stops_it(tmp_path: Path) -> None:
     volume.faulty.wait_for("delete", 2)
     volume.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("cairnfs")]
+
+
+def test_a_commit_that_was_applied_is_not_made_again_when_its_pack_is_gone(
+    volume: DataVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer was lost, and before it is tried again another node cuts the file, and deletes what nobody refers to."""
+    file = volume.file()
+    operations = volume.meta.layout
+    commit_write = operations.commit_write
+
+    def unanswered(*args: Any, **more: Any) -> None:
+        commit_write(*args, **more)
+        raise StoreError("the answer was lost")
+
+    file.writer.write(0, b"x" * 1000)
+    with monkeypatch.context() as patch:
+        patch.setattr(operations, "commit_write", unanswered)
+        with pytest.raises(StoreError):
+            file.writer.flush()
+    volume.meta_rows.layout.truncate(file.ino, 0)
+    assert volume.data.deleter.run_once() == 1
+    with pytest.raises(CorruptError, match="deleted"):
+        file.writer.flush()
+    assert volume.meta_rows.attr(file.ino).size == 0
+    file.writer.discard()
+    file.writer.close()
 
 
 # Compaction
