@@ -117,6 +117,7 @@ class Follower(threading.Thread):
         self._position = newest if told is None else Position(told)
         self._strange_until = Position(0) if told is None else newest
         self.on_told: Callable[[Position], None] = lambda position: None
+        self.on_gap: Callable[[], None] = lambda: None  # before everything is dropped
         self.on_read: Callable[[], None] = lambda: None  # on this thread, each time after the log was read
         passed_on = None if arena is None else PassedOn(arena)
         if core is not None and not self._is_watched:
@@ -372,6 +373,7 @@ class Follower(threading.Thread):
         """
         log.warning("the change log no longer reaches back to position %d: dropping every cache", self._position)
         position = self._store.position()
+        self.on_gap()
         if self._core is not None:
             self._core.forget()
         if self._arena is not None:

@@ -238,6 +238,7 @@ class MountProcess:
         is_pushed = self._request.is_pushed
         vfs.moved.knows = front.known
         follower = Follower(volume.store, vfs, front, volume.arena, told, is_pushed, volume.meta.core, vfs.moved)
+        follower.on_gap = partial(_look_again, volume)
         if carried is not None:
             follower.on_told = carried.tell
             follower.on_told(follower.position)
@@ -305,6 +306,14 @@ class MountProcess:
         log.info("%s: mounted %s, %s, version %s", request.mountpoint, request.url, mounted_by, VERSION)
         self._serve_metrics()
         self._on_ready(self._remarks)
+
+
+def _look_again(volume: Volume) -> None:
+    """After a gap in the change log: it may be that of another volume."""
+    try:
+        volume.refresh_format()
+    except OSError as error:  # if that could not be told, the next heartbeat looks
+        log.error("%s", error)
 
 
 class StopWatcher(threading.Thread):

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from cairnfs.clock import Clock, SystemClock
 from cairnfs.const import DEFAULT_BLOCK_BYTES
-from cairnfs.errors import ObjectError, UsageError, VolumeError
+from cairnfs.errors import ObjectError, StoreError, UsageError, VolumeError
 from cairnfs.ext.arena import Arena
 from cairnfs.meta import Meta, records
 from cairnfs.meta.sessions import SessionInfo, is_dead
@@ -23,7 +23,7 @@ from cairnfs.meta.stores import open_store
 from cairnfs.meta.stores.base import Store
 from cairnfs.meta.stores.counting import CountingStore
 from cairnfs.meta.stores.kept import KeptStore
-from cairnfs.meta.volume import VolumeFormat, create_volume, load_format
+from cairnfs.meta.volume import VolumeFormat, create_volume, decode_format, wipe_volume
 from cairnfs.metrics import EVICTED, Cells, Metrics
 from cairnfs.objects import (
     STORAGE_OPTIONS,
@@ -83,10 +83,15 @@ class Volume:
         return self.meta.format
 
     def refresh_format(self) -> None:
-        """Take up limits that another process has changed. VolumeError when the volume is gone, or is another one now."""
-        fmt = load_format(self.store)
-        if fmt.uuid != self.format.uuid:
-            raise VolumeError(f"the metadata store holds volume '{fmt.name}' (uuid {fmt.uuid}) now: unmount")
+        """Take up limits that another process has changed. StoreError when the volume is gone, or is another one now: from then
+        on nothing is read from its store, or written to it.
+        """
+        row = self.store.read([records.FORMAT_KEY])[0]
+        fmt = None if row is None else decode_format(row.value)
+        if fmt is None or fmt.uuid != self.format.uuid:
+            now = "" if fmt is None else f", the metadata store holds volume '{fmt.name}' (uuid {fmt.uuid}) now"
+            self.store.ended = f"volume '{self.format.name}' (uuid {self.format.uuid}) was destroyed{now}: unmount"
+            raise StoreError(self.store.ended)
         self.meta.core.format = fmt
         if self.arena is not None:
             self.arena.usage_drop()
@@ -270,7 +275,7 @@ def _make_room(store: Store, url: str, force: bool, clock: Clock) -> None:
         )
     refuse_if_used(volume)
     destroy_bucket(volume.format)
-    store.wipe()
+    wipe_volume(store, volume.format)
 
 
 def has_volume(store: Store) -> bool:
@@ -314,6 +319,6 @@ def destroy_volume(url: str, volume_uuid: str, *, force: bool = False, deleted: 
             if not force:
                 raise
             log.warning("objects of volume '%s' are left behind: %s", volume.format.name, error)
-        volume.store.wipe()
+        wipe_volume(volume.store, volume.format)
         volume.store.sync()
         return n_deleted

@@ -6,6 +6,7 @@
 | `v` | `usage` | i64 used_bytes @0, i64 used_inodes @8 |
 | `v` | `next` | next unused numbers: i64 inode @0, i64 pack @8, i64 session @16 |
 | `v` | `moves` | i64: how many times a directory was renamed (`engine.meta.rename`); no row: never |
+| `v` | `former` | as `next`, where the numbers of the next volume begin; only while there is no volume |
 | `v` | `security` | u8: 0 while no inode was ever given an attribute in `security.`, then 1 for ever; no row: not known |
 | `i`+ino8 | `a` | inode record, below |
 | `i`+ino8 | `c`+u64 chunk number >= 1 | layout of that chunk (40-byte slice records); no row: all hole |
@@ -67,6 +68,7 @@ USAGE_KEY: Key = (b"v", b"usage")
 NEXT_KEY: Key = (b"v", b"next")
 MOVES_KEY: Key = (b"v", b"moves")  # names that directories and symbolic links have lost or got instead of others
 SECURITY_KEY: Key = (b"v", b"security")
+FORMER_KEY: Key = (b"v", b"former")
 
 INODE_PREFIX = b"i"
 DENTRY_PREFIX = b"d"

@@ -15,6 +15,7 @@ from cairnfs.const import DEFAULT_BLOCK_BYTES, FORMAT_VERSION, MAX_BLOCK_BYTES, 
 from cairnfs.errors import CorruptError, FsError, UsageError, VolumeError
 from cairnfs.meta import records
 from cairnfs.meta.stores.base import Store
+from cairnfs.meta.stores.fields import field as number_at
 from cairnfs.meta.txn import Txn, transact
 from cairnfs.types import Attr, Inode
 
@@ -22,6 +23,8 @@ COMPRESSION_PATTERN = re.compile(r"none|zstd(:[1-9]|:1[0-9])?")  # what `cairnfs
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")  # JuiceFS's rule; a name is also part of object names
 
 OLDEST_FORMAT = 1  # that can be read
+NUMBERS_AT = (records.NEXT_INODE_AT, records.NEXT_PACK_AT, records.NEXT_SESSION_AT)
+BETWEEN_VOLUMES = 1 << 20  # numbers: more than mounts of a volume take while it is being deleted
 
 _DIRECTORY = 0o040000
 
@@ -104,7 +107,7 @@ def create_volume(store: Store, fmt: VolumeFormat, now_ns: int, *, uid: int = 0,
     """
     fmt.check()
     if force:
-        store.wipe()
+        wipe_volume(store)
     root = Attr(
         Inode(ROOT_INO),
         _DIRECTORY | 0o777,
@@ -121,12 +124,15 @@ def create_volume(store: Store, fmt: VolumeFormat, now_ns: int, *, uid: int = 0,
 
     def build(txn: Txn) -> None:
         taken = FsError(errno.EEXIST, "the metadata store already holds a volume; delete it with 'cairnfs format --force'")
+        former = txn.get(records.FORMER_KEY)
         txn.absent(records.FORMAT_KEY, taken)
         txn.put(records.FORMAT_KEY, fmt.encode())
         txn.put(records.USAGE_KEY, records.encode_usage(records.Usage(0, 1)))
-        txn.put(records.NEXT_KEY, records.encode_numbers(inode=ROOT_INO + 1, pack=1, session=1))
+        first = records.encode_numbers(inode=ROOT_INO + 1, pack=1, session=1)
+        txn.put(records.NEXT_KEY, first if former is None else former.value)
+        txn.delete(records.FORMER_KEY)
         txn.put(records.SECURITY_KEY, records.NEVER_GIVEN)
-        for offset in (records.NEXT_INODE_AT, records.NEXT_PACK_AT, records.NEXT_SESSION_AT):
+        for offset in NUMBERS_AT:
             txn.add(records.NEXT_KEY, offset, 0, unused=True)  # which begins the series that is given out there
         txn.put(records.inode_key(ROOT_INO), records.encode_attr(root))
 
@@ -134,6 +140,22 @@ def create_volume(store: Store, fmt: VolumeFormat, now_ns: int, *, uid: int = 0,
         transact(store, build)
     except FsError as error:
         raise VolumeError(str(error), error.errno) from None
+
+
+def wipe_volume(store: Store, known: VolumeFormat | None = None) -> None:
+    """Delete a volume's metadata. Numbers go on in the next volume of the store: a mount that was not told, or stood still, knows
+    inodes, packs and sessions by theirs, and would take those of the next volume for them.
+
+    VolumeError when it is not the one that is `known` any more.
+    """
+    stored, row, former = store.read([records.FORMAT_KEY, records.NEXT_KEY, records.FORMER_KEY])
+    if known is not None and stored is not None and decode_format(stored.value).uuid != known.uuid:
+        raise VolumeError(f"volume '{known.name}' was destroyed by somebody else meanwhile, and another one made in its place")
+    store.wipe()
+    row = row or former
+    if row is not None:
+        numbers = records.encode_numbers(*(number_at(row.value, offset) + BETWEEN_VOLUMES for offset in NUMBERS_AT))
+        transact(store, lambda txn: txn.put(records.FORMER_KEY, numbers))
 
 
 def update_format(store: Store, fmt: VolumeFormat) -> None:

@@ -3,10 +3,15 @@
 import json
 import os
 import re
+import stat
 from pathlib import Path
 
 import pytest
 
+from cairnfs.const import ROOT_INO
+from cairnfs.errors import StoreError
+from cairnfs.types import Caller, Inode
+from cairnfs.volume import open_volume
 from support.mounts import Volume, cairnfs
 
 
@@ -104,6 +109,22 @@ def test_destroy_wants_the_right_uuid_and_deletes_everything(volume: Volume) -> 
     gone = cairnfs("status", volume.url, check=False)
     assert gone.returncode == 1 and "cairnfs format" in gone.stderr
     cairnfs("format", volume.url, "photos", "--bucket", volume.bucket)
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_who_has_a_destroyed_volume_open_has_nothing_to_do_with_the_next(volume: Volume, is_replaced: bool) -> None:
+    with open_volume(volume.url, data=False) as opened:
+        root, left = Inode(ROOT_INO), opened.meta.ids.inode()
+        cairnfs("destroy", volume.url, opened.format.uuid, "--yes", fork=True)
+        if is_replaced:
+            cairnfs("format", volume.url, "photos", "--bucket", volume.bucket, fork=True)
+            with open_volume(volume.url, data=False) as another:
+                assert another.meta.names.create(Caller(), root, b"f", stat.S_IFREG).ino > left + 1024
+        with pytest.raises(StoreError, match="was destroyed"):
+            opened.refresh_format()
+        for call in (opened.meta.names.get, lambda ino: opened.meta.names.create(Caller(), ino, b"g", stat.S_IFREG)):
+            with pytest.raises(StoreError, match="was destroyed"):
+                call(root)
 
 
 def test_destroy_leaves_what_may_not_be_its_own_and_goes_on_only_by_force(volume: Volume) -> None:

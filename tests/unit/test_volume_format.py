@@ -11,7 +11,7 @@ from cairnfs.errors import CorruptError, UsageError, VolumeError
 from cairnfs.meta import Meta, records
 from cairnfs.meta.stores.base import Put
 from cairnfs.meta.stores.memory import MemoryStore
-from cairnfs.meta.volume import VolumeFormat, create_volume, load_format, update_format
+from cairnfs.meta.volume import VolumeFormat, create_volume, load_format, update_format, wipe_volume
 from cairnfs.types import SessionId
 
 NOW_NS = 1_700_000_000 * 10**9
@@ -72,6 +72,31 @@ def test_force_begins_anew(store: MemoryStore) -> None:
     create_volume(store, other, NOW_NS, force=True)
     assert load_format(store) == other
     assert store.read([records.session_key(9)]) == [None]
+
+
+@pytest.mark.parametrize("is_destroyed_before", [False, True])
+def test_numbers_go_on_in_the_next_volume(store: MemoryStore, is_destroyed_before: bool) -> None:
+    """A mount that was not told knows things of the former volume by them, and has some left to give."""
+    former = Meta(store).ids
+    for _ in range(1500):
+        used = former.inode(), former.pack(), former.session()
+    left = former.inode() + 1023, former.pack() + 255
+    if is_destroyed_before:
+        wipe_volume(store, FORMAT)
+        assert store.partitions(b"", None, 10) == [b"v"]
+    create_volume(store, VolumeFormat("other"), NOW_NS, force=not is_destroyed_before)
+    ids = Meta(store).ids
+    first = ids.inode(), ids.pack(), ids.session()
+    assert first[0] > left[0] and first[1] > left[1] and first[2] > used[2]
+    assert store.read([records.FORMER_KEY]) == [None]
+
+
+def test_a_volume_that_was_made_meanwhile_is_not_wiped(store: MemoryStore) -> None:
+    other = VolumeFormat("other")
+    create_volume(store, other, NOW_NS, force=True)
+    with pytest.raises(VolumeError, match="somebody else"):
+        wipe_volume(store, FORMAT)
+    assert load_format(store) == other
 
 
 def test_empty_store_says_how_to_make_a_volume() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from threading import Event
 from time import perf_counter_ns
 
+from cairnfs.errors import StoreError
 from cairnfs.ext.arena import Watch
 from cairnfs.meta.stores.base import (
     NOTHING,
@@ -47,12 +48,14 @@ def _nobody(effects: Sequence[Effect]) -> None:
 class CountingStore:
     """The store it is given. Calls that fail are counted as well: they took their time.
 
-    `on_commit` is called with the effects of every commit, on the thread that made it and before that goes on.
+    `on_commit` is called with the effects of every commit, on the thread that made it and before that goes on. When `ended` says
+    why, every call for rows or the log fails: StoreError.
     """
 
     def __init__(self, store: Store, metrics: Metrics) -> None:
         self._store = store
         self.on_commit: Callable[[Sequence[Effect]], None] = _nobody
+        self.ended = ""
         seconds = metrics.meta_store_s
         self._reads, self._scans, self._commits = seconds["read"], seconds["scan"], seconds["commit"]
         self._logs, self._positions, self._syncs = seconds["log"], seconds["position"], seconds["sync"]
@@ -66,7 +69,12 @@ class CountingStore:
     def origin(self, session: SessionId) -> None:
         self._store.origin = session
 
+    def _check(self) -> None:
+        if self.ended:
+            raise StoreError(self.ended)
+
     def read(self, keys: Sequence[Key]) -> list[Row | None]:
+        self._check()
         started_ns = perf_counter_ns()
         try:
             return self._store.read(keys)
@@ -74,6 +82,7 @@ class CountingStore:
             self._reads.observe_ns(perf_counter_ns() - started_ns)
 
     def read_via(self, key: Key, prefix: bytes, subkey: bytes, along: Along = NOTHING) -> Via:
+        self._check()
         started_ns = perf_counter_ns()
         try:
             return self._store.read_via(key, prefix, subkey, along)
@@ -83,6 +92,7 @@ class CountingStore:
     def scan_via(
         self, partition: bytes, after: bytes | None, limit: int, prefix: bytes, subkey: bytes, *, with_named: bool = True
     ) -> Scanned:
+        self._check()
         started_ns = perf_counter_ns()
         try:
             return self._store.scan_via(partition, after, limit, prefix, subkey, with_named=with_named)
@@ -90,6 +100,7 @@ class CountingStore:
             self._scans.observe_ns(perf_counter_ns() - started_ns)
 
     def scan(self, partition: bytes, after: bytes | None, limit: int, *, prefix: bytes = b"") -> list[tuple[bytes, Row]]:
+        self._check()
         started_ns = perf_counter_ns()
         try:
             return self._store.scan(partition, after, limit, prefix=prefix)
@@ -97,6 +108,7 @@ class CountingStore:
             self._scans.observe_ns(perf_counter_ns() - started_ns)
 
     def partitions(self, prefix: bytes, after: bytes | None, limit: int) -> list[bytes]:
+        self._check()
         started_ns = perf_counter_ns()
         try:
             return self._store.partitions(prefix, after, limit)
@@ -104,6 +116,7 @@ class CountingStore:
             self._scans.observe_ns(perf_counter_ns() - started_ns)
 
     def commit(self, conditions: Sequence[Condition], effects: Sequence[Effect]) -> Committed:
+        self._check()
         started_ns = perf_counter_ns()
         try:
             committed = self._store.commit(conditions, effects)
@@ -116,6 +129,7 @@ class CountingStore:
         return committed
 
     def position(self) -> Position:
+        self._check()
         started_ns = perf_counter_ns()
         try:
             return self._store.position()
@@ -123,6 +137,7 @@ class CountingStore:
             self._positions.observe_ns(perf_counter_ns() - started_ns)
 
     def log(self, after: Position, limit: int, *, rings: bool = False) -> list[LogRecord]:
+        self._check()
         started_ns = perf_counter_ns()
         try:
             return self._store.log(after, limit, rings=rings)

@@ -1,0 +1,113 @@
+"""A mount whose volume is destroyed by force, and perhaps replaced: it says so, fails, and leaves the next volume alone."""
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from support.mounts import Mount, MountFactory, Volume, cairnfs, cairnfs_mounts
+from support.redis_server import RedisServer
+from support.stopping import stop_process
+
+pytestmark = pytest.mark.fuse
+
+PATIENCE_S = 30
+N_FILES = 20
+EXPECTED = ["was destroyed", "no longer reaches back", "could not be followed", "are lost: they could not be stored"]
+OLD, NEW = b"old;" * 5000, b"new;" * 5000  # of one size: only the bytes tell the two apart
+
+
+@pytest.fixture
+def volume(mounts: MountFactory, redis_server: RedisServer) -> Volume:
+    return mounts.volume(url=f"{redis_server.url}/6")
+
+
+def filled(mount: Mount, data: bytes) -> None:
+    for i in range(N_FILES):
+        (mount.path / f"f{i}").write_bytes(data)
+
+
+def contents(mount: Mount) -> list[bytes]:
+    return [(mount.path / f"f{i}").read_bytes() for i in range(N_FILES)]
+
+
+def destroy(volume: Volume) -> None:
+    with_uuid = (volume.bucket / volume.name / "cairnfs_uuid").read_text().strip()
+    cairnfs("destroy", volume.url, with_uuid, "--yes", "--force")
+
+
+def fails(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except OSError as error:
+        assert error.errno in (errno.EIO, errno.ENOENT, errno.ESTALE), error
+        return True
+    return False
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"late")
+
+
+@contextmanager
+def stopped(pids: Sequence[int]) -> Iterator[None]:
+    for pid in pids:
+        stop_process(pid)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("is_stopped", [False, True], ids=["running", "stopped"])
+def test_it_does_not_touch_the_next_volume(mounts: MountFactory, volume: Volume, is_stopped: bool) -> None:
+    """Nothing of it is held open here: who starts a program closes a copy of that, which waits for a mount that is stopped."""
+    old = mounts.new(volume, "--heartbeat", "30")
+    old.expected_log += EXPECTED
+    filled(old, OLD)
+    with stopped(old.pids if is_stopped else ()):
+        destroy(volume)
+        cairnfs("format", volume.url, volume.name, *volume.format_options)
+        new = mounts.new(volume)
+        filled(new, NEW)
+    for i in range(N_FILES):
+        fails(lambda i=i: append(old.path / f"f{i}"))  # type: ignore[misc]
+        fails(lambda i=i: (old.path / f"g{i}").write_bytes(b"late"))  # type: ignore[misc]
+    assert contents(new) == [NEW] * N_FILES
+    eventually(lambda: fails(lambda: os.listdir(old.path)), "the destroyed volume is still listed")
+    assert fails(lambda: (old.path / "f1").read_bytes())
+    assert fails(lambda: (old.path / "h").write_bytes(b"late"))
+    cairnfs("umount", old.path, check=False)
+    old.mounted = False
+    assert str(old.path) not in cairnfs_mounts()
+    assert "was destroyed" in old.log.read_text()
+    new.restart()
+    assert contents(new) == [NEW] * N_FILES
+
+
+def test_it_fails_where_there_is_no_next_volume(mounts: MountFactory, volume: Volume) -> None:
+    mounts.expect_damage(volume)
+    mount = mounts.new(volume)
+    mount.expected_log += EXPECTED
+    filled(mount, OLD)
+    destroy(volume)
+    eventually(lambda: fails(lambda: os.listdir(mount.path)), "the destroyed volume is still listed")
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        (mount.path / "f0").read_bytes()
+    cairnfs("umount", mount.path, check=False)
+    mount.mounted = False
+    assert str(mount.path) not in cairnfs_mounts()
