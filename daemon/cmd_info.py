@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,14 +123,9 @@ def config_command(meta_url: str, capacity: int | None, inodes: int | None, as_j
     from cairnfs.volume import open_volume
 
     with open_volume(meta_url, data=False) as volume:
-        fmt = volume.format
-        if capacity is not None or inodes is not None:
-            fmt = replace(
-                fmt,
-                capacity_bytes=fmt.capacity_bytes if capacity is None else capacity,
-                inodes=fmt.inodes if inodes is None else inodes,
-            )
-            update_format(volume.store, fmt)
+        given = {"capacity_bytes": capacity, "inodes": inodes}
+        changes = {name: limit for name, limit in given.items() if limit is not None}
+        fmt = update_format(volume.store, **changes) if changes else volume.format
     if as_json:
         print_json(shown.format_as_json(fmt))
     else:

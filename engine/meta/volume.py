@@ -8,7 +8,7 @@ import errno
 import json
 import re
 import uuid
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, get_origin
 
 from cairnfs.const import DEFAULT_BLOCK_BYTES, FORMAT_VERSION, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, ROOT_INO
@@ -158,19 +158,23 @@ def wipe_volume(store: Store, known: VolumeFormat | None = None) -> None:
         transact(store, lambda txn: txn.put(records.FORMER_KEY, numbers))
 
 
-def update_format(store: Store, fmt: VolumeFormat) -> None:
-    """Store changed limits or a moved bucket. VolumeError for a change of what stored data depends on."""
-    fmt.check()
+def update_format(store: Store, **changes: Any) -> VolumeFormat:
+    """Change limits or the bucket, and nothing that somebody else changes meanwhile; the format then. VolumeError for a change of
+    what stored data depends on.
+    """
 
-    def build(txn: Txn) -> None:
+    def build(txn: Txn) -> VolumeFormat:
         row = txn.get(records.FORMAT_KEY)
         if row is None:
             raise VolumeError("the metadata store holds no volume: create one with 'cairnfs format META-URL NAME'")
         stored = decode_format(row.value)
+        fmt = replace(stored, **changes)
+        fmt.check()
         for fixed in ("uuid", "name", "format_version", "block_bytes", "created"):
             if getattr(stored, fixed) != getattr(fmt, fixed):
                 raise VolumeError(f"{fixed} of a volume cannot be changed (it is {getattr(stored, fixed)!r})")
         txn.unchanged(records.FORMAT_KEY)
         txn.put(records.FORMAT_KEY, (json.dumps(json.loads(row.value) | asdict(fmt), indent=1)).encode())
+        return fmt
 
-    transact(store, build)
+    return transact(store, build)

@@ -3,13 +3,14 @@
 import json
 import stat
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from cairnfs.const import MIB, ROOT_INO
 from cairnfs.errors import CorruptError, UsageError, VolumeError
 from cairnfs.meta import Meta, records
-from cairnfs.meta.stores.base import Put
+from cairnfs.meta.stores.base import Committed, Put
 from cairnfs.meta.stores.memory import MemoryStore
 from cairnfs.meta.volume import VolumeFormat, create_volume, load_format, update_format, wipe_volume
 from cairnfs.types import SessionId
@@ -171,22 +172,34 @@ def test_format_that_cannot_be_is_refused(change: dict[str, object]) -> None:
 
 def test_limits_and_bucket_may_change_and_unknown_fields_stay(store: MemoryStore) -> None:
     store_format(store, colour="blue")
-    changed = replace(FORMAT, capacity_bytes=5, inodes=7, bucket="/elsewhere", compression="zstd")
-    update_format(store, changed)
-    assert load_format(store) == changed
+    changes: dict[str, Any] = {"capacity_bytes": 5, "inodes": 7, "bucket": "/elsewhere", "compression": "zstd"}
+    changed = update_format(store, **changes)
+    assert load_format(store) == changed == replace(FORMAT, **changes)
     assert stored(store)["colour"] == "blue"
 
 
 @pytest.mark.parametrize("change", [{"name": "other"}, {"uuid": "other"}, {"block_bytes": 8 * MIB}])
 def test_what_stored_data_depends_on_may_not_change(store: MemoryStore, change: dict[str, object]) -> None:
     with pytest.raises(VolumeError, match="cannot be changed"):
-        update_format(store, replace(FORMAT, **change))  # type: ignore[arg-type]
+        update_format(store, **change)
     assert load_format(store) == FORMAT
+
+
+def test_a_change_leaves_what_somebody_else_changes_meanwhile(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = store.commit
+
+    def overtaken(*args: Any) -> Committed:
+        monkeypatch.undo()
+        update_format(store, inodes=7)
+        return commit(*args)
+
+    monkeypatch.setattr(store, "commit", overtaken)
+    assert update_format(store, capacity_bytes=5) == load_format(store) == replace(FORMAT, capacity_bytes=5, inodes=7)
 
 
 def test_format_of_an_empty_store_cannot_be_changed() -> None:
     with pytest.raises(VolumeError, match="no volume"):
-        update_format(MemoryStore(), FORMAT)
+        update_format(MemoryStore(), inodes=7)
 
 
 def test_numbers_of_two_processes_never_meet(store: MemoryStore) -> None:
