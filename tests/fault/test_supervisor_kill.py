@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
 LARGEST_KB = 40 << 10  # of the supervisor's own memory: Python with what a mount needs, before anything is served
 MAX_GROWN_KB = 4 << 10
-N_KILLS = 3
+N_KILLS = 2
 
 
 def memory_kb(pid: int) -> int:

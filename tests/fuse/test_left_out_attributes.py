@@ -229,7 +229,9 @@ def test_what_the_kernel_keeps_for_a_short_time_always_comes(mounts: MountFactor
 
 
 @pytest.mark.slow
-def test_what_the_kernel_keeps_comes_again_before_its_time_is_over(mounts: MountFactory) -> None:
+def test_what_the_kernel_keeps_comes_again_before_its_time_is_over(mounts: MountFactory, pytestconfig: pytest.Config) -> None:
+    if not pytestconfig.getoption("--full"):
+        pytest.skip("takes 33 s: --full")
     mount = mounts.new(None, "--attr-cache", "60s")
     fill(mount.path / "d")
     hold(mount, mount.path / "d")
