@@ -3,12 +3,8 @@
 Other than behind a cut link, nothing of it notices the time that passes: threads go on in any order, with what they knew.
 """
 
-import os
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from subprocess import Popen
 
 import pytest
@@ -20,7 +16,7 @@ from support.hosts import HostMount, Network
 from support.mounts import MountFactory, Volume
 from support.programs import ended, says
 from support.redis_server import RedisServer
-from support.stopping import stop_process
+from support.stopping import stopped
 
 pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
@@ -88,18 +84,6 @@ for fd in (flocked, locked):
     os.pwrite(fd, b"taken", 0)
     os.close(fd)
 """
-
-
-@contextmanager
-def stopped(*pids: int) -> Iterator[None]:
-    """Of a mount all processes, the one first that would take a worker which stands still for dead."""
-    for pid in pids:
-        stop_process(pid)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 def go_on(process: "Popen[str]") -> None:

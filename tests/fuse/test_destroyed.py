@@ -2,21 +2,18 @@
 
 import errno
 import os
-import signal
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from support.mounts import Mount, MountFactory, Volume, cairnfs, cairnfs_mounts
 from support.redis_server import RedisServer
-from support.stopping import stop_process
+from support.stopping import stopped
+from support.storing import wait
 
 pytestmark = pytest.mark.fuse
 
-PATIENCE_S = 30
 N_FILES = 20
 EXPECTED = ["was destroyed", "no longer reaches back", "could not be followed", "are lost: they could not be stored"]
 OLD, NEW = b"old;" * 5000, b"new;" * 5000  # of one size: only the bytes tell the two apart
@@ -50,27 +47,9 @@ def fails(call: Callable[[], object]) -> bool:
     return False
 
 
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-
-
 def append(path: Path) -> None:
     with path.open("ab") as file:
         file.write(b"late")
-
-
-@contextmanager
-def stopped(pids: Sequence[int]) -> Iterator[None]:
-    for pid in pids:
-        stop_process(pid)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("is_stopped", [False, True], ids=["running", "stopped"])
@@ -79,7 +58,7 @@ def test_it_does_not_touch_the_next_volume(mounts: MountFactory, volume: Volume,
     old = mounts.new(volume, "--heartbeat", "30")
     old.expected_log += EXPECTED
     filled(old, OLD)
-    with stopped(old.pids if is_stopped else ()):
+    with stopped(*(old.pids if is_stopped else ())):
         destroy(volume)
         cairnfs("format", volume.url, volume.name, *volume.format_options)
         new = mounts.new(volume)
@@ -88,7 +67,7 @@ def test_it_does_not_touch_the_next_volume(mounts: MountFactory, volume: Volume,
         fails(lambda i=i: append(old.path / f"f{i}"))  # type: ignore[misc]
         fails(lambda i=i: (old.path / f"g{i}").write_bytes(b"late"))  # type: ignore[misc]
     assert contents(new) == [NEW] * N_FILES
-    eventually(lambda: fails(lambda: os.listdir(old.path)), "the destroyed volume is still listed")
+    wait(lambda: fails(lambda: os.listdir(old.path)), "the destroyed volume is still listed")
     assert fails(lambda: (old.path / "f1").read_bytes())
     assert fails(lambda: (old.path / "h").write_bytes(b"late"))
     cairnfs("umount", old.path, check=False)
@@ -105,7 +84,7 @@ def test_it_fails_where_there_is_no_next_volume(mounts: MountFactory, volume: Vo
     mount.expected_log += EXPECTED
     filled(mount, OLD)
     destroy(volume)
-    eventually(lambda: fails(lambda: os.listdir(mount.path)), "the destroyed volume is still listed")
+    wait(lambda: fails(lambda: os.listdir(mount.path)), "the destroyed volume is still listed")
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         (mount.path / "f0").read_bytes()
     cairnfs("umount", mount.path, check=False)

@@ -5,19 +5,17 @@ full would be. They are stopped for less than a lease, at whose end they would d
 """
 
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from support.mounts import Mount, MountFactory, Volume
+from support.mounts import MountFactory, Volume
 from support.redis_server import RedisServer
-from support.stopping import stop_process
+from support.stopping import stopped
 
 pytestmark = [pytest.mark.fuse, pytest.mark.usefixtures("kernel_caches")]
 
@@ -39,19 +37,6 @@ os._exit(0)
 @pytest.fixture
 def volume(mounts: MountFactory, redis_server: RedisServer) -> Volume:
     return mounts.volume(url=f"{redis_server.url}/0")
-
-
-@contextmanager
-def stopped(mount: Mount) -> Iterator[None]:
-    """Every process of it, the one first that would take a worker which stands still for dead."""
-    pids = mount.pids
-    for pid in pids:
-        stop_process(pid)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:
@@ -113,7 +98,7 @@ def test_nothing_of_before_the_gap_is_seen_after_it(
     warm(one.path)
     with (d / "held").open("rb", buffering=0) as held, redis_server.client() as client:
         assert held.read() == OLD
-        with stopped(one):
+        with stopped(*one.pids):
             change(two.path)
             assert client.llen(LOG) > 10
             client.ltrim(LOG, -1, -1)

@@ -3,6 +3,8 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 LIMIT_S = 20
@@ -15,6 +17,18 @@ def stop_process(pid: int) -> None:
     while set(states(pid)) != {"T"}:
         assert time.monotonic() < deadline, f"process {pid} has not stopped"
         time.sleep(0.001)
+
+
+@contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    """Processes stand still. Of a mount, `Mount.pids` has the one first that would take a worker which does so for dead."""
+    for pid in pids:
+        stop_process(pid)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def states(pid: int) -> list[str]:
