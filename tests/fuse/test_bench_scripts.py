@@ -84,6 +84,17 @@ def test_how_much_memory_of_redis_a_file_takes(temporary: Path, tmp_path: Path) 
     assert list(bucket.iterdir()) == []
 
 
+def test_what_a_file_costs_at_least(temporary: Path) -> None:
+    found = rows(run("floor", temporary, "--files", str(N_FILES), "--size", "4000"))
+    assert [row[0] for row in found] == ["create, write, close", "remove"]
+    (created, removed) = ([float(cell.replace(",", "")) for cell in row[1:]] for row in found)
+    assert 3 <= created[0] < 4 and 1 <= removed[0] < 2  # requests: the end of the log and two commits, one commit
+    for _, redis_us, object_us, synced_us, rate, rate_synced in (created, removed):
+        assert redis_us > 0 and rate == pytest.approx(1e6 / (redis_us + object_us), rel=0.02)
+        assert rate_synced == pytest.approx(1e6 / (redis_us + synced_us), rel=0.02)
+    assert created[2] > 0 < created[3] and removed[2:4] == [0, 0]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("kernel_caches")
 def test_an_epoch_on_redis_and_ceph(temporary: Path) -> None:
