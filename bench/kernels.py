@@ -13,9 +13,10 @@ from random import Random
 from typing import NamedTuple
 
 from cairnfs.const import MIB, PAGE_BYTES
-from cairnfs.ext import arena, checksum, file_io, ino_map, journal, listing, page, shm, slicer
+from cairnfs.ext import arena, checksum, file_io, ino_map, journal, listing, page, shm, slicer, steps
 from cairnfs.meta.records import dentry_key, dentry_value, encode_attr, inode_key
-from cairnfs.meta.stores.base import Key, Row
+from cairnfs.meta.stores.base import Absent, Add, Exists, Key, Max, Put, Row
+from cairnfs.meta.stores.redis_store import CODES
 from cairnfs.types import Attr, Inode, Position
 
 N_REPEATS = 5
@@ -82,7 +83,7 @@ def _run(act: Callable[[], object], n_calls: int) -> int:
 
 def cases() -> Iterator[Case]:
     """Every line of every kernel."""
-    for of_kernel in (_checksum, _slicer, _ino_map, _arena, _listing, _page, _journal, _shm, _file_io):
+    for of_kernel in (_checksum, _slicer, _ino_map, _arena, _listing, _page, _journal, _shm, _file_io, _steps):
         yield from of_kernel()
 
 
@@ -248,3 +249,12 @@ def _file_io() -> Iterator[Case]:
         yield Case("file_io", ONE, f"put and remove {size}", put_and_remove, 1, SLICE_BYTES)
         file_io.put(folder, path, [data])
         yield Case("file_io", ONE, f"get {size}", partial(file_io.get, path, 0, SLICE_BYTES), 1, SLICE_BYTES)
+
+
+def _steps() -> Iterator[Case]:
+    """A commit as for a new file."""
+    folder, name, new = inode_key(Inode(1)), dentry_key(1, b"file-000001"), inode_key(Inode(9))
+    record = encode_attr(Attr(Inode(9), FILE, 0, 0, 1, 0, data_version=1))
+    conditions = [Exists(folder), Absent(name)]
+    effects = [Put(new, record), Put(name, dentry_value(9, FILE)), Max(folder, 40, b"12345678"), Add(folder, 24, 1)]
+    yield Case("steps", ONE, "a commit of 6 steps", partial(steps.gathered, conditions, effects, CODES, 4))

@@ -26,5 +26,6 @@ KERNELS = (
     "rados_io",
     "shm",
     "slicer",
+    "steps",
 )
 """Every kernel, by module name: an editable install cannot list the folder as a package, so they are named here."""

@@ -2,16 +2,14 @@
 --
 -- KEYS   1 position (decimal)   2 log (list, newest last)   3 done (hash of this client)   4.. partitions (hashes)
 -- ARGV   1 slot   2 number of the commit in its slot   3 log record   4 records to keep (and an eighth)   5 partitions larger than this have an index
---        6 number of conditions, then each condition, then each effect:
---        e P F   a P F   u P F VERSION   s P F VERSION             exists, absent, unchanged, not since
---        m P F OFFSET N LIMIT                                      at most
---        p P F VALUE   d P F   + P F OFFSET N   > P F OFFSET BYTES  put, delete, add, max
---        n P F OFFSET N                                            add, giving out numbers
---        P is the number of a partition among KEYS, F the field
+--        6 three arrays of MessagePack, one behind the other: rows, conditions, effects (ext/steps)
+--          P F                      of each row: P is the number of its partition among KEYS, F the field; R below is its number, from 1
+--          e R   a R   u R VERSION   s R VERSION   m R OFFSET N LIMIT   exists, absent, unchanged, not since, at most
+--          p R VALUE   d R   + R OFFSET N UNUSED   > R OFFSET BYTES     put, delete, add (giving out numbers), max
 -- A field of a partition is the version (8 bytes, big-endian), then the value. The index of a partition is a sorted set
 -- of its fields, under the same name but for "x" in the place of "r" after the hash tag.
 --
--- Replies {1, position, {field after each add}, {P, F, value, ...} of rows with an add or max}, or {0, number of what does not hold, row or
+-- Replies {1, position, {field after each add}, {R, value, ...} of rows with an add or max}, or {0, number of what does not hold, row or
 -- false}: conditions count from 1, effects go on. A client that was not answered asks again with the same number and gets the same reply.
 
 local call = redis.call
@@ -26,17 +24,20 @@ if done then
   if last > number then return redis.error_reply('LATE this commit was given up by its client') end
 end
 
-local at = 7
-local function take(n)
-  at = at + n
-  return unpack(ARGV, at - n, at - 1)
-end
-
+local rows, conditions, effects = cmsgpack.unpack(ARGV[6])
 local before, after, order, counted = {}, {}, {}, {}
 
-local function row(id, part, field)
-  if before[id] == nil then before[id] = call('HGET', KEYS[tonumber(part)], field) end
-  return before[id]
+local function row(r)
+  local found = before[r]
+  if found == nil then
+    found = call('HGET', KEYS[rows[2 * r - 1]], rows[2 * r])
+    before[r] = found
+  end
+  return found
+end
+
+local function version_of(row)
+  return #row < 8 and -1 or (struct.unpack('>I8', row))
 end
 
 local function number_at(value, offset)
@@ -68,64 +69,72 @@ local function skipped(counter, n)
   return n > 0 and jump() or 0
 end
 
-local n_conditions = tonumber(ARGV[6])
-for i = 1, n_conditions do
-  local op, part, field = take(3)
-  local raw = row(part .. ' ' .. field, part, field)
-  local holds
+local i, at = 0, 1 -- steps, and where the next one is
+while at <= #conditions do
+  i = i + 1
+  local op, raw, holds = conditions[at], row(conditions[at + 1]), nil
+  at = at + 2
   if op == 'e' then holds = raw
   elseif op == 'a' then holds = not raw
-  elseif op == 'u' then holds = raw and string.sub(raw, 1, 8) == take(1)
+  elseif op == 'u' then
+    holds = raw and version_of(raw) == conditions[at]
+    at = at + 1
   elseif op == 's' then
-    local newest = take(1)
-    holds = not raw or not is_less(newest, string.sub(raw, 1, 8))
+    holds = not raw or version_of(raw) <= conditions[at]
+    at = at + 1
   else
-    local offset, n, limit = take(3)
-    holds = number_at(raw and string.sub(raw, 9) or '', tonumber(offset)) + tonumber(n) <= tonumber(limit)
+    holds = number_at(raw and string.sub(raw, 9) or '', conditions[at]) + conditions[at + 1] <= conditions[at + 2]
+    at = at + 3
   end
   if not holds then return {0, i, raw} end
 end
 
 local position = tonumber(call('GET', KEYS[1]) or '0')
-if at > #ARGV then return {1, position, {}, {}} end
+if #effects == 0 then return {1, position, {}, {}} end
 
-local totals, i = {}, n_conditions
-while at <= #ARGV do
+local totals = {}
+at = 1
+while at <= #effects do
   i = i + 1
-  local op, part, field = take(3)
-  local id, raw, value = part .. ' ' .. field, nil, nil
-  if op ~= 'p' and op ~= 'd' then
-    raw = row(id, part, field)
-    value = after[id]
-    if value == nil then value = raw and string.sub(raw, 9) end
+  local op, r = effects[at], effects[at + 1]
+  local raw, value = nil, after[r]
+  if value == nil then
+    order[#order + 1] = r
+    if op ~= 'p' and op ~= 'd' then
+      raw = row(r)
+      value = raw and string.sub(raw, 9)
+    end
   end
-  if after[id] == nil then order[#order + 1] = {id, part, field} end
-  if op == 'p' then value = take(1)
-  elseif op == 'd' then value = false
-  elseif op == '+' or op == 'n' then
-    local offset, n = take(2)
-    offset = tonumber(offset)
-    local present = number_at(value or '', offset)
-    n = tonumber(n)
-    if op == 'n' then n = n + skipped(KEYS[tonumber(part)] .. ' ' .. field .. ' ' .. offset, n) end
-    if n > 2^53 - present or n < -2^53 - present then return redis.error_reply('RANGE') end
-    local total = present + n
-    totals[#totals + 1] = total
-    value = with_field(value or '', offset, struct.pack('>i8', total))
-    counted[id] = true
+  if op == 'p' then
+    value = effects[at + 2]
+    at = at + 3
+  elseif op == 'd' then
+    value = false
+    at = at + 2
   else
-    local offset, bytes = take(2)
-    offset = tonumber(offset)
-    if not value then return {0, i, raw} end
-    if is_less(string.sub(value, offset + 1, offset + 8), bytes) then value = with_field(value, offset, bytes) end
-    counted[id] = true
+    local offset = effects[at + 2]
+    if op == '+' then
+      local n, present = effects[at + 3], number_at(value or '', offset)
+      if effects[at + 4] then n = n + skipped(KEYS[rows[2 * r - 1]] .. ' ' .. rows[2 * r] .. ' ' .. string.format('%.0f', offset), n) end
+      if n > 2^53 - present or n < -2^53 - present then return redis.error_reply('RANGE') end
+      local total = present + n
+      totals[#totals + 1] = total
+      value = with_field(value or '', offset, struct.pack('>i8', total))
+      at = at + 5
+    else
+      if not value then return {0, i, row(r)} end
+      local bytes = effects[at + 3]
+      if is_less(string.sub(value, offset + 1, offset + 8), bytes) then value = with_field(value, offset, bytes) end
+      at = at + 4
+    end
+    counted[r] = true
   end
-  after[id] = value
+  after[r] = value
 end
 
 position = position + 1
 local version = struct.pack('>I8', position)
-local rows = {}
+local present = {}
 local index_from = tonumber(ARGV[5])
 
 local function index_of(hash)
@@ -143,17 +152,16 @@ local function note_new(hash, field)
   end
 end
 
-for _, changed in ipairs(order) do
-  local id, part, field = unpack(changed)
-  local hash, value = KEYS[tonumber(part)], after[id]
+for _, r in ipairs(order) do
+  local hash, field, value = KEYS[rows[2 * r - 1]], rows[2 * r], after[r]
   if value then
     if call('HSET', hash, field, version .. value) == 1 then note_new(hash, field) end
   elseif call('HDEL', hash, field) == 1 then
     call('ZREM', index_of(hash), field)
   end
-  if counted[id] then
-    local n = #rows
-    rows[n + 1], rows[n + 2], rows[n + 3] = tonumber(part), field, value
+  if counted[r] then
+    local n = #present
+    present[n + 1], present[n + 2] = r, value
   end
 end
 
@@ -167,7 +175,7 @@ call('SET', streak, origin .. first .. version)
 local keep = tonumber(ARGV[4])
 local excess = math.max(8, math.floor(keep / 8)) -- trimmed at once, and not one with each commit
 if call('RPUSH', KEYS[2], ARGV[3]) > keep + excess then call('LTRIM', KEYS[2], -keep, -1) end
-local reply = {1, position, totals, rows}
+local reply = {1, position, totals, present}
 local bell = prefix .. 'bell'
 if call('DEL', bell) == 1 then redis.pcall('PUBLISH', bell, '') end -- an ACL user may lack the channel
 call('HSET', KEYS[3], slot, struct.pack('>I8', number) .. cmsgpack.pack(reply))

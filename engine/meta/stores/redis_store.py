@@ -27,6 +27,7 @@ from cairnfs.errors import StoreError
 from cairnfs.ext.arena import Watch
 from cairnfs.ext.busy_poll import packed
 from cairnfs.ext.page import Page
+from cairnfs.ext.steps import gathered
 from cairnfs.meta.stores.base import (
     NOTHING,
     Absent,
@@ -74,7 +75,13 @@ _VERSION = struct.Struct(">Q")
 _ORIGIN = struct.Struct(">Q")
 _RECORD = struct.Struct(">Q8s")  # origin, what tells it from any other record at the same position
 _RECORD_HEAD = struct.Struct(">Q4sHH")  # the same: origin, client, slot, number of the commit in it
-CONDITIONS: dict[type, bytes] = {Exists: b"e", Absent: b"a", Unchanged: b"u", NotSince: b"s", AtMost: b"m"}
+# What redis_commit.lua calls the steps of a commit.
+CODES: dict[type, bytes] = {Exists: b"e", Absent: b"a", Unchanged: b"u", NotSince: b"s", AtMost: b"m"} | {
+    Put: b"p",
+    Delete: b"d",
+    Add: b"+",
+    Max: b">",
+}
 
 
 class Script:
@@ -198,31 +205,29 @@ class RedisStore:
     # --- writing ---
 
     def commit(self, conditions: Sequence[Condition], effects: Sequence[Effect]) -> Committed:
-        batch = _Batch(conditions, effects)
+        rows, parts, steps = gathered(conditions, effects, CODES, FIRST_PART)
+        changed = {effect.key: effect.value if type(effect) is Put else None for effect in effects}
         rows_of = self._rows
-        keys = [self._position, self._log_key, self._done, *[rows_of + part for part in batch.parts]]
+        keys = [self._position, self._log_key, self._done, *[rows_of + part for part in parts]]
         if self._link.is_cluster:
-            keys += self._others(batch.parts)
+            keys += self._others(parts)
         slot = self._take_slot()
         try:
             slot[1] += 1
             head = _RECORD_HEAD.pack(self.origin, self._client_id[:4], slot[0] & 0xFFFF, slot[1] & 0xFFFF)
-            record = head + encode_record(batch.changed, conditions, effects)
-            first: list[Argument] = [slot[0], slot[1], record, self._log_records, INDEX_FROM, len(conditions)]
-            reply = self._run(self._commit, keys, first + batch.arguments, is_commit=True)
+            record = head + encode_record(changed, conditions, effects)
+            arguments: list[Argument] = [slot[0], slot[1], record, self._log_records, INDEX_FROM, steps]
+            reply = self._run(self._commit, keys, arguments, is_commit=True)
         finally:
             self._slots.append(slot)
         if reply[0] == 0:
             _, number, raw = reply
-            steps: list[Condition | Effect] = [*conditions, *effects]
-            failed = steps[number - 1]
+            failed = [*conditions, *effects][number - 1]
             raise ConditionFailed(failed.key, _row(raw), failed)
-        _, position, totals, rows = reply
-        names = list(batch.parts)
-        for i in range(0, len(rows), 3):
-            part, key, value = rows[i : i + 3]
-            batch.changed[names[part - FIRST_PART], key] = value
-        return Committed(Position(position), totals, batch.changed)
+        _, position, totals, present = reply
+        for i in range(0, len(present), 2):
+            changed[rows[present[i] - 1]] = present[i + 1]
+        return Committed(Position(position), totals, changed)
 
     def _others(self, parts: Iterable[bytes] = ()) -> list[bytes]:
         """Keys that scripts find by themselves. A Cluster has to be told: while it moves keys to another node, a script that
@@ -348,50 +353,6 @@ def _time(client: Any) -> tuple[int, int]:
 
 def _unlink(names: list[bytes], client: Any) -> None:
     client.unlink(*names)
-
-
-class _Batch:
-    """A commit as arguments of the script. `changed` has the rows as far as they are known without the server."""
-
-    def __init__(self, conditions: Sequence[Condition], effects: Sequence[Effect]) -> None:
-        self.parts: dict[bytes, int] = {}
-        self.arguments: list[Argument] = []
-        self.changed: dict[Key, bytes | None] = {}
-        for condition in conditions:
-            self._condition(condition)
-        for effect in effects:
-            self._effect(effect)
-
-    def _step(self, operation: bytes, key: Key) -> None:
-        part, field = key
-        self.arguments += (operation, self.parts.setdefault(part, len(self.parts) + FIRST_PART), field)
-
-    def _condition(self, condition: Condition) -> None:
-        self._step(CONDITIONS[type(condition)], condition.key)
-        if type(condition) is Unchanged:
-            self.arguments.append(_VERSION.pack(condition.version))
-        elif type(condition) is NotSince:
-            self.arguments.append(_VERSION.pack(condition.position))
-        elif type(condition) is AtMost:
-            self.arguments += condition[1:]
-
-    def _effect(self, effect: Effect) -> None:
-        key = effect.key
-        if type(effect) is Put:
-            self._step(b"p", key)
-            self.arguments.append(effect.value)
-            self.changed[key] = effect.value
-        elif type(effect) is Delete:
-            self._step(b"d", key)
-            self.changed[key] = None
-        elif type(effect) is Max:
-            self._step(b">", key)
-            self.arguments += effect[1:]
-            self.changed.setdefault(key, None)
-        elif type(effect) is Add:
-            self._step(b"n" if effect.unused else b"+", key)
-            self.arguments += effect[1:3]
-            self.changed.setdefault(key, None)
 
 
 def _row(raw: bytes | None) -> Row | None:
