@@ -69,7 +69,7 @@ class FileWriter:
         self._on_commit = on_commit
         self._flushing = threading.Lock()
         self._lock = threading.Lock()
-        self._settled = threading.Condition(self._lock)
+        self._settled: threading.Condition | None = None  # made by whoever waits for uploads of others: few files are as large
         self._blocks: dict[int, DirtyBlock] = {}
         self._batches: list[Batch] = []  # in the order they were sealed
         self._dirty_end = 0
@@ -323,23 +323,25 @@ class FileWriter:
         for piece, ref in zip(batch.pieces, pack.refs, strict=True):
             piece.ref = ref
         self._s.stored(batch.pieces)
-        with self._settled:
+        with self._lock:
             for piece in batch.pieces:
                 piece.data = None
             batch.state, batch.stored_ns = State.STORED, self._s.clock.now_ns()
             discarded = batch.discarded
-            self._settled.notify_all()
+            if self._settled is not None:
+                self._settled.notify_all()
         self._s.release(batch.n_bytes)
         if discarded:
             self._s.uploader.forget(pack.pack)
 
     def _note_failed(self, batch: Batch, error: CairnError, *, tried: bool = True) -> None:
-        with self._settled:
+        with self._lock:
             batch.state = State.FAILED
             batch.error = error
             batch.sealed_s = self._s.clock.monotonic_s()
             discarded = batch.discarded
-            self._settled.notify_all()
+            if self._settled is not None:
+                self._settled.notify_all()
         if discarded:
             self._s.release(batch.n_bytes)
         elif tried:
@@ -358,9 +360,11 @@ class FileWriter:
             for _ in range(self._s.uploader.n_threads(len(todo)) - 1):
                 self._s.uploader.submit(lambda: self._upload_waiting(batches))
             self._upload_waiting(batches)
-        with self._settled:
+        with self._lock:
             # What has failed may be tried again by a push meanwhile, and is not stored then.
-            self._settled.wait_for(lambda: all(b.state in (State.STORED, State.FAILED) for b in batches))
+            if not _are_settled(batches):
+                self._settled = self._settled or threading.Condition(self._lock)
+                self._settled.wait_for(lambda: _are_settled(batches))
             for batch in batches:
                 if batch.error is not None:
                     raise batch.error
@@ -425,6 +429,10 @@ class FileWriter:
             self._s.release(batch.n_bytes)
         elif batch.pack is not None and not batch.offered:
             self._s.uploader.forget(batch.pack.pack)
+
+
+def _are_settled(batches: list[Batch]) -> bool:
+    return all(b.state in (State.STORED, State.FAILED) for b in batches)
 
 
 def _try_again(failed: list[Batch]) -> None:
