@@ -24,6 +24,8 @@ from cairnfs.types import Position
 
 MAX_ROWS = 20_000  # some 10 MiB
 MAX_VALUE_BYTES = 4096
+_INODES = INODE_PREFIX[0]
+_OTHERS = DENTRY_PREFIX + PACK_PREFIX
 MAX_CHANGED = 8192  # keys of latest changes; a read that takes longer than as many changes is not remembered
 
 
@@ -142,13 +144,15 @@ class Recall:
         """A commit of this process has given rows these values."""
         if not self.started:
             return
+        keys = [key for key in rows if _is_recalled(key)]
         with self._lock:
-            self._note(rows)
-            self._supersede(rows)
-            for key, value in rows.items():
+            self._note(keys)
+            self._supersede(keys)
+            for key in keys:
                 before = self._rows.get(key)
                 if before is None or before.version < position:
-                    self._put(key, None if value is None else Row(value, position))
+                    value = rows[key]
+                    self._keep(key, None if value is None else Row(value, position))
 
     def changed(self, keys: Iterable[Key]) -> None:
         """Others have changed these rows."""
@@ -229,7 +233,12 @@ class Recall:
         self._n_late = 0
 
     def _put(self, key: Key, row: Row | None) -> None:
-        if not _is_recalled(key) or (row is not None and len(row.value) > MAX_VALUE_BYTES):
+        if _is_recalled(key):
+            self._keep(key, row)
+
+    def _keep(self, key: Key, row: Row | None) -> None:
+        """`_put` of a row that may be recalled."""
+        if row is not None and len(row.value) > MAX_VALUE_BYTES:
             self._rows.pop(key, None)
             return
         self._rows[key] = row
@@ -239,5 +248,7 @@ class Recall:
 
 
 def _is_recalled(key: Key) -> bool:
-    kind = key[0][:1]
-    return kind in (DENTRY_PREFIX, PACK_PREFIX) or (kind == INODE_PREFIX and key[1] == ATTR_SUBKEY)
+    """Nothing else is ever among the rows."""
+    part, subkey = key
+    kind = part[0]
+    return subkey == ATTR_SUBKEY if kind == _INODES else kind in _OTHERS
