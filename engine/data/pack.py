@@ -42,6 +42,7 @@ and pack too, so index and pages of the last slice can be used without another r
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import mmh3
@@ -120,7 +121,12 @@ def pack_name(pack: PackId) -> str:
     The digits are the same for 256 ids in a row, as many as a process takes at a time: what is stored one after the other lies in
     one folder, and a disk has less to look for.
     """
-    return f"packs/{mmh3.hash((pack >> TOGETHER_BITS).to_bytes(8, 'big'), signed=False) & 0xFF:02x}/{pack:016x}"
+    return f"packs/{_folder(pack >> TOGETHER_BITS)}/{pack:016x}"
+
+
+@lru_cache(64)
+def _folder(ids: int) -> str:
+    return f"{mmh3.hash(ids.to_bytes(8, 'big'), signed=False) & 0xFF:02x}"
 
 
 def pack_id_of(name: str) -> PackId | None:

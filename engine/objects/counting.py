@@ -5,7 +5,7 @@ Stands below the retries, so that every attempt is counted. A missing object is 
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import perf_counter_ns
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cairnfs.errors import ObjectError, ObjectMissing
 from cairnfs.metrics import Metrics
@@ -28,24 +28,24 @@ class CountingObjects:
         self._got_bytes = metrics.object_got_bytes
 
     def put(self, name: str, parts: Sequence[Buffer]) -> None:
-        self._measured("put", lambda: self._store.put(name, parts))
+        self._measured("put", self._store.put, name, parts)
         self._put_bytes.add(sum(map(len, parts)))
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
-        data = self._measured("get", lambda: self._store.get(name, offset, length))
+        data = self._measured("get", self._store.get, name, offset, length)
         self._got_bytes.add(len(data))
         return data
 
     def head(self, name: str) -> ObjectInfo:
-        return self._measured("head", lambda: self._store.head(name))
+        return self._measured("head", self._store.head, name)
 
     def delete(self, name: str) -> None:
-        self._measured("delete", lambda: self._store.delete(name))
+        self._measured("delete", self._store.delete, name)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Counted as one request, however many the store makes of it; the time ends with the first answer."""
         found = self._store.list(prefix)
-        first = self._measured("list", lambda: next(found, None))
+        first = self._measured("list", next, found, None)
         if first is not None:
             yield first
             yield from found
@@ -84,10 +84,10 @@ class CountingObjects:
     def close(self) -> None:
         self._store.close()
 
-    def _measured(self, kind: str, call: Callable[[], T]) -> T:
+    def _measured(self, kind: str, call: Callable[..., T], *args: Any) -> T:
         started_ns = perf_counter_ns()
         try:
-            return call()
+            return call(*args)
         except ObjectMissing:
             raise
         except ObjectError:

@@ -92,7 +92,12 @@ class Retrying:
         return self._run(lambda: self._store.head(name), "look at", name)
 
     def delete(self, name: str) -> None:
-        self._run(lambda: self._store.delete(name), "delete", name)
+        began_s = self._now_s()
+        try:
+            return self._store.delete(name)  # likewise: there are as many as files removed
+        except ObjectError as e:
+            failed = e
+        self._run(lambda: self._store.delete(name), "delete", name, failed=failed, began_s=began_s)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Goes on after the last name that was delivered when the store fails on the way."""
