@@ -130,7 +130,8 @@ class Recall:
         if not self.started or not self._is_current():
             return {}
         with self._lock:
-            self._settle()
+            if self._late:
+                self._settle()
             return {key: self._rows[key] for key in keys if key in self._rows}
 
     def known_at(self, key: Key, version: Position) -> Row | None:
