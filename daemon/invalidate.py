@@ -15,7 +15,7 @@ attributes that it overtakes is then dropped there. README.md has what the kerne
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from cairnfs.const import ROOT_INO
@@ -26,7 +26,7 @@ from cairnfs.ext.arena import Arena
 from cairnfs.meta.core import MetaCore
 from cairnfs.meta.passed_on import PassedOn
 from cairnfs.meta.records import DENTRY_PREFIX, INODE_PREFIX, LOCKS_SUBKEY
-from cairnfs.meta.stores.base import Effect, Key, LogRecord, LogTrimmed, Store
+from cairnfs.meta.stores.base import Key, LogRecord, LogTrimmed, Store
 from cairnfs.types import Inode, Position
 from cairnfs.vfs.moved import Moved
 
@@ -441,11 +441,11 @@ def changed_inodes(keys: Iterable[Key]) -> set[Inode]:
     }
 
 
-def tell_own(front: KernelCaches) -> Callable[[Sequence[Effect]], None]:
-    """What is to be called with the effects of each commit of this process: the kernel asks for those attributes again."""
+def tell_own(front: KernelCaches) -> Callable[[Iterable[Key]], None]:
+    """What is to be called with the keys of each commit of this process: the kernel asks for those attributes again."""
 
-    def told(effects: Sequence[Effect]) -> None:
-        inos = changed_inodes(effect.key for effect in effects)
+    def told(keys: Iterable[Key]) -> None:
+        inos = changed_inodes(keys)
         if inos:
             front.invalidate_attributes(inos)
 

@@ -18,7 +18,7 @@ from cairnfs.meta.records import (
     pack_key,
     xattr_key,
 )
-from cairnfs.meta.stores.base import Add, Delete, Effect, Key, LogRecord, Put
+from cairnfs.meta.stores.base import Key, LogRecord, Put
 from cairnfs.meta.stores.memory import MemoryStore
 from cairnfs.types import Inode, PackId, Position, SessionId
 
@@ -282,14 +282,8 @@ def test_attributes_that_the_kernel_did_not_know_are_dropped_again_at_the_next_p
 
 
 def test_own_commits_tell_the_kernel_which_attributes_changed(node: Node) -> None:
-    effects: list[Effect] = [
-        Add(inode_key(Inode(5)), 24, 1),
-        Put(dentry_key(Inode(5), b"f"), b""),
-        Put(inode_key(Inode(6)), b""),
-        Delete(xattr_key(Inode(7), b"user.a")),
-        Put(locks_key(Inode(8)), b""),
-    ]
-    tell_own(node.kernel)(effects)
+    inodes, names = [inode_key(Inode(5)), inode_key(Inode(6))], [dentry_key(Inode(5), b"f")]
+    tell_own(node.kernel)([*inodes, *names, xattr_key(Inode(7), b"user.a"), locks_key(Inode(8))])
     assert node.kernel.attributes == {5, 6, 7}
     assert not node.kernel.inos
 

@@ -1,6 +1,6 @@
 """A metadata store that counts its round trips and how long they took, and tells of commits; the rest is the store given."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from threading import Event
 from time import perf_counter_ns
 
@@ -41,20 +41,20 @@ CONDITION_NAMES: dict[type, str] = {
 }
 
 
-def _nobody(effects: Sequence[Effect]) -> None:
+def _nobody(keys: Iterable[Key]) -> None:
     """Who is told of commits unless somebody else is."""
 
 
 class CountingStore:
     """The store it is given. Calls that fail are counted as well: they took their time.
 
-    `on_commit` is called with the effects of every commit, on the thread that made it and before that goes on. When `ended` says
-    why, every call for rows or the log fails: StoreError.
+    `on_commit` is called with the keys that every commit has touched, on the thread that made it and before that goes on. When
+    `ended` says why, every call for rows or the log fails: StoreError.
     """
 
     def __init__(self, store: Store, metrics: Metrics) -> None:
         self._store = store
-        self.on_commit: Callable[[Sequence[Effect]], None] = _nobody
+        self.on_commit: Callable[[Iterable[Key]], None] = _nobody
         self.ended = ""
         seconds = metrics.meta_store_s
         self._reads, self._scans, self._commits = seconds["read"], seconds["scan"], seconds["commit"]
@@ -125,7 +125,7 @@ class CountingStore:
             raise
         finally:
             self._commits.observe_ns(perf_counter_ns() - started_ns)
-        self.on_commit(effects)
+        self.on_commit(committed.rows)
         return committed
 
     def position(self) -> Position:
