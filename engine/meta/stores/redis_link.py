@@ -57,6 +57,7 @@ AWAY = (
     MasterNotFoundError,
     RedisClusterException,
 )
+ELSEWHERE = (redis.exceptions.MovedError, redis.exceptions.AskError)  # the keys are, or some of them
 # Errors without a class of their own that pass, too. The last ones: while a Cluster moves the keys to another node; by WAIT, of a
 # master that steps down while replicas are waited for, or between a commit and the WAIT behind it.
 PASSING = (
@@ -232,7 +233,10 @@ class Link:
             return self.call(lambda _: self._ask_replicas(words))
         give_up_s = time.monotonic() + self._io_timeout_s
         try:
-            return self._ask(self.client, words)
+            try:
+                return self._wire.ask(words)  # nearly always there is no more to it
+            except ELSEWHERE:
+                return self._ask(self.client, words)
         except FAILURES as error:
             return self._call_again(lambda client: self._ask(client, words), error, give_up_s)
 
@@ -316,7 +320,7 @@ class Link:
     def settings(self, *names: str) -> dict[str, str]:
         """Of the server that has the keys: those that it shows to this user."""
         try:
-            found = self._wire.ask("CONFIG", "GET", *names)
+            found = self._wire.ask(("CONFIG", "GET", *names))
         except redis.ResponseError:
             return {}
         pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
@@ -324,7 +328,7 @@ class Link:
 
     def has_replicas(self) -> bool:
         """Whether the server that has the keys has any just now."""
-        return b"connected_slaves:0" not in self._wire.ask("INFO", "replication")
+        return b"connected_slaves:0" not in self._wire.ask(("INFO", "replication"))
 
     def call(self, ask: Callable[[Any], T]) -> T:
         """What `ask` returns, given the client; it is called again while the server is away, so it must bear that.

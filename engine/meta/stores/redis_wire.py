@@ -43,21 +43,24 @@ class Wire:
         """The same, to the server of another client."""
         return Wire(client, self._greeting)
 
-    def ask(self, *words: str | Argument) -> Any:
+    def ask(self, words: Words) -> Any:
         """The reply to a command, which is sent again when the server has closed a kept connection. Raises as redis-py."""
-        return self.ask_all([words])[0]
+        return self._ask(packed(words), 1)[0]
 
     def ask_all(self, commands: Sequence[Words]) -> list[Any]:
         """The replies to commands that go together, on one connection, in one round trip; all are sent again when the server has
         closed a kept connection. Raises as redis-py, after all replies, what the first of them says that is an error.
         """
+        return self._ask(b"".join(map(packed, commands)), len(commands))
+
+    def _ask(self, commands: bytes, n: int) -> list[Any]:
         connection = self._take()
         if connection is not None:
             try:
-                return self._exchange(connection, commands)
+                return self._exchange(connection, commands, n)
             except redis.exceptions.ConnectionError:
                 self.close()  # the others are most likely closed, too
-        return self._exchange(self._connected(), commands)
+        return self._exchange(self._connected(), commands, n)
 
     def new_socket(self) -> int:
         """The descriptor of another connection, which is the caller's from now on. Raises as redis-py."""
@@ -87,16 +90,16 @@ class Wire:
         connection = self._pool.get_connection()
         try:
             if self._greeting:
-                self._say(connection, [self._greeting])
+                self._say(connection, packed(self._greeting), 1)
         except BaseException:
             self._give_up(connection)
             raise
         return connection
 
-    def _exchange(self, connection: Any, commands: Sequence[Words]) -> list[Any]:
+    def _exchange(self, connection: Any, commands: bytes, n: int) -> list[Any]:
         is_usable = False
         try:
-            replies = self._say(connection, commands)
+            replies = self._say(connection, commands, n)
             is_usable = True
         except redis.exceptions.ResponseError as error:
             # A master that has become a replica stays one: whoever connects is led elsewhere.
@@ -111,12 +114,11 @@ class Wire:
                 self._give_up(connection)
         return replies
 
-    def _say(self, connection: Any, commands: Sequence[Words]) -> list[Any]:
-        command = packed(commands[0]) if len(commands) == 1 else b"".join([packed(words) for words in commands])
-        self._send(connection, command)
+    def _say(self, connection: Any, commands: bytes, n: int) -> list[Any]:
+        self._send(connection, commands)
         replies: list[Any] = []
         errors: list[Exception] = []
-        for _ in commands:
+        for _ in range(n):
             try:
                 replies.append(connection.read_response())
             except redis.exceptions.ResponseError as error:  # the connection is in order, and the next reply will come
