@@ -13,7 +13,7 @@ from random import Random
 from typing import NamedTuple
 
 from cairnfs.const import MIB, PAGE_BYTES
-from cairnfs.ext import arena, checksum, file_io, ino_map, journal, listing, page, shm, slicer, steps
+from cairnfs.ext import arena, checksum, file_io, ino_map, journal, listing, log_keys, page, shm, slicer, steps
 from cairnfs.meta.records import dentry_key, dentry_value, encode_attr, inode_key
 from cairnfs.meta.stores.base import Absent, Add, Exists, Key, Max, Put, Row
 from cairnfs.meta.stores.redis_store import CODES
@@ -83,7 +83,7 @@ def _run(act: Callable[[], object], n_calls: int) -> int:
 
 def cases() -> Iterator[Case]:
     """Every line of every kernel."""
-    for of_kernel in (_checksum, _slicer, _ino_map, _arena, _listing, _page, _journal, _shm, _file_io, _steps):
+    for of_kernel in (_checksum, _slicer, _ino_map, _arena, _listing, _page, _journal, _shm, _file_io, _steps, _log_keys):
         yield from of_kernel()
 
 
@@ -258,3 +258,10 @@ def _steps() -> Iterator[Case]:
     conditions = [Exists(folder), Absent(name)]
     effects = [Put(new, record), Put(name, dentry_value(9, FILE)), Max(folder, 40, b"12345678"), Add(folder, 24, 1)]
     yield Case("steps", ONE, "a commit of 6 steps", partial(steps.gathered, conditions, effects, CODES, 4))
+
+
+def _log_keys() -> Iterator[Case]:
+    keys = [inode_key(Inode(ino)) for ino in range(8)]
+    joined = log_keys.joined(keys)
+    yield Case("log_keys", ONE, "join 8 keys", partial(log_keys.joined, keys))
+    yield Case("log_keys", ONE, "take 8 keys apart", partial(log_keys.taken_apart, joined))

@@ -21,6 +21,7 @@ KERNELS = (
     "journal",
     "listing",
     "log_end",
+    "log_keys",
     "page",
     "parts",
     "rados_io",

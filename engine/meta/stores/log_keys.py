@@ -1,19 +1,18 @@
 """What a record of the change log says: the keys that a commit touches, the request that it belongs to, and what kind it is of.
 
-Each key is u8 length of the partition, u16 length of the key (big-endian), partition, key; partitions without a name stand for
-the rest: a key of 8 bytes for the request, one of 1 byte for the kind (1: of names it has only added some).
+Keys are as in `ext/log_keys`; partitions without a name, which come last, stand for the rest: a key of 8 bytes for the request,
+one of 1 byte for the kind (1: of names it has only added some).
 """
 
-import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from cairnfs.ext.log_keys import joined, taken_apart
 from cairnfs.meta.stores.base import DENTRY_PREFIX, XATTR_SUBPREFIX, Absent, Condition, Effect, Key, Put
 from cairnfs.types import serving
 
-_KEY_LENGTHS = struct.Struct(">BH")
 _REQUEST, _KIND = 8, 1  # bytes
-_ONLY_ADDS = _KEY_LENGTHS.pack(0, _KIND) + b"\x01"
+_ONLY_ADDS = (b"", b"\x01")
 
 
 class Told(NamedTuple):
@@ -38,31 +37,25 @@ def only_adds(conditions: Sequence[Condition], effects: Sequence[Effect]) -> boo
 
 def encode_record(keys: dict[Key, bytes | None], conditions: Sequence[Condition], effects: Sequence[Effect]) -> bytes:
     """What a commit touches, what kind it is of, and, if it must not be made twice, the request that it belongs to."""
-    told = [_KEY_LENGTHS.pack(len(part), len(key)) + part + key for part, key in keys]
+    told = list(keys)
     if only_adds(conditions, effects):
         told.append(_ONLY_ADDS)
     request = serving.request
     if request and any(part[:1] == DENTRY_PREFIX or key[:1] == XATTR_SUBPREFIX for part, key in keys):
-        told.append(_KEY_LENGTHS.pack(0, _REQUEST) + request.to_bytes(_REQUEST, "big"))
-    return b"".join(told)
+        told.append((b"", request.to_bytes(_REQUEST, "big")))
+    return joined(told)
 
 
-def decode_record(encoded: bytes) -> Told:
-    """What `encode_record` has said."""
-    keys: list[Key] = []
+def decode_record(encoded: bytes, begin: int = 0) -> Told:
+    """What `encode_record` has said, from a byte on. ValueError when somebody else did."""
+    keys = taken_apart(encoded, begin)
     request, only_adds = 0, False
-    at = 0
-    while at < len(encoded):
-        part_length, key_length = _KEY_LENGTHS.unpack_from(encoded, at)
-        at += _KEY_LENGTHS.size
-        key = encoded[at + part_length : at + part_length + key_length]
-        if part_length:
-            keys.append((encoded[at : at + part_length], key))
-        elif key_length == _REQUEST:
-            request = int.from_bytes(key, "big")
-        elif key_length == _KIND:
-            only_adds = key == b"\x01"
-        at += part_length + key_length
+    while keys and not keys[-1][0]:
+        _, rest = keys.pop()
+        if len(rest) == _REQUEST:
+            request = int.from_bytes(rest, "big")
+        elif len(rest) == _KIND:
+            only_adds = rest == b"\x01"
     return Told(keys, request, only_adds)
 
 

@@ -377,4 +377,4 @@ def _page(packed: bytes, after: bytes | None = None, limit: int = MAX_ROWS) -> P
 
 def _log_record(position: int, raw: bytes) -> LogRecord:
     origin, _ = _RECORD.unpack_from(raw)
-    return LogRecord(Position(position), SessionId(origin), *decode_record(raw[_RECORD.size :]))
+    return LogRecord(Position(position), SessionId(origin), *decode_record(raw, _RECORD.size))
