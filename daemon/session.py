@@ -32,7 +32,7 @@ from cairnfs.daemon.running import Registration
 from cairnfs.daemon.shown import mount_config, serving
 from cairnfs.daemon.signals import Came, next_signal
 from cairnfs.daemon.transport import Transport, descriptor
-from cairnfs.errors import MountError
+from cairnfs.errors import CairnError, MountError
 from cairnfs.ext.arena import Arena
 from cairnfs.meta.stores.base import Hazard, LogTrimmed
 from cairnfs.types import Position
@@ -208,6 +208,9 @@ class MountProcess:
                 self._serve(volume, vfs)
             finally:
                 vfs.close()
+        n_losses = volume.metrics.losses.value
+        if n_losses:
+            raise CairnError(f"something written was lost earlier, as its log says ({n_losses} in all)")
 
     def _remark(self, hazards: Sequence[Hazard]) -> None:
         for hazard in hazards:

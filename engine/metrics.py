@@ -271,6 +271,9 @@ class Metrics:
         self.uploads = self._counter("cairnfs_uploads_total", "packs", "Packs stored.")
         self.upload_bytes = self._counter("cairnfs_upload_bytes_total", "bytes", "File bytes in packs stored, uncompressed.")
         self.writer_commits = self._counter("cairnfs_writer_commits_total", "commits", "Commits of written data.")
+        self.losses = self._counter(
+            "cairnfs_losses_total", "losses", "Times that what was written to a file was lost, which the log tells."
+        )
         self.readahead_issued = self._counter("cairnfs_readahead_issued_total", "slices", "Slices fetched ahead of a reader.")
         self.readahead_used = self._counter("cairnfs_readahead_used_total", "slices", "Of these, slices that a reader came to.")
 

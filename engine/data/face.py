@@ -40,6 +40,7 @@ class Data:
         kept_bytes = 0 if arena is None else arena.n_bytes
         self.objects = objects
         self._metrics = metrics
+        self.losses = metrics.losses
         self.budget = Budget(max(options.buffer_bytes, MIN_BLOCKS * block_bytes))
         self.cache = SliceCache(max(options.cache_bytes - kept_bytes, MIN_BLOCKS * block_bytes), metrics, arena)
         self.uploader = Uploader(meta, objects, options.max_uploads, metrics)

@@ -410,6 +410,8 @@ class OpenFile:
         """Something that was written is lost. Every handle will be told; so compiled code must not answer their closes."""
         self._mark()
         self.lost, self.n_lost = error, self.n_lost + 1
+        if error.errno != errno.ESTALE:  # a file that was deleted elsewhere is no loss
+            self._data.losses.add()
 
     def _discard(self, after: Callable[[], object] | None = None) -> None:
         if (writer := self.writer) is not None:

@@ -296,6 +296,7 @@ class OpenFiles:
         except CairnError as error:
             if error.errno != errno.ESTALE:
                 log.error("inode %d: data written before close is lost: %s", file.ino, error)
+                self._data.losses.add()
             return False
         return True
 

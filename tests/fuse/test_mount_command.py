@@ -200,6 +200,29 @@ def test_umount_says_what_could_not_be_stored(mounts: MountFactory, tmp_path: Pa
     assert mount.pids == [] and sessions(mount.volume) == []
 
 
+def test_umount_says_that_something_was_lost_earlier(mounts: MountFactory, tmp_path: Path, front: str) -> None:
+    """Also if all that was written since is stored, by another process."""
+    mount = mounts.new(mounts.volume("--storage", "file"), "--io-timeout", "1", front=front)
+    mount.expected_log.append(".")
+    fd = os.open(mount.path / "f", os.O_WRONLY | os.O_CREAT)
+    os.write(fd, b"lost")
+    mount.volume.bucket.rename(tmp_path / "aside")
+    with pytest.raises(OSError):
+        os.close(fd)
+    wait_until(lambda: "is lost" in mount.log.read_text(), "the last try")
+    (tmp_path / "aside").rename(mount.volume.bucket)
+    if len(mount.pids) > 1:
+        os.kill(mount.pids[1], signal.SIGKILL)
+    (mount.path / "g").write_bytes(b"stored")
+    done = cairnfs("umount", mount.path, check=False)
+    assert done.returncode == 1 and "something written was lost earlier" in done.stderr, done
+    assert "everything is stored" not in mount.log.read_text()
+    mount.start()
+    assert (mount.path / "g").read_bytes() == b"stored"
+    mount.stop()
+    assert mount.log.read_text().count("everything is stored") == 1
+
+
 def test_umount_of_what_is_not_mounted_is_one_line(tmp_path: Path) -> None:
     assert "is not a cairnfs mount" in fails("umount", tmp_path)
     assert "is not a cairnfs mount" in fails("umount", "/proc")
