@@ -12,6 +12,7 @@ from itertools import takewhile
 
 from cairnfs.data.pack import pack_name
 from cairnfs.data.ports import MetaPort
+from cairnfs.data.syncing import Syncing
 from cairnfs.errors import CairnError, ObjectError
 from cairnfs.objects.base import Delete, ObjectStore
 from cairnfs.types import PackId
@@ -28,9 +29,11 @@ FREE_CHUNKS = 64  # chunks of deleted large files freed between two looks at the
 class Deleter:
     """One thread; `start` it once, `notify` it when something was freed, `close` it."""
 
-    def __init__(self, meta: MetaPort, objects: ObjectStore) -> None:
+    def __init__(self, meta: MetaPort, objects: ObjectStore, syncing: Syncing) -> None:
         self._meta = meta
         self._objects = objects
+        self._syncing = syncing
+        self.n_sync_failures = 0
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -70,8 +73,7 @@ class Deleter:
                 break
             if not self._store_is_usable():
                 break
-            self._objects.sync()  # what has taken the place of these packs
-            self._meta.store.sync()
+            self._syncing.sync(self, tells=False)  # what has taken the place of these packs, too
             n_deleted += self._delete(packs)
             after = packs[-1]
         return n_deleted

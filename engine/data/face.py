@@ -8,6 +8,7 @@ from cairnfs.data.deleter import Deleter
 from cairnfs.data.fetch import Fetcher
 from cairnfs.data.ports import MetaPort
 from cairnfs.data.reader import Reader
+from cairnfs.data.syncing import Syncing
 from cairnfs.data.uploader import Uploader
 from cairnfs.data.writers import Writers
 from cairnfs.ext.arena import Arena
@@ -46,7 +47,8 @@ class Data:
         self.uploader = Uploader(meta, objects, options.max_uploads, metrics)
         self.fetcher = Fetcher(objects, meta.format.uuid, self.cache, metrics)
         self.compactor = Compactor(meta, self.fetcher, self.uploader, clock)
-        self.deleter = Deleter(meta, objects)
+        self.syncing = Syncing(meta, objects)
+        self.deleter = Deleter(meta, objects, self.syncing)
         self.reader = Reader(
             self.fetcher, self.budget, options.max_downloads, options.readahead_bytes, self.compactor.long_layout, metrics
         )

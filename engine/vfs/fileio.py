@@ -257,8 +257,9 @@ class FileIo:
                 self._locking.gone(fh, handle, lock_owner)
 
     def fsync(self, fh: int) -> None:
-        self._store(self._state.handle(fh))
-        self._state.sync()
+        handle = self._state.handle(fh)
+        self._store(handle)
+        self._state.sync(handle)
 
     def _store(self, handle: Handle, *, wanted: bool = True) -> None:
         """Store what is dirty, if that is `wanted`. Each handle for writing is told once of what was lost while it was open,

@@ -21,7 +21,10 @@ FIRST_COMPILED = 1 << 64  # handles from here on were given out by compiled code
 class Handle:
     """One open of a file. `lock_owners` took fcntl locks through this handle, `flock_owner` a flock (0: nobody has)."""
 
-    __slots__ = ("append", "can_read", "can_write", "cursor", "drops", "file", "flags", "flock_owner", "lock_owners", "n_lost")
+    __slots__ = (
+        *("append", "can_read", "can_write", "cursor", "drops", "file", "flags", "flock_owner", "lock_owners", "n_lost"),
+        "n_sync_failures",
+    )
 
     def __init__(self, file: OpenFile, flags: int, cursor: Readahead) -> None:
         mode = flags & os.O_ACCMODE
@@ -34,6 +37,7 @@ class Handle:
         self.drops: int | None = None  # the version for which the kernel was told to drop pages, until it uses the handle
         self.lock_owners: set[int] = set()
         self.flock_owner = 0
+        self.n_sync_failures = file.n_sync_failures
         self.n_lost = file.n_lost  # of its losses, those that are not this handle's, or that its user was told of
 
     def noted(self) -> tuple[Inode, int]:

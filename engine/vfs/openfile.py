@@ -92,6 +92,11 @@ class OpenFile:
         self._generation = 0
         self._new_bytes = 0  # counted in `capacity`, not committed yet
 
+    @property
+    def n_sync_failures(self) -> int:
+        """Of `Syncing`, for a handle to begin with."""
+        return self._data.syncing.n_told
+
     # What is known
 
     def attr(self) -> Attr:

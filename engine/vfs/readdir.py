@@ -148,6 +148,7 @@ class DirHandle:
         """`n_expected`: entries it had when it was opened, if that is known."""
         self.ino = ino
         self.n_expected = n_expected
+        self.n_sync_failures = 0
         self.resumed = resumed  # given out by a process that died; what it listed through it is not known
         self.lock = threading.Lock()
         self.page_entries = FIRST_PAGE_ENTRIES
@@ -196,7 +197,7 @@ class Directories:
     def opendir(self, ino: Inode) -> Opened:
         known = self._state.arena.attr(ino) if self._state.is_shared and self._state.arena.answers() else None
         if known is not None and stat.S_ISDIR(known[1]):  # as compiled code does, which then looks for a listing
-            return Opened(self.handles.add(DirHandle(ino, known[2])), False)
+            return self._opened(ino, known[2])
         try:
             attr = self._names.get(ino)
         except FsError as error:
@@ -207,7 +208,12 @@ class Directories:
             attr = gone
         if not attr.is_dir:
             raise FsError(errno.ENOTDIR)
-        return Opened(self.handles.add(DirHandle(attr.ino, attr.size)), False)
+        return self._opened(attr.ino, attr.size)
+
+    def _opened(self, ino: Inode, n_expected: int) -> Opened:
+        handle = DirHandle(ino, n_expected)
+        handle.n_sync_failures = self._state.data.syncing.n_told
+        return Opened(self.handles.add(handle), False)
 
     def inodes(self) -> list[Inode]:
         """Directories that are open."""
@@ -219,9 +225,7 @@ class Directories:
             self.handles.closed(fh)
 
     def fsyncdir(self, fh: int) -> None:
-        if fh < FIRST_COMPILED:
-            self.handles.get(fh)
-        self._state.sync()
+        self._state.sync(self.handles.get(fh) if fh < FIRST_COMPILED else None)
 
     def readdir(self, fh: int, cookie: int, plus: bool) -> Iterator[DirEntry]:
         """Entries after `cookie`; the caller takes as many as it has room for. Attributes are fetched while iterating,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from cairnfs.clock import Clock
 from cairnfs.const import MAX_NAME_BYTES
 from cairnfs.data import Data
+from cairnfs.data.syncing import SyncUser
 from cairnfs.errors import FsError
 from cairnfs.ext.arena import Arena
 from cairnfs.meta import Meta
@@ -64,6 +65,7 @@ class VfsState:
         self.way: Callable[[], Position | None] = _nowhere
         self.catch_up: Callable[[], None] | None = None
         self.hold: Callable[[], None] = _nowhere
+        self.n_sync_failures = 0  # told to those who have no handle: syncfs, directories that compiled code has opened
         self.has_kernel = False  # who checks permissions, of what it has found
         self.moved = Moved(self._parent_of, arena, clock, carried)
         self.pages = PageVersions(arena)
@@ -126,10 +128,9 @@ class VfsState:
         if self.options.read_only:
             raise FsError(errno.EROFS)
 
-    def sync(self) -> None:
-        """What is committed survives a loss of power when this returns: first the packs, then the metadata that names them."""
-        self.data.objects.sync()
-        self.meta.store.sync()
+    def sync(self, user: SyncUser | None = None) -> None:
+        """What is committed survives a loss of power when this returns. `user`: the handle, for those who have one."""
+        self.data.syncing.sync(user or self)
 
     def shown(self, attr: Attr) -> Attr:
         """`attr`, just fetched, as the callers of this process must see it: with data that they wrote and that was not

@@ -2,10 +2,14 @@
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from pathlib import Path
 
 import pytest
+from conftest import ExpectedLogs
 
 from cairnfs.check import gc
 from cairnfs.errors import CairnError, ObjectError, UsageError
@@ -121,8 +125,9 @@ def test_objects_are_synced_before_the_metadata_that_names_them(
 
 @pytest.mark.parametrize("act", [fsync, delete, collect])
 def test_what_relies_on_objects_fails_when_they_cannot_be_synced(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, act: Callable[[Engine], None]
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, expected_logs: ExpectedLogs, act: Callable[[Engine], None]
 ) -> None:
+    expected_logs.add("may be lost")
     engine.files.write("f", b"content")
     objects = sorted(info.name for info in engine.volume.objects.list("packs/"))
 
@@ -135,6 +140,88 @@ def test_what_relies_on_objects_fails_when_they_cannot_be_synced(
     assert caught.value.errno == errno.EIO
     assert set(objects) <= {info.name for info in engine.volume.objects.list("packs/")}, "an object is gone too soon"
     monkeypatch.undo()
+    outcomes(lambda: engine.vfs.syncfs(ME))  # else the end is told
+
+
+class Disk:
+    """Tells once of what it has lost, to whoever syncs it next: so does a descriptor for which a folder was opened anew."""
+
+    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.has_lost = False
+        monkeypatch.setattr(engine.volume.objects, "sync", self.sync)
+
+    def sync(self) -> None:
+        had_lost, self.has_lost = self.has_lost, False
+        if had_lost:
+            raise ObjectError("the disk has lost something", errno.EIO)
+
+
+def outcomes(*calls: Callable[[], object]) -> list[int | None]:
+    found: list[int | None] = []
+    for call in calls:
+        try:
+            call()
+            found.append(0)
+        except CairnError as error:
+            found.append(error.errno)
+    return found
+
+
+@pytest.mark.parametrize("who", ["a handle", "the deleter"])
+def test_every_handle_is_told_once_of_what_the_disk_has_lost(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, expected_logs: ExpectedLogs, who: str
+) -> None:
+    """Whoever met with the error. Nobody has asked the deleter, so what that has met with is told to whoever opens then, too."""
+    expected_logs.add("may be lost")
+    disk, vfs = Disk(engine, monkeypatch), engine.vfs
+    engine.files.write("f", b"content")
+    engine.files.write("g", b"for the deleter")
+    folder = vfs.opendir(ME, ROOT).fh
+    with engine.files.opened("f", os.O_RDWR) as one, engine.files.opened("f", os.O_RDONLY) as two:
+        asking = [lambda: vfs.fsync(ME, one), lambda: vfs.fsync(ME, two)]
+        asking += [lambda: vfs.fsyncdir(ME, folder), lambda: vfs.syncfs(ME)]
+        disk.has_lost = True
+        if who == "a handle":
+            assert outcomes(asking.pop(0)) == [errno.EIO]
+        else:
+            engine.files.unlink("g")
+            assert outcomes(engine.volume.data.deleter.run_once) == [errno.EIO]
+        with engine.files.opened("f", os.O_RDWR) as late:
+            assert outcomes(lambda: vfs.fsync(ME, late)) == [0 if who == "a handle" else errno.EIO]
+        with engine.files.opened("f", os.O_RDWR) as latest:
+            assert outcomes(lambda: vfs.fsync(ME, latest)) == [0]
+        assert outcomes(*asking) == [errno.EIO] * len(asking)
+        assert outcomes(lambda: vfs.fsync(ME, one), *asking) == [0] * (len(asking) + 1)
+    vfs.releasedir(ME, folder)
+
+
+def test_nobody_passes_while_another_one_is_about_to_be_told(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, expected_logs: ExpectedLogs
+) -> None:
+    """The disk tells the first of two that sync at a time, and lets the second pass before the first has noted it."""
+    expected_logs.add("may be lost")
+    disk = Disk(engine, monkeypatch)
+    is_told, goes_on = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        try:
+            disk.sync()
+        except ObjectError:
+            is_told.set()
+            assert goes_on.wait(20)
+            raise
+
+    monkeypatch.setattr(engine.volume.objects, "sync", slow)
+    engine.files.write("f", b"content")
+    with engine.files.opened("f", os.O_RDWR) as one, engine.files.opened("f", os.O_RDWR) as two, ThreadPoolExecutor(2) as pool:
+        disk.has_lost = True
+        first = pool.submit(outcomes, lambda: engine.vfs.fsync(ME, one))
+        assert is_told.wait(20)
+        second = pool.submit(outcomes, lambda: engine.vfs.fsync(ME, two))
+        assert not wait_for([second], timeout=0.2).done
+        goes_on.set()
+        assert first.result() == second.result() == [errno.EIO]
+    assert outcomes(engine.vfs.close) == [errno.EIO], "the end of a mount is told, too"
 
 
 def test_a_volume_that_is_closed_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
