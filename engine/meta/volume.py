@@ -17,7 +17,7 @@ from cairnfs.meta import records
 from cairnfs.meta.stores.base import Store
 from cairnfs.meta.stores.fields import field as number_at
 from cairnfs.meta.txn import Txn, transact
-from cairnfs.types import Attr, Inode
+from cairnfs.types import Attr, Inode, SessionId
 
 COMPRESSION_PATTERN = re.compile(r"none|zstd(:[1-9]|:1[0-9])?")  # what `cairnfs.objects.codec` can make
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")  # JuiceFS's rule; a name is also part of object names
@@ -151,11 +151,13 @@ def wipe_volume(store: Store, known: VolumeFormat | None = None) -> None:
     stored, row, former = store.read([records.FORMAT_KEY, records.NEXT_KEY, records.FORMER_KEY])
     if known is not None and stored is not None and decode_format(stored.value).uuid != known.uuid:
         raise VolumeError(f"volume '{known.name}' was destroyed by somebody else meanwhile, and another one made in its place")
-    store.wipe()
     row = row or former
-    if row is not None:
-        numbers = records.encode_numbers(*(number_at(row.value, offset) + BETWEEN_VOLUMES for offset in NUMBERS_AT))
-        transact(store, lambda txn: txn.put(records.FORMER_KEY, numbers))
+    if row is None:
+        store.wipe()
+        return
+    numbers = records.encode_numbers(*(number_at(row.value, offset) + BETWEEN_VOLUMES for offset in NUMBERS_AT))
+    store.wipe(SessionId(number_at(numbers, records.NEXT_SESSION_AT)))
+    transact(store, lambda txn: txn.put(records.FORMER_KEY, numbers))
 
 
 def update_format(store: Store, **changes: Any) -> VolumeFormat:

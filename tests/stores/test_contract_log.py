@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import pytest
 
+from cairnfs.errors import StoreError
 from cairnfs.meta.stores.base import (
     DENTRY_PREFIX,
     Absent,
@@ -139,6 +140,26 @@ def test_wipe_leaves_nothing_but_positions_go_on(store: Store) -> None:
         store.log(Position(5), 10)
     assert put(store, A, b"1") == store.position()
     assert store.log(Position(store.position() - 1), 10)[0].keys == [A]
+
+
+def test_sessions_of_a_wiped_volume_commit_nothing(open_again: Opener) -> None:
+    """They were not told, and would put their things among those of the next volume; the latest of several wipes counts."""
+    former, tool, next_one = open_again(), open_again(), open_again()
+    former.origin = SessionId(7)
+    put(former, B, b"1")
+    for first in (2**32 + 8, 2**33):
+        tool.wipe(SessionId(first))
+        next_one.origin = SessionId(first)
+        for store in (tool, next_one):
+            assert put(store, A, b"1") == tool.position()
+        with pytest.raises(StoreError, match="volume of this session was destroyed"):
+            former.commit([Exists(A)], [Put(B, b"2")])
+        with pytest.raises(StoreError, match="volume of this session was destroyed"):
+            former.commit([], [Delete(A)])
+        assert (value(tool, A), value(tool, B)) == (b"1", None)
+        assert [record.keys for record in tool.log(Position(tool.position() - 2), 10)] == [[A], [A]]
+        former.origin = next_one.origin  # which the next wipe leaves behind
+        put(former, C, b"1")
 
 
 def test_second_user_sees_commits_of_the_first_at_once(open_again: Opener) -> None:

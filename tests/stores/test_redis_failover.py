@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from conftest import ExpectedLogs
 
+from cairnfs.errors import StoreError
 from cairnfs.meta.ids import INODE_BATCH, PACK_BATCH, Ids
 from cairnfs.meta.stores.base import ConditionFailed, LogTrimmed, Put, Unchanged
-from cairnfs.types import Position
+from cairnfs.types import Position, SessionId
 from cairnfs.volume import format_volume, new_format
 from support.compiled import Node
 from support.engine import Engine
@@ -150,6 +151,22 @@ def test_positions_go_on_behind_a_gap_when_a_server_was_restarted(redis_server: 
         after = store.commit([Unchanged(A, Position(before + 1))], [Put(A, b"3")]).position
     with opened(f"{redis_server.url}/1") as store:
         assert store.position() == after
+
+
+def test_a_restarted_server_goes_on_refusing_sessions_of_a_wiped_volume(redis_server: RedisServer) -> None:
+    with opened(f"{redis_server.url}/1") as former, opened(f"{redis_server.url}/1") as tool:
+        former.origin = SessionId(8)
+        put(former, A, b"1")
+        tool.wipe(SessionId(9))
+        put(tool, A, b"2")
+        before = tool.position()
+        redis_server.kill()
+        redis_server.start()
+        with pytest.raises(StoreError, match="volume of this session was destroyed"):
+            put(former, A, b"3")
+        assert tool.position() > before + 1000, "the server has not noticed that it was restarted"
+        former.origin = SessionId(9)
+        put(former, A, b"4")
 
 
 def test_numbers_follow_each_other_on_one_server(redis_server: RedisServer, tmp_path: Path) -> None:

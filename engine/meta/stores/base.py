@@ -152,6 +152,9 @@ NOTHING = Along(0)
 
 NO_ROWS = Page(b"")
 
+NO_SESSION = SessionId(0)
+FORMER = "the volume of this session was destroyed"  # said of a commit by a session before the first that `wipe` was given
+
 
 class Via(NamedTuple):
     """What `read_via` found, at one moment: no commit was after `position` then, but for some of the store's own session, and the
@@ -269,8 +272,10 @@ class Store(Protocol):
         """Return when every commit acknowledged so far survives loss of power."""
         ...
 
-    def wipe(self) -> None:
-        """Delete every row and the log (`format --force`, `destroy`). Positions go on, so that followers see a gap."""
+    def wipe(self, first: SessionId = NO_SESSION) -> None:
+        """Delete every row and the log (`format --force`, `destroy`). Positions go on, so that followers see a gap. From then on
+        commits by sessions before `first`, which nobody has told, are refused: StoreError.
+        """
         ...
 
     def hazards(self) -> list[Hazard]:

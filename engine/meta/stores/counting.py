@@ -7,6 +7,7 @@ from time import perf_counter_ns
 from cairnfs.errors import StoreError
 from cairnfs.ext.arena import Watch
 from cairnfs.meta.stores.base import (
+    NO_SESSION,
     NOTHING,
     Absent,
     Along,
@@ -166,8 +167,8 @@ class CountingStore:
         finally:
             self._syncs.observe_ns(perf_counter_ns() - started_ns)
 
-    def wipe(self) -> None:
-        self._store.wipe()
+    def wipe(self, first: SessionId = NO_SESSION) -> None:
+        self._store.wipe(first)
 
     def hazards(self) -> list[Hazard]:
         return self._store.hazards()

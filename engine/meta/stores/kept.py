@@ -11,6 +11,7 @@ from cairnfs.ext.page import Page
 from cairnfs.meta.stores.base import (
     DENTRY_PREFIX,
     MARK_AT,
+    NO_SESSION,
     NOTHING,
     Along,
     Committed,
@@ -127,8 +128,8 @@ class KeptStore:
     def sync(self) -> None:
         self._store.sync()
 
-    def wipe(self) -> None:
-        self._store.wipe()
+    def wipe(self, first: SessionId = NO_SESSION) -> None:
+        self._store.wipe(first)
 
     def hazards(self) -> list[Hazard]:
         return self._store.hazards()

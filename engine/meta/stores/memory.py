@@ -8,9 +8,12 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Sequence
 from itertools import islice
 
+from cairnfs.errors import StoreError
 from cairnfs.ext.arena import Watch
 from cairnfs.meta.stores import named
 from cairnfs.meta.stores.base import (
+    FORMER,
+    NO_SESSION,
     NOTHING,
     Absent,
     Add,
@@ -66,6 +69,7 @@ class _Volume:
         self.lock = threading.Lock()
         self.partitions: dict[bytes, _Partition] = {}
         self.position = 0
+        self.first = NO_SESSION  # that may commit
         self.log: list[LogRecord] = []
         self.log_records = log_records
 
@@ -146,6 +150,8 @@ class MemoryStore:
                 self._check(condition)
             if not effects:
                 return Committed(Position(self._volume.position), [], {})
+            if NO_SESSION < self.origin < self._volume.first:
+                raise StoreError(FORMER)
             changed, totals = self._apply(effects)
             position = self._volume.append(self.origin, list(changed), only_adds(conditions, effects))
             self._volume.store(changed, position)
@@ -182,8 +188,9 @@ class MemoryStore:
     def sync(self) -> None:
         """Memory survives nothing, so there is nothing to wait for."""
 
-    def wipe(self) -> None:
+    def wipe(self, first: SessionId = NO_SESSION) -> None:
         with self._volume.lock:
+            self._volume.first = max(self._volume.first, first)
             self._volume.partitions.clear()
             self._volume.log.clear()
             self._volume.position += 1  # without a record: the gap that makes every follower drop what it has

@@ -60,6 +60,15 @@ local function is_less(a, b)
   return #a < #b
 end
 
+-- The run of commits by one origin that ends with the latest commit: origin, position of its first, of its last, 8 bytes each. Then, where
+-- a volume was destroyed, the first session that is not one of that volume: earlier ones were not told.
+local streak, origin = prefix .. 'streak', string.sub(ARGV[3], 1, 8)
+local run = call('GET', streak)
+local first_session = run and string.sub(run, 25) or ''
+if first_session ~= '' and is_less(origin, first_session) and origin ~= string.rep('\0', 8) then
+  return redis.error_reply('FORMER the volume of this session was destroyed')
+end
+
 local gave = {}
 
 -- What a counter of numbers is further on. Asked for no numbers, it only says who gives them.
@@ -167,11 +176,9 @@ end
 
 for _, counter in ipairs(gave) do call('HSET', givers, counter, me()) end
 call('SET', KEYS[1], string.format('%.0f', position))
--- The run of commits by one origin that ends with this one: origin, position of its first, of its last, 8 bytes each.
-local streak, origin = prefix .. 'streak', string.sub(ARGV[3], 1, 8)
-local run, first = call('GET', streak), version
-if run and string.sub(run, 1, 8) == origin and string.sub(run, 17) == struct.pack('>I8', position - 1) then first = string.sub(run, 9, 16) end
-call('SET', streak, origin .. first .. version)
+local first = version
+if run and string.sub(run, 1, 8) == origin and string.sub(run, 17, 24) == struct.pack('>I8', position - 1) then first = string.sub(run, 9, 16) end
+call('SET', streak, origin .. first .. version .. first_session)
 local keep = tonumber(ARGV[4])
 local excess = math.max(8, math.floor(keep / 8)) -- trimmed at once, and not one with each commit
 if call('RPUSH', KEYS[2], ARGV[3]) > keep + excess then call('LTRIM', KEYS[2], -keep, -1) end

@@ -9,6 +9,8 @@ if last == me() then return 0 end
 redis.call('HSET', givers, 'position', me())
 if not last then return 0 end -- a volume that was just made
 redis.call('SET', KEYS[1], string.format('%.0f', tonumber(position) + jump()))
-redis.call('DEL', KEYS[2], prefix .. 'streak')
+redis.call('DEL', KEYS[2])
+local run = redis.call('GET', prefix .. 'streak')
+if run then redis.call('SET', prefix .. 'streak', string.rep('\0', 24) .. string.sub(run, 25)) end
 if redis.call('DEL', prefix .. 'bell') == 1 then redis.pcall('PUBLISH', prefix .. 'bell', '') end
 return 1

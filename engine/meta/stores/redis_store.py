@@ -29,6 +29,7 @@ from cairnfs.ext.busy_poll import packed
 from cairnfs.ext.page import Page
 from cairnfs.ext.steps import gathered
 from cairnfs.meta.stores.base import (
+    NO_SESSION,
     NOTHING,
     Absent,
     Add,
@@ -66,6 +67,7 @@ SCAN_COUNT = 5000
 LISTEN_S = 0.5  # how long the end of listening may take
 MAX_REMEMBERED = 64  # records whose place in the log is known
 MAX_ROWS = 0xFFFFFFFF  # of a page: all of them
+RUN_BYTES = 24  # of the latest run of commits, before the first session that may commit
 FIRST_PART = 4  # of a commit, among the keys of the script
 UNSEEN = "Redis does not show its settings (CONFIG GET): whether it keeps metadata through a restart is not known"
 UNAWARE = "a failover loses commits that no replica had yet: with two replicas or more, add ?wait-replicas=1 to the URL"
@@ -277,10 +279,12 @@ class RedisStore:
         if tuple(int(n) for n in str(self._link.server["redis_version"]).split(".")[:2]) >= (7, 2):
             self._link.wait_for_disk()
 
-    def wipe(self) -> None:
-        for first in range(0, len(names := self._names(self._tag)), SCAN_COUNT):
-            kept = (self._position, self._log_key)
-            page = [name for name in names[first : first + SCAN_COUNT] if name not in kept]
+    def wipe(self, first: SessionId = NO_SESSION) -> None:
+        if first:  # before anything goes: nothing may be put in the place of what is gone
+            self._link.call(lambda client: client.set(self._streak, bytes(RUN_BYTES) + _ORIGIN.pack(first)))
+        for at in range(0, len(names := self._names(self._tag)), SCAN_COUNT):
+            kept = (self._position, self._log_key, self._streak)
+            page = [name for name in names[at : at + SCAN_COUNT] if name not in kept]
             if page:
                 self._link.call(partial(_unlink, page))
         newest = self.position()

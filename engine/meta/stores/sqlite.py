@@ -25,6 +25,7 @@ from cairnfs.ext.arena import Watch
 from cairnfs.ext.page import Page
 from cairnfs.meta.stores import named, sqlite_file
 from cairnfs.meta.stores.base import (
+    NO_SESSION,
     NOTHING,
     Absent,
     Add,
@@ -243,13 +244,15 @@ class SqliteStore:
         except OSError as error:
             raise StoreError(f"the metadata file {self._path} could not be synced: {error.strerror}", error.errno) from error
 
-    def wipe(self) -> None:
+    def wipe(self, first: SessionId = NO_SESSION) -> None:
         with self._writing() as connection:
             newest = connection.execute("SELECT max(position) FROM log").fetchall()[0][0] or 0
             connection.execute("DELETE FROM rows")
             connection.execute("DELETE FROM log")
             # Leaving out one position makes the gap at which every follower drops what it has.
             connection.execute("INSERT INTO log VALUES(?, ?, ?)", (newest + 2, self.origin, b""))
+            if first:
+                sqlite_file.refuse_before(connection, first)
             connection.execute("COMMIT")
 
     def hazards(self) -> list[Hazard]:

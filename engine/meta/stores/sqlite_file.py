@@ -4,6 +4,7 @@ Schema 1: `rows` holds the rows of the store contract, `log` the change log. `lo
 always stays, so the newest position is never lost. `log.keys` is, for each row touched: u8 length of the partition, u16 length
 of the key (big-endian), partition, key;
 the key of a partition without a name is the number (u64) of the request that the commit served.
+A file that has held other volumes has a trigger `former`, which refuses what their sessions commit.
 `application_id` marks the file as ours, `user_version` is the schema's number.
 """
 
@@ -16,6 +17,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from cairnfs.errors import CairnError, CorruptError, StoreError, VolumeError
+from cairnfs.meta.stores.base import FORMER
+from cairnfs.types import SessionId
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x63616972  # "cair"
@@ -152,6 +155,15 @@ def _create_schema(connection: sqlite3.Connection) -> None:
     except BaseException:
         connection.rollback()
         raise
+
+
+def refuse_before(connection: sqlite3.Connection, first: SessionId) -> None:
+    """Let no session before `first` commit any more. A commit looks up nothing for that: the number is in the schema."""
+    connection.execute("DROP TRIGGER IF EXISTS former")
+    connection.execute(
+        f"CREATE TRIGGER former BEFORE INSERT ON log WHEN NEW.origin BETWEEN 1 AND {first - 1} "
+        f"BEGIN SELECT RAISE(ABORT, '{FORMER}'); END"
+    )
 
 
 def sync_folder(path: Path) -> None:
