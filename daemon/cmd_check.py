@@ -24,10 +24,11 @@ def fsck_command(meta_url: str, repair: bool, verify_data: bool, as_json: bool) 
     during the check is not judged.
     """
     from cairnfs.check import fsck
+    from cairnfs.daemon.interrupting import ended_by_interrupt
     from cairnfs.daemon.output import note, print_json, progress
     from cairnfs.volume import open_volume
 
-    with open_volume(meta_url, data=False) as volume:
+    with ended_by_interrupt(), open_volume(meta_url, data=False) as volume:
         report = fsck.run(volume, verify_data=verify_data, repair=repair, progress=progress)
     if as_json:
         print_json(report.to_json())
@@ -68,11 +69,12 @@ def gc_command(meta_url: str, delete: bool, grace: float, as_json: bool) -> int:
     anything of it is committed. A mount that has not been heard of for long counts until another one has cleaned up after it.
     """
     from cairnfs.check import gc
+    from cairnfs.daemon.interrupting import ended_by_interrupt
     from cairnfs.daemon.output import note, print_fields, print_json, progress
     from cairnfs.units import format_size
     from cairnfs.volume import open_volume
 
-    with open_volume(meta_url, data=False) as volume:
+    with ended_by_interrupt(), open_volume(meta_url, data=False) as volume:
         found = gc.run(volume, delete=delete, grace_s=max(grace, _oldest_session_s(volume)), progress=progress)
     if as_json:
         print_json(found.to_json())

@@ -43,15 +43,17 @@ def objbench_command(
 ) -> int:
     """Try whether a place for objects does all that volumes need, and measure how fast it is.
 
-    Everything is stored below a name of its own in the bucket, and deleted at the end. The exit code is 1 when something does
-    not work.
+    Everything is stored below a name of its own in the bucket, and deleted at the end, after Ctrl-C too; another Ctrl-C leaves
+    it there. The exit code is 1 when something does not work.
     """
     from cairnfs.check import objbench
+    from cairnfs.daemon.interrupting import ended_by_interrupt
     from cairnfs.daemon.output import print_json, progress
 
     sizes = objbench.Sizes(block_size, big_object_size, small_size, small_objects, threads)
     sizes.check()
-    with objbench.trial(storage, bucket, storage_options, io_timeout) as (store, where):
+    with ended_by_interrupt(2) as ending, objbench.trial(storage, bucket, storage_options, io_timeout) as (store, where):
+        ending.left = f"what was stored below {where} is left there"
         report = objbench.Report(where)
         if not skip_functional_tests:
             report.checks = objbench.run_checks(store)

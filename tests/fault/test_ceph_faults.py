@@ -2,6 +2,8 @@
 
 import errno
 import os
+import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.ceph_server import CephCluster
-from support.mounts import Mount, MountFactory
+from support.mounts import CAIRNFS, Mount, MountFactory
 from support.redis_server import RedisServer
 from support.storing import LIMIT_S, Writing, digest, failure, wait
 
@@ -53,6 +55,30 @@ def check(files: dict[Path, str], mount: Mount) -> None:
 def drop_caches() -> None:
     if os.geteuid() == 0:
         Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+def test_ctrl_c_ends_commands_while_the_osd_stands_still(
+    mounts: MountFactory, open_ceph: CephCluster, pool: str, osd_stopped: Callable[[bool], None]
+) -> None:
+    volume = mounts.volume(
+        "--storage", "rados", "--bucket", pool, "--ceph-conf", str(open_ceph.conf), "--namespace", "interrupted"
+    )
+    osd_stopped(True)
+    running = [subprocess.Popen([*CAIRNFS, each, volume.url], stderr=subprocess.PIPE, text=True) for each in ("gc", "fsck")]
+    for process in running:
+        threads = Path(f"/proc/{process.pid}/task")
+        wait(
+            lambda threads=threads: any("msgr-worker" in (task / "comm").read_text() for task in threads.iterdir()),
+            "no connection",
+        )
+    time.sleep(1)  # then they ask the OSD
+    began_s = time.monotonic()
+    for process in running:
+        process.send_signal(signal.SIGINT)
+    said = [process.communicate(timeout=60)[1] for process in running]
+    assert [process.returncode for process in running] == [130, 130] and "Traceback" not in "".join(said), said
+    assert time.monotonic() - began_s < 15, "they have waited for the OSD"
+    osd_stopped(False)
 
 
 @pytest.mark.usefixtures("kernel_caches")

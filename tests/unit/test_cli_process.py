@@ -3,8 +3,10 @@
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -213,3 +215,38 @@ def test_progress_on_a_terminal_is_a_bar_on_stderr() -> None:
     os.close(controller)
     assert done.stdout == "result\n"
     assert "Counting" in drawn and "7/7" in drawn
+
+
+# Ctrl-C
+
+STUCK = """
+import ctypes, sys
+from cairnfs.daemon.interrupting import ended_by_interrupt
+lock, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+with ended_by_interrupt(int(sys.argv[1])) as ending:
+    ending.left = "some things are left"
+    print("waits", flush=True)
+    while True:
+        libc.pthread_mutex_lock(lock)  # the second time for ever, whatever signals come
+"""
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_ctrl_c_ends_a_process_that_waits_in_compiled_code(nth: int) -> None:
+    command = [sys.executable, "-c", STUCK, str(nth)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "waits\n"
+        time.sleep(0.2)
+        for _ in range(1 if nth == 1 else 100):
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(0.2)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+        try:
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert said == "cairnfs: some things are left\n"
