@@ -4,6 +4,9 @@ from typing import final
 
 from typing_extensions import Buffer
 
+UNTIMED_NS: int
+"""Instead of the time of a write: it must not change the modification time, which was set since."""
+
 @final
 class Ring:
     """A journal in memory that is somebody else's. Thread-safe, and safe between processes."""
@@ -27,6 +30,9 @@ class Ring:
 
     def free(self, places: list[int]) -> None:
         """Records that are needed no longer."""
+
+    def untime(self, places: list[int]) -> None:
+        """Writes whose inode's modification time is set explicitly: when they were made does not count any more."""
 
     def oldest(self) -> int:
         """The inode of the oldest record, 0 when there is none."""

@@ -8,6 +8,8 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+UNTIMED_NS = -1
+
 
 @cython.final
 cdef class Ring:
@@ -61,6 +63,12 @@ cdef class Ring:
             jn_kill(&self.journal, place)
         jn_move_tail(&self.journal)
         jn_unlock_ring(&self.journal)
+
+    def untime(self, list places not None):
+        """Writes whose inode's modification time is set explicitly: when they were made does not count any more."""
+        cdef uint64_t place
+        for place in places:
+            jn_at(&self.journal, place).when_ns = UNTIMED_NS
 
     def oldest(self):
         """The inode of the oldest record, 0 when there is none."""

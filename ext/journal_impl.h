@@ -5,7 +5,8 @@
  *           size), 32 u64 bytes of the ring that memory is reserved for, then the ring's lock, requests of the latest appends, grants
  *   ring    from JN_RING_AT on
  *   record  0 u32 state, 4 u32 length, 8 u64 inode, 16 u64 file offset, 24 u64 request (of an append, whose offset a second try would
- *           not find again; else 0), 32 i64 when, in ns (0: not known), 40 .. the bytes, padded to a multiple of 8
+ *           not find again; else 0), 32 i64 when, in ns (0: not known, -1: the
+ *           modification time of its inode was set since), 40 .. the bytes, padded to a multiple of 8
  *
  * States of a record, each set by one store:
  *   (behind the head) -> FILLING, the head has passed it and its bytes are being copied -> LIVE, it counts -> DEAD, it does not any more

@@ -19,7 +19,7 @@ SMALL_BYTES = 16 * KIB  # records up to this long that adjoin each other are joi
 
 
 class Written(NamedTuple):
-    """One write that is not committed, and when it was made (0: not known)."""
+    """One write that is not committed, and when it was made (0: not known, UNTIMED_NS: the modification time was set since)."""
 
     ino: Inode
     offset: int
@@ -71,6 +71,11 @@ class Journal:
             places = self._of.pop(ino, None)
             if places:
                 self.ring.free(places)
+
+    def mtime_set(self, ino: Inode) -> None:
+        """The modification time is about to be set, and what was written before must leave it alone, a successor too."""
+        with self._lock:
+            self.ring.untime(self._of.get(ino, []))
 
     def oldest(self) -> Inode | None:
         """The inode of the oldest record; None when the ring is empty."""

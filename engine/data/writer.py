@@ -19,6 +19,7 @@ from cairnfs.data.pack import BuiltPack
 from cairnfs.data.ports import LayoutOps
 from cairnfs.data.uploader import MAX_BATCH_SLICES, Batch, Piece, State, Uploader
 from cairnfs.errors import CairnError, CorruptError, FsError
+from cairnfs.ext.journal import UNTIMED_NS
 from cairnfs.types import Attr, Buffer, Inode, SliceRef
 
 OnCommit = Callable[[Attr], None]
@@ -130,8 +131,9 @@ class FileWriter:
     # Changing it
 
     def write(self, offset: int, data: Buffer, when_ns: int = 0, *, reserved: bool = False) -> None:
-        """Copy `data` into the buffer, as of `when_ns` (0: now). Waits for memory; raises what keeps uploads from giving it back
-        (EIO, ENOSPC). Not if it is `reserved`: then the caller has the memory, and hands it over.
+        """Copy `data` into the buffer, as of `when_ns` (0: now; UNTIMED_NS: the modification time stays). Waits for memory;
+        raises what keeps uploads from giving it back (EIO, ENOSPC). Not if it is `reserved`: then the caller has the memory, and
+        hands it over.
         """
         view = memoryview(data).cast("B")
         block_bytes = self._s.block_bytes
@@ -232,7 +234,8 @@ class FileWriter:
                 grown = block.write(offset, view)
                 self._blocks[block_no] = block
                 self._dirty_end = max(self._dirty_end, offset + n_bytes)
-                self._mtime_ns = when_ns
+                if when_ns != UNTIMED_NS:
+                    self._mtime_ns = when_ns
                 self._n_writes += 1
                 if block.full:
                     sealed = self._seal([block_no])

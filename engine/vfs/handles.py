@@ -37,7 +37,7 @@ class Handle:
         self.drops: int | None = None  # the version for which the kernel was told to drop pages, until it uses the handle
         self.lock_owners: set[int] = set()
         self.flock_owner = 0
-        self.n_sync_failures = file.n_sync_failures
+        self.n_sync_failures = file.syncing.n_told
         self.n_lost = file.n_lost  # of its losses, those that are not this handle's, or that its user was told of
 
     def noted(self) -> tuple[Inode, int]:

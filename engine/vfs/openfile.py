@@ -71,6 +71,7 @@ class OpenFile:
         self.n_refs = 0  # guarded by the table's lock
         self.n_lost = 0  # how often something dirty was dropped that nothing would take, and why, the last time:
         self.lost: CairnError | None = None  # each handle is told once (`FileIo`)
+        self.syncing = data.syncing
         self._meta = meta
         self._data = data
         self._pages = pages
@@ -91,11 +92,6 @@ class OpenFile:
         self._ahead = ChunksAhead()
         self._generation = 0
         self._new_bytes = 0  # counted in `capacity`, not committed yet
-
-    @property
-    def n_sync_failures(self) -> int:
-        """Of `Syncing`, for a handle to begin with."""
-        return self._data.syncing.n_told
 
     # What is known
 
@@ -452,6 +448,8 @@ class OpenFile:
         """The modification time is about to be set explicitly: it must outlive the commit of what is dirty now."""
         if (writer := self.writer) is not None:
             writer.mtime_set()
+            if self._journal is not None:
+                self._journal.mtime_set(self.ino)
 
     def close(self) -> None:
         """Give the buffer back; what is still dirty is lost."""

@@ -205,6 +205,15 @@ def test_a_time_that_is_set_outlives_what_was_written_before(mount: Mounted) -> 
     assert mount.engine.meta.names.get(ino).mtime_ns > 1000 * 10**9
 
 
+def test_a_time_that_is_set_outlives_them_in_a_successor(mount: Mounted) -> None:
+    ino, fh = mount.create("file")
+    mount.write(ino, fh, 0, b"x")
+    mount.set_attr(ino, FATTR_MTIME, mtime_s=1000)
+    mount.kill()
+    assert mount.flush(ino, fh) == 0
+    assert mount.engine.meta.names.get(ino).mtime_ns == 1000 * 10**9
+
+
 @pytest.mark.parametrize("size", [0, 3, 20])
 def test_truncation_comes_after_what_was_written_before_it(mount: Mounted, size: int) -> None:
     ino, fh = mount.create("file")

@@ -10,7 +10,7 @@ import pytest
 from cairnfs.const import MIB
 from cairnfs.errors import FsError
 from cairnfs.ext.arena import Arena
-from cairnfs.types import Inode, Lock, SessionId, serving
+from cairnfs.types import Inode, Lock, SessionId, SetAttr, serving
 from cairnfs.vfs.carried import MAX_REMOVED, Carried
 from support.engine import ME, ROOT, Engine, new_volume
 
@@ -60,6 +60,26 @@ def test_what_was_written_and_not_stored_is_read_and_stored_by_the_next(line: Li
     assert line.carried.journal.resume() == []
     engine = line.kill()
     assert read(engine, engine.vfs.open(ME, ino, os.O_RDONLY).fh) == b"a" * 500 + b"b" * 1000 + b"c"
+    engine.close()
+
+
+@pytest.mark.parametrize("set_ns", [0, 1000 * 10**9])
+def test_a_modification_time_that_was_set_is_not_undone(line: Line, set_ns: int) -> None:
+    """As by rsync and tar, which set it before they close the file."""
+    ino, fh = create(line, b"file")
+    line.engine.vfs.write(ME, fh, 0, b"a" * 1000)
+    line.engine.vfs.setattr(ME, ino, SetAttr(mtime_ns=set_ns))
+    assert line.kill().vfs.getattr(ME, ino).mtime_ns == set_ns
+    engine = line.kill()
+    engine.vfs.flush(ME, fh)
+    assert engine.meta.names.get(ino).mtime_ns == set_ns
+    engine.vfs.write(ME, fh, 0, b"b")
+    engine.vfs.setattr(ME, ino, SetAttr(mtime_ns=set_ns))
+    engine.vfs.write(ME, fh, 0, b"c")
+    engine = line.kill()
+    engine.vfs.flush(ME, fh)
+    assert engine.meta.names.get(ino).mtime_ns > 1000 * 10**9, "the latest write came after it was set"
+    engine.vfs.release(ME, fh)
     engine.close()
 
 
