@@ -1,5 +1,6 @@
 """What only the Redis store must do: find its server, bear its absence, and never commit twice."""
 
+import errno
 import os
 import random
 import shutil
@@ -358,9 +359,10 @@ def test_fsync_fails_when_the_log_is_not_synced_in_time(
 
 
 def test_a_full_server_is_said_to_be_full(own_server: Callable[..., RedisServer]) -> None:
-    with opened(own_server("--maxmemory", "8mb").url) as store, pytest.raises(StoreError, match="raise its maxmemory"):
+    with opened(own_server("--maxmemory", "8mb").url) as store, pytest.raises(StoreError, match="raise its maxmemory") as full:
         for n in range(100):
             put(store, (b"p", b"%d" % n), os.urandom(100_000))
+    assert full.value.errno == errno.ENOSPC
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 URLs are JuiceFS's; engine/README.md has them, with their options and variables of the environment.
 """
 
+import errno
 import logging
 import os
 import random
@@ -391,7 +392,7 @@ def refusal(address: Address, error: Exception) -> CairnError:
     if text.startswith("NOPERM") or isinstance(error, redis.exceptions.NoPermissionError):
         return StoreError(f"{where} does not permit it ({text}): give the user +@all on ~{{cairnfs:* and &{{cairnfs:*")
     if text.startswith("OOM") or isinstance(error, redis.exceptions.OutOfMemoryError):
-        return StoreError(f"{where} is out of memory: raise its maxmemory ({text})")
+        return StoreError(f"{where} is out of memory: raise its maxmemory ({text})", errno.ENOSPC)
     if text.startswith("MISCONF"):
         return StoreError(f"{where} cannot write to its disk and takes no commits: {text}")
     return StoreError(f"{where}: {text}")
