@@ -7,5 +7,9 @@ local after = tonumber(ARGV[1])
 local start = after - (newest - kept)
 if start < 0 or after > newest then return {newest} end
 local at = start > 0 and redis.call('LINDEX', KEYS[2], start - 1)
-if ARGV[3] == '1' and after == newest and redis.call('EXISTS', KEYS[3]) == 0 then redis.call('SET', KEYS[3], '1') end
+if ARGV[3] == '1' and after == newest and redis.call('EXISTS', KEYS[3]) == 0 then
+  -- A server that takes no writes just now (memory, disk, rights) is read all the same, and asked often; but not a replica, which may lag.
+  local set = redis.pcall('SET', KEYS[3], '1')
+  if string.find(set.err or '', 'READONLY', 1, true) then return set end
+end
 return {newest, at, redis.call('LRANGE', KEYS[2], start, start + tonumber(ARGV[2]) - 1)}

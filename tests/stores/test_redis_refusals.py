@@ -1,0 +1,79 @@
+"""A Redis server that refuses for a while, by its settings: what may be read is read, nothing is done by halves."""
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cairnfs.errors import StoreError
+from cairnfs.meta.stores.base import Add, Delete, Put
+from cairnfs.types import Position
+from support.redis_rows import COUNT, counted, opened
+from support.redis_server import RedisServer
+from support.rows import A, B, put, value
+
+Maker = Callable[..., RedisServer]
+
+
+def config(server: RedisServer, name: str, setting: str) -> None:
+    with server.client() as client:
+        client.config_set(name, setting)
+
+
+def test_with_full_memory_everything_can_be_read_and_deleted(own_server: Maker) -> None:
+    server = own_server()
+    with opened(server.url) as store, opened(server.url) as other:
+        put(store, A, b"1")
+        put(store, B, b"2")
+        config(server, "maxmemory", "1")
+        with pytest.raises(StoreError, match="raise its maxmemory"):
+            store.commit([], [Put(B, b"3"), Add(COUNT, 0, 1)])
+        assert (value(other, B), counted(other)) == (b"2", 0)
+        newest = other.position()
+        assert other.log(newest, 10, rings=True) == []  # though the bell cannot be set
+        store.commit([], [Delete(A), Add(COUNT, 0, 1)])
+        assert (value(other, A), counted(other)) == (None, 1)
+        assert [record.position for record in other.log(newest, 10, rings=True)] == [newest + 1]
+        config(server, "maxmemory", "0")
+        assert put(store, B, b"3") == newest + 2
+
+
+def test_a_full_server_that_is_restarted_can_be_read(own_server: Maker) -> None:
+    server = own_server()
+    with opened(server.url) as store, opened(server.url) as other:
+        put(store, A, b"1")
+        assert value(other, A) == b"1"
+        server.stop()
+        server.options += ("--maxmemory", "1")
+        server.start()
+        assert value(store, A) == b"1"
+        assert store.position() > 2**20, "beyond what the server before it may have given out"
+
+
+def test_a_server_whose_disk_fails_can_be_read(own_server: Maker, tmp_path: Path) -> None:
+    server = own_server("--save", "3600", "1", "--appendonly", "no")
+    with opened(server.url) as store, server.client() as client:
+        put(store, A, b"1")
+        (server.folder / "dump.rdb").mkdir()  # no snapshot can take its place
+        client.execute_command("BGSAVE")
+        while client.info("persistence")["rdb_bgsave_in_progress"]:
+            pass
+        with pytest.raises(StoreError, match="cannot write to its disk") as refused:
+            put(store, A, b"2")
+        assert refused.value.errno == errno.EIO
+        assert (value(store, A), store.log(Position(1), 10, rings=True)) == (b"1", [])
+        client.config_set("stop-writes-on-bgsave-error", "no")
+        assert put(store, A, b"2") == 2
+
+
+def test_the_log_of_a_replica_is_not_the_newest(own_server: Maker) -> None:
+    """Who was told that nobody has committed would go on with what it knows."""
+    server = own_server()
+    with opened(server.url, 0.5) as store, server.client() as client:
+        put(store, A, b"1")
+        client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        with pytest.raises(StoreError, match="read only replica"):
+            store.log(Position(1), 10, rings=True)
+        client.execute_command("REPLICAOF", "NO", "ONE")
+        assert put(store, A, b"2") > 1
