@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,24 @@ def test_the_log_of_a_replica_is_not_the_newest(own_server: Maker) -> None:
             store.log(Position(1), 10, rings=True)
         client.execute_command("REPLICAOF", "NO", "ONE")
         assert put(store, A, b"2") > 1
+
+
+def test_a_password_that_is_changed_in_its_file_is_taken_up(own_server: Maker, tmp_path: Path) -> None:
+    server = own_server()
+    file = tmp_path / "password"
+    file.write_text("first\n")
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "me", "on", ">first", "~{cairnfs:*", "+@all")
+        with opened(f"redis://me@127.0.0.1:{server.port}?password-file={file}", 2) as store:
+            put(store, A, b"1")
+            client.execute_command("ACL", "SETUSER", "me", "<first", ">second")
+            assert put(store, A, b"2") == 2, "a connection that is there goes on"
+            client.execute_command("CLIENT", "KILL", "USER", "me")
+            with pytest.raises(StoreError, match="refuses the login"):
+                put(store, A, b"3")
+            file.write_text("second\n")
+            assert put(store, A, b"3") == 3
+            for n, change in enumerate((partial(file.write_text, ""), file.unlink), 4):  # it is just being replaced
+                change()
+                client.execute_command("CLIENT", "KILL", "USER", "me")
+                assert put(store, A, b"4") == n

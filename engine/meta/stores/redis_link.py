@@ -77,6 +77,7 @@ class Address:
     master: str = ""
     path: str = ""
     login: dict[str, str] = field(default_factory=dict, repr=False)
+    password_file: str = ""  # where the password was read, and is read again
     tls: dict[str, Any] = field(default_factory=dict)
     wait_replicas: int = 0  # so many have a commit before it is answered
 
@@ -99,7 +100,9 @@ def parse_url(scheme: str, rest: str) -> Address:
     unknown = sorted(options.keys() - OPTIONS)
     if unknown:
         raise UsageError(f"unknown option '{unknown[0]}' in the metadata URL; known are {', '.join(sorted(OPTIONS))}")
-    return replace(_address(scheme, where, options), wait_replicas=_replicas(options.get("wait-replicas", "0")))
+    address = _address(scheme, where, options)
+    password_file = os.path.abspath(path) if (path := options.get("password-file")) else ""
+    return replace(address, password_file=password_file, wait_replicas=_replicas(options.get("wait-replicas", "0")))
 
 
 def _address(scheme: str, where: str, options: dict[str, str]) -> Address:
@@ -144,12 +147,36 @@ def _login(credentials: str, options: dict[str, str]) -> dict[str, str]:
     user, password = map(unquote, credentials.partition(":")[::2])
     if path := options.get("password-file"):
         try:
-            password = Path(path).read_text().strip()
+            password = _password_in(path)
         except OSError as error:
             raise UsageError(f"the password file {path} cannot be read: {error.strerror}") from error
     password = password or os.environ.get("META_PASSWORD", "")
     found = {"username": user} if user else {}
     return found | ({"password": password} if password else {})
+
+
+def _password_in(path: str) -> str:
+    return Path(path).read_text().strip()
+
+
+class _Login(redis.CredentialProvider):
+    """A login whose password is in a file: each connection has what is there by then."""
+
+    @classmethod
+    def options(cls, address: Address) -> dict[str, Any]:
+        """What redis-py takes for a login, whatever it is."""
+        is_in_file = address.password_file and "password" in address.login
+        return {"credential_provider": cls(address)} if is_in_file else dict(address.login)
+
+    def __init__(self, address: Address) -> None:
+        self._user = address.login.get("username")
+        self._password = address.login["password"]
+        self._path = address.password_file
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        with suppress(OSError):
+            self._password = _password_in(self._path) or self._password  # none: it is just being written
+        return (self._user, self._password) if self._user else (self._password,)
 
 
 def _tls(options: dict[str, str]) -> dict[str, Any]:
@@ -175,7 +202,7 @@ class Link:
             "socket_keepalive": True,
             "socket_keepalive_options": KEEPALIVE,
             "retry": Retry(NoBackoff(), 0),  # what may be tried again, and how, is decided here
-            **address.login,
+            **_Login.options(address),
             **address.tls,
         }
         self._sentinels: list[Any] = []  # clients of their own
