@@ -6,15 +6,19 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import redis
 
 from cairnfs.errors import StoreError
 from cairnfs.meta.stores.base import Add, Delete, Put
+from cairnfs.meta.stores.redis_store import INDEX_FROM
 from cairnfs.types import Position
 from support.redis_rows import COUNT, counted, opened
 from support.redis_server import RedisServer
 from support.rows import A, B, put, value
 
 Maker = Callable[..., RedisServer]
+FULL = ("on", ">mine", "resetkeys", "resetchannels", "~{cairnfs:*", "&{cairnfs:*", "+@all")
+LARGE = [(b"large", b"%d" % n) for n in range(INDEX_FROM + 1)]
 
 
 def config(server: RedisServer, name: str, setting: str) -> None:
@@ -99,3 +103,50 @@ def test_a_password_that_is_changed_in_its_file_is_taken_up(own_server: Maker, t
                 change()
                 client.execute_command("CLIENT", "KILL", "USER", "me")
                 assert put(store, A, b"4") == n
+
+
+def allow(client: redis.Redis, *rules: str) -> None:
+    client.execute_command("ACL", "SETUSER", "me", *rules)
+
+
+@pytest.mark.parametrize("program", ["redis", "valkey"])
+def test_a_commit_for_which_a_right_is_missing_changes_nothing(
+    own_server: Maker, program: str, request: pytest.FixtureRequest
+) -> None:
+    server = own_server(program=request.getfixturevalue(f"{program}_server").program)
+    with server.client() as client:
+        allow(client, *FULL)
+        with opened(f"redis://me:mine@127.0.0.1:{server.port}", 2) as store, opened(server.url) as other:
+            store.commit([], [Put(key, b"1") for key in LARGE])
+            at = other.position()
+            for kind in ("write", "hash", "list", "string", "sortedset", "keyspace", "scripting", "fast", "slow", "all"):
+                allow(client, f"-@{kind}")
+                with pytest.raises(StoreError, match=r"does not permit it .* give the user \+@all"):
+                    store.commit([], [Put((b"large", b"new"), b"1"), Delete(LARGE[0]), Add(COUNT, 0, 1)])
+                assert (other.position(), counted(other), value(other, LARGE[0])) == (at, 0, b"1")
+                assert value(other, (b"large", b"new")) is None
+                assert other.log(at, 10) == []
+                allow(client, *FULL)
+            assert store.commit([], [Delete(LARGE[0]), Add(COUNT, 0, 1)]).position == at + 1
+
+
+@pytest.mark.parametrize("command", ["ltrim", "hdel", "zadd", "expire", "hkeys", "zrangebylex", "get"])
+def test_a_user_who_lacks_a_command_is_refused_before_anything_is_written(own_server: Maker, command: str) -> None:
+    server = own_server()
+    with server.client() as client:
+        allow(client, *FULL, f"-{command}")
+        url = f"redis://me:mine@127.0.0.1:{server.port}"
+        with opened(url, 2) as store, pytest.raises(StoreError, match=f"(?i)does not permit it .*'{command}'"):
+            put(store, A, b"1")
+        assert client.dbsize() == 0
+        allow(client, "+@all", "-@admin", "-@dangerous", "+info", "+config|get")  # as README.md has it
+        with opened(url, 2) as store:
+            assert put(store, A, b"1") == 1
+
+
+def test_a_server_that_lacks_a_command_is_refused_before_anything_is_written(own_server: Maker) -> None:
+    server = own_server("--rename-command", "EXPIRE", "")
+    with opened(server.url) as store, server.client() as client:
+        with pytest.raises(StoreError, match="lacks the command 'EXPIRE'"):
+            put(store, A, b"1")
+        assert client.dbsize() == 0

@@ -141,6 +141,13 @@ while at <= #effects do
   after[r] = value
 end
 
+-- A right may be taken from the user at any time, and what was written until a command is refused stays. So one of each kind that comes
+-- after the first write is asked for; redis_settle.lua asks for all.
+local may = redis.acl_check_cmd
+if not (may('SET', KEYS[1], '') and may('RPUSH', KEYS[2], '') and may('DEL', prefix .. 'bell') and may('ZREM', prefix .. 'x', '')) then
+  return redis.error_reply('NOPERM rights of this user were withdrawn')
+end
+
 position = position + 1
 local version = struct.pack('>I8', position)
 local present = {}

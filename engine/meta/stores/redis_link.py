@@ -65,6 +65,11 @@ PASSING = (
     *("BUSY ", "MASTERDOWN", "NOREPLICAS", "Script attempted to access a non local key"),
     *("UNBLOCKED", "WAIT cannot be used with replica"),
 )
+FORBIDDEN = (
+    "NOPERM",
+    "The user executing the script can't",
+    "ACL failure in script",
+)  # the last two: of Redis 7.0, of later ones
 NO_LOG = "appendonly is disabled"  # by WAITAOF
 
 
@@ -416,7 +421,7 @@ def refusal(address: Address, error: Exception) -> CairnError:
     where = f"Redis at {address.shown}"
     if isinstance(error, redis.exceptions.AuthenticationError) or text.startswith(("NOAUTH", "WRONGPASS")):
         return StoreError(f"{where} refuses the login ({text}): check user and password of the metadata URL")
-    if text.startswith("NOPERM") or isinstance(error, redis.exceptions.NoPermissionError):
+    if text.startswith(FORBIDDEN) or isinstance(error, redis.exceptions.NoPermissionError):
         return StoreError(f"{where} does not permit it ({text}): give the user +@all on ~{{cairnfs:* and &{{cairnfs:*")
     if text.startswith("OOM") or isinstance(error, redis.exceptions.OutOfMemoryError):
         return StoreError(f"{where} is out of memory: raise its maxmemory ({text})", errno.ENOSPC)
