@@ -1,7 +1,9 @@
 """A Redis server that refuses for a while, by its settings: what may be read is read, nothing is done by halves."""
 
 import errno
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -150,3 +152,21 @@ def test_a_server_that_lacks_a_command_is_refused_before_anything_is_written(own
         with pytest.raises(StoreError, match="lacks the command 'EXPIRE'"):
             put(store, A, b"1")
         assert client.dbsize() == 0
+
+
+def test_too_many_clients_are_said_once_and_waited_for(own_server: Maker, caplog: pytest.LogCaptureFixture) -> None:
+    server = own_server()
+    caplog.set_level("INFO", "cairnfs.meta.stores.redis_link")
+    with opened(server.url) as store, server.client() as client, ThreadPoolExecutor(4) as pool:
+        put(store, A, b"1")
+        client.config_set("maxclients", 1)
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+        waiting = [pool.submit(store.commit, [], [Add(COUNT, 0, 1)]) for _ in range(8)]
+        deadline = time.monotonic() + 20
+        while client.info("stats")["rejected_connections"] < 12:  # each of four has been refused again
+            assert time.monotonic() < deadline
+        client.config_set("maxclients", 100)
+        assert sorted(each.result().position for each in waiting) == list(range(2, 10))
+    said = [record.getMessage() for record in caplog.records]
+    assert any("max number of clients reached" in line for line in said)
+    assert len(said) == len(set(said)), "each reason once"

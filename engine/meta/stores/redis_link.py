@@ -41,6 +41,7 @@ KEEPALIVE = {
     socket.TCP_USER_TIMEOUT: SILENT_S * 1000,  # while a request is on its way; TCP itself would go on for many minutes
 }
 MIN_PAUSE_S, MAX_PAUSE_S = 0.01, 1.0
+TELL_EVERY_S = 30.0  # the same of the server in the log
 TLS_OPTIONS = {"tls-ca-cert-file": "ssl_ca_certs", "tls-cert-file": "ssl_certfile", "tls-key-file": "ssl_keyfile"}
 OPTIONS = frozenset({"db", "password-file", "insecure-skip-verify", "wait-replicas", *TLS_OPTIONS})
 
@@ -200,6 +201,7 @@ class Link:
         self.is_cluster = False
         self._io_timeout_s = io_timeout_s
         self._is_synced = False  # as far as anybody has waited for it
+        self._told: dict[str, float] = {}  # what keeps calls waiting -> until when that is not said again
         self._lock = threading.Lock()
         self._common: dict[str, Any] = {
             "socket_timeout": io_timeout_s / ATTEMPTS,
@@ -383,7 +385,7 @@ class Link:
                 raise refusal(self.address, error) from error
             if not failed:
                 failed = True
-                log.info("Redis at %s: %s", self.address.shown, error)
+                self._tell(str(error))
             if time.monotonic() >= give_up_s:
                 raise StoreError(
                     f"Redis at {self.address.shown} has not answered for {self._io_timeout_s:g} s: {error}"
@@ -396,6 +398,16 @@ class Link:
                 return ask(self.client)
             except FAILURES as another:
                 error = another
+
+    def _tell(self, text: str) -> None:
+        """Log what keeps calls waiting, not once for each."""
+        now_s = time.monotonic()
+        with self._lock:
+            self._told = {each: until_s for each, until_s in self._told.items() if until_s > now_s}
+            is_told = text in self._told
+            self._told.setdefault(text, now_s + TELL_EVERY_S)
+        if not is_told:
+            log.info("Redis at %s: %s", self.address.shown, text)
 
     def close(self) -> None:
         """Close all connections that no call uses."""
