@@ -6,6 +6,7 @@ a process ends is never used. A store that may have lost that numbers were given
 
 import threading
 
+from cairnfs.errors import StoreError
 from cairnfs.meta import records
 from cairnfs.meta.stores.base import Add, Exists, Store
 from cairnfs.types import Inode, PackId, SessionId
@@ -24,14 +25,28 @@ class _Batch:
         self._lock = threading.Lock()
         self._next = 0
         self._end = 0
+        self._n_asked = 0  # how often for a batch
+        self._refused: tuple[int, StoreError] | None = None  # the last of them in vain, and why
 
     def take(self) -> int:
+        came = self._n_asked
         with self._lock:
             if self._next == self._end:
-                self._end = take_numbers(self._store, self._offset, self._batch) + self._batch
-                self._next = self._end - self._batch
+                if self._refused is not None and self._refused[0] > came:
+                    # While this call waited for its turn, and each would wait for the store as long again.
+                    raise StoreError(str(self._refused[1]), self._refused[1].errno) from self._refused[1]
+                self._take_batch()
             self._next += 1
             return self._next - 1
+
+    def _take_batch(self) -> None:
+        self._n_asked += 1
+        try:
+            self._end = take_numbers(self._store, self._offset, self._batch) + self._batch
+        except StoreError as error:
+            self._refused = self._n_asked, error
+            raise
+        self._next = self._end - self._batch
 
     def forget(self) -> None:
         with self._lock:

@@ -1,6 +1,7 @@
 """A Redis server that refuses for a while, by its settings: what may be read is read, nothing is done by halves."""
 
 import errno
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,11 @@ import pytest
 import redis
 
 from cairnfs.errors import StoreError
+from cairnfs.meta.ids import Ids
 from cairnfs.meta.stores.base import Add, Delete, Put
 from cairnfs.meta.stores.redis_store import INDEX_FROM
 from cairnfs.types import Position
+from support.metavolume import MetaVolume
 from support.redis_rows import COUNT, counted, opened
 from support.redis_server import RedisServer
 from support.rows import A, B, put, value
@@ -170,3 +173,26 @@ def test_too_many_clients_are_said_once_and_waited_for(own_server: Maker, caplog
     said = [record.getMessage() for record in caplog.records]
     assert any("max number of clients reached" in line for line in said)
     assert len(said) == len(set(said)), "each reason once"
+
+
+def test_who_waits_for_numbers_behind_others_does_not_wait_for_the_store_as_often(own_server: Maker) -> None:
+    n_threads, asked, go_on = 6, [], threading.Event()
+    server = own_server()
+    with opened(server.url, 0.3) as store, ThreadPoolExecutor(n_threads) as pool:
+        ids = Ids(MetaVolume(store=store).store)
+        commit = store.commit
+
+        def slow_commit(*steps: object) -> object:
+            asked.append(steps)
+            go_on.wait(20)
+            return commit(*steps)
+
+        store.commit = slow_commit  # type: ignore[method-assign,assignment]
+        server.kill()
+        taking = [pool.submit(ids.pack) for _ in range(n_threads)]
+        time.sleep(0.3)  # all wait for their turn
+        go_on.set()
+        assert all(isinstance(each.exception(20), StoreError) for each in taking)
+        assert len(asked) == 2, "for the first one, and for all that came meanwhile"
+        server.start()
+        assert ids.pack() > 0
