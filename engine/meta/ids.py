@@ -8,7 +8,7 @@ import threading
 
 from cairnfs.errors import StoreError
 from cairnfs.meta import records
-from cairnfs.meta.stores.base import Add, Exists, Store
+from cairnfs.meta.stores.base import Add, ConditionFailed, Exists, Store
 from cairnfs.types import Inode, PackId, SessionId
 
 INODE_BATCH = 1024  # one extra commit per 1,024 creates; 2**53 numbers last for 8 * 10**12 mounts
@@ -80,6 +80,9 @@ class Ids:
 
 
 def take_numbers(store: Store, offset: int, n: int) -> int:
-    """Reserve `n` consecutive numbers of a counter in the `next` row; returns the first."""
-    committed = store.commit([Exists(records.NEXT_KEY)], [Add(records.NEXT_KEY, offset, n, unused=True)])
+    """Reserve `n` consecutive numbers of a counter in the `next` row; returns the first. StoreError, also without a volume."""
+    try:
+        committed = store.commit([Exists(records.NEXT_KEY)], [Add(records.NEXT_KEY, offset, n, unused=True)])
+    except ConditionFailed as failure:
+        raise StoreError("the metadata store holds no volume any more") from failure
     return committed.added[0] - n

@@ -196,3 +196,13 @@ def test_who_waits_for_numbers_behind_others_does_not_wait_for_the_store_as_ofte
         assert len(asked) == 2, "for the first one, and for all that came meanwhile"
         server.start()
         assert ids.pack() > 0
+
+
+def test_numbers_of_a_volume_that_is_gone(redis_server: RedisServer) -> None:
+    with opened(redis_server.url) as store, redis_server.client() as client:
+        ids = Ids(MetaVolume(store=store).store)
+        assert ids.inode() > 1
+        client.flushall()
+        with pytest.raises(StoreError, match="no volume any more"):
+            ids.pack()
+        assert client.dbsize() == 0
