@@ -132,19 +132,24 @@ def _host(text: str, default_port: int) -> tuple[str, int]:
     if text.endswith("]") or not colon:  # an IPv6 address, or no port
         host, port = text, str(default_port)
     host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not host or not _is_number(port) or not 0 < int(port) < 65536:
         raise UsageError(f"'{text}' is not HOST or HOST:PORT")
     return host, int(port)
 
 
+def _is_number(text: str) -> bool:
+    """One that int() takes: there are digits that it does not."""
+    return text.isascii() and text.isdigit() and len(text) < 10
+
+
 def _db(text: str) -> int:
-    if not text.isdigit():
+    if not _is_number(text):
         raise UsageError(f"'{text}' is not the number of a Redis database")
     return int(text)
 
 
 def _replicas(text: str) -> int:
-    if not (text.isdigit() and len(text) < 4):
+    if not (_is_number(text) and len(text) < 4):
         raise UsageError(f"'{text}' is not a number of replicas to wait for")
     return int(text)
 
