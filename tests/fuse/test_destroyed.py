@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,3 +91,28 @@ def test_it_fails_where_there_is_no_next_volume(mounts: MountFactory, volume: Vo
     cairnfs("umount", mount.path, check=False)
     mount.mounted = False
     assert str(mount.path) not in cairnfs_mounts()
+
+
+def test_a_store_that_is_emptied_under_a_mount_is_said_once_and_nothing_is_written_to_it(
+    mounts: MountFactory, redis_server: RedisServer, volume: Volume
+) -> None:
+    mounts.expect_damage(volume)
+    mount = mounts.new(volume)
+    mount.expected_log += [*EXPECTED, "worker 1 has failed: .* holds no volume"]  # it may not have begun by then
+    filled(mount, OLD)
+    with redis_server.client() as client:
+        clean, dirty = (os.open(mount.path / name, os.O_RDWR) for name in ("f0", "f1"))
+        client.flushall()
+        wait(lambda: fails(lambda: os.listdir(mount.path)), "the emptied volume is still listed")
+        os.write(dirty, b"late")
+        for descriptor in (clean, dirty):
+            with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+                os.fsync(descriptor)
+        assert fails((mount.path / "new").touch)
+        os.close(clean)
+        assert fails(lambda: os.close(dirty))
+        cairnfs("umount", mount.path, check=False)
+        mount.mounted = False
+        assert client.dbsize() == 0
+    said = mount.log.read_text()
+    assert len(re.findall(r"session: volume .* was destroyed: unmount$", said, re.MULTILINE)) == 1

@@ -50,7 +50,7 @@ class CountingStore:
     """The store it is given. Calls that fail are counted as well: they took their time.
 
     `on_commit` is called with the keys that every commit has touched, on the thread that made it and before that goes on. When
-    `ended` says why, every call for rows or the log fails: StoreError.
+    `ended` says why, every call for rows, the log or the disk fails: StoreError.
     """
 
     def __init__(self, store: Store, metrics: Metrics) -> None:
@@ -161,6 +161,7 @@ class CountingStore:
         return self._store.end_link()
 
     def sync(self) -> None:
+        self._check()
         started_ns = perf_counter_ns()
         try:
             self._store.sync()
