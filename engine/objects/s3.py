@@ -43,6 +43,7 @@ _CERTIFICATE = re.compile(r"InvalidCertificate\(\s*(?:Other\(\s*OtherError\(\s*)
 _NO_TLS = "InvalidContentType"
 _REGION = re.compile(r"[0-9A-Za-z._-]+")
 _ODD_KEY = re.compile(r'object with invalid path: .*?Path "([^"]*)"')
+_CONFLICT = "409"  # something else is under way, such as an earlier attempt: what has come of that is not known yet
 _UNKNOWN_CONDITION = frozenset({"501", "NotImplemented"})
 
 
@@ -217,7 +218,7 @@ class S3Objects(OneByOne, SyncedAtPut):
         if status == "404" or isinstance(error, FileNotFoundError):
             return self._missing(error, doing, path)
         where = f"object {path} in {self.where}" if path else self.where
-        if isinstance(error, AlreadyExistsError):
+        if isinstance(error, AlreadyExistsError) and status != _CONFLICT:
             return ObjectError(f"{where} exists already", errno.EEXIST)
         if {status, code} & _UNKNOWN_CONDITION:
             return _Unknown(f"cannot {doing} {where}: the server does not know how")
@@ -247,6 +248,8 @@ class S3Objects(OneByOne, SyncedAtPut):
                 self.check()
             except ObjectError as vanished:
                 return vanished
+        if doing == "store":  # some balancer has lost its servers for a moment
+            return ObjectError(f"cannot store object {path} in {self.where}: {_reason(str(error), '404', '')}")
         return ObjectMissing(f"object {path} does not exist in {self.where}")
 
     def _no_bucket(self, error: Exception) -> bool:

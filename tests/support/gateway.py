@@ -71,23 +71,29 @@ class S3Proxy(Relay):
 
     slow: an answer comes after `delay_s`; hang: never; half: its connection ends within the body (or, without one, before it);
     reset: the connection ends before the request is passed on; late: after it was; busy: 503; unconditional: the condition of
-    a PUT is taken away; unknown: such a PUT is answered 501.
+    a PUT is taken away; unknown: such a PUT is answered 501; instead: it is answered with `answer`, and not passed on.
     """
 
     def __init__(self, url: str) -> None:
         self.mode = ""
         self.method = b""
         self.n_left = 0  # requests that it is done to; below zero: all
+        self.part = b""  # of the address of requests that it is done to
         self.delay_s = 0.2
+        self.answer = b""
         self.counts: Counter[str] = Counter()
         self._closing = threading.Event()
         self._lock = threading.Lock()
         super().__init__(int(url.rpartition(":")[2]))
         self.url = f"http://127.0.0.1:{self.port}"
 
-    def fail(self, mode: str, method: str = "", n: int = -1) -> None:
+    def fail(self, mode: str, method: str = "", n: int = -1, part: str = "") -> None:
         with self._lock:
-            self.mode, self.method, self.n_left = mode, method.encode(), n
+            self.mode, self.method, self.n_left, self.part = mode, method.encode(), n, part.encode()
+
+    def instead(self, answer: bytes, method: str = "", n: int = -1, part: str = "") -> None:
+        self.answer = answer
+        self.fail("instead", method, n, part)
 
     def close(self) -> None:
         self._closing.set()
@@ -98,10 +104,10 @@ class S3Proxy(Relay):
             while self._pass_on(client, server, incoming, answers):
                 pass
 
-    def _mode_for(self, method: bytes) -> str:
+    def _mode_for(self, method: bytes, address: bytes) -> str:
         with self._lock:
             self.counts[method.decode()] += 1
-            if not self.mode or not self.n_left or not method.startswith(self.method):
+            if not self.mode or not self.n_left or not method.startswith(self.method) or self.part not in address:
                 return ""
             self.n_left -= 1
             return self.mode
@@ -109,10 +115,13 @@ class S3Proxy(Relay):
     def _pass_on(self, client: socket.socket, server: socket.socket, incoming: BinaryIO, answers: BinaryIO) -> bool:
         """One request and its answer; False when the connection is to end."""
         head, body = _message(incoming)
-        method = head.split(b" ", 1)[0]
-        mode = self._mode_for(method)
+        method, address = head.split(b" ", 2)[:2]
+        mode = self._mode_for(method, address)
         if mode == "reset":
             return False
+        if mode == "instead":
+            client.sendall(self.answer)
+            return True
         if mode == "busy":
             client.sendall(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n")
             return True
@@ -132,6 +141,12 @@ class S3Proxy(Relay):
             return False
         client.sendall(reply_head + reply)
         return True
+
+
+def answered(status: str, code: str = "", body: bytes = b"") -> bytes:
+    """An answer: with an error of S3's, or with `body`."""
+    body = body or f"<?xml version='1.0'?>\n<Error><Code>{code}</Code><Message>So it is.</Message></Error>".encode()
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def _message(file: BinaryIO, is_answer_to: bytes = b"") -> tuple[bytes, bytes]:
