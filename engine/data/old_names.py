@@ -44,8 +44,8 @@ class OldNames:
     def delete(self, name: str) -> None:
         self._store.delete(_stored(name))
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        for info in self._store.list(prefix):
+    def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
+        for info in self._store.list(prefix, _stored(after)):
             yield info._replace(name=_known(info.name))
 
     def sync(self) -> None:

@@ -90,8 +90,8 @@ class ObjectStore(Protocol):
         """Delete an object; deleting a missing one is not an error."""
         ...
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Every object whose name starts with `prefix`, in order of name, without holding them all in memory.
+    def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
+        """Every object whose name starts with `prefix` and comes after `after`, in order of name, without holding all in memory.
 
         What is stored or deleted meanwhile may be in it or not.
         """

@@ -42,9 +42,9 @@ class CountingObjects:
     def delete(self, name: str) -> None:
         self._measured("delete", self._store.delete, name)
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+    def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
         """Counted as one request, however many the store makes of it; the time ends with the first answer."""
-        found = self._store.list(prefix)
+        found = self._store.list(prefix, after)
         first = self._measured("list", next, found, None)
         if first is not None:
             yield first

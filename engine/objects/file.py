@@ -83,10 +83,10 @@ class FileStore(OneByOne):
         except OSError as e:
             raise self._error(e, "delete", name) from e
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+    def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
         self.check()
         folder = prefix.rpartition("/")[0]
-        yield from self._walk(folder, prefix)
+        yield from (info for info in self._walk(folder, prefix) if info.name > after)
 
     def sync(self) -> None:
         if self._syncs:

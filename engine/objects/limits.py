@@ -100,8 +100,8 @@ class LimitedObjects:
     def delete(self, name: str) -> None:
         self._store.delete(name)
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        return self._store.list(prefix)
+    def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
+        return self._store.list(prefix, after)
 
     @property
     def depth(self) -> int:

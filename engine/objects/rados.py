@@ -86,8 +86,9 @@ class RadosStore(SyncedAtPut):
         except ObjectMissing:
             pass
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        names = (name.decode("ascii")[len(self._prefix) :] for name in in_order(self._names(prefix)))
+    def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
+        listed = (name.decode("ascii")[len(self._prefix) :] for name in in_order(self._names(prefix)))
+        names = (name for name in listed if name > after)
         while some := list(islice(names, LOOKED_AT)):
             found: dict[str, Any] = dict(self._answers(some, lambda under_way, name: under_way.stat(name, self._prefix + name)))
             for name in some:

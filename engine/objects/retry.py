@@ -99,10 +99,10 @@ class Retrying:
             failed = e
         self._run(lambda: self._store.delete(name), "delete", name, failed=failed, began_s=began_s)
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+    def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
         """Goes on after the last name that was delivered when the store fails on the way."""
-        last = ""
-        found = self._store.list(prefix)
+        last = after
+        found = self._store.list(prefix, after)
         while True:
             try:
                 info = next(found, None)
@@ -188,8 +188,8 @@ class Retrying:
         self._store.close()
 
     def _resume(self, prefix: str, last: str) -> tuple[Iterator[ObjectInfo], ObjectInfo | None]:
-        found = self._store.list(prefix)
-        return found, next((info for info in found if info.name > last), None)
+        found = self._store.list(prefix, last)
+        return found, next(found, None)
 
     def _run(
         self,

@@ -105,9 +105,9 @@ class S3Objects(OneByOne, SyncedAtPut):
         except ObjectMissing:
             pass
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+    def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
         self.check()
-        yield from self._list(prefix)
+        yield from self._list(prefix, after)
 
     def check(self) -> None:
         try:
@@ -194,10 +194,10 @@ class S3Objects(OneByOne, SyncedAtPut):
         options: Any = {"range": {"offset": offset}} if offset else None
         return self._client.get(path, options=options).bytes().to_bytes()
 
-    def _list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def _list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
         """In the server's order, which is that of names; obstore wants whole folders."""
         folder = prefix.rpartition("/")[0]
-        pages = iter(self._client.list(folder or None, chunk_size=LIST_PAGE))
+        pages = iter(self._client.list(folder or None, offset=after or None, chunk_size=LIST_PAGE))
         for found in chain.from_iterable(iter(lambda: self._call("list", prefix, lambda: next(pages, [])), [])):
             if found["path"].startswith(prefix):
                 yield _info(found)

@@ -3,6 +3,7 @@
 import errno
 import random
 from collections.abc import Iterable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from cairnfs.errors import ObjectError, ObjectMissing, UsageError, VolumeError
 from cairnfs.meta.volume import VolumeFormat
 from cairnfs.objects import MARKER, create_bucket, destroy_bucket, open_objects
-from cairnfs.objects.base import Delete, Get, Outcome, Put, Request, outcome_of
+from cairnfs.objects.base import Delete, Get, ObjectInfo, Outcome, Put, Request, outcome_of
 from cairnfs.objects.file import FileStore
 from cairnfs.objects.retry import FULL_STORE_S, Retrying
 from support.faulty import FaultyObjects
@@ -145,6 +146,26 @@ def test_a_listing_goes_on_where_it_failed(setup: Setup, expected_logs: Any) -> 
     setup.faulty.fail_once("list_next", 4)
     setup.faulty.fail_once("list", 2)
     assert [info.name for info in setup.store.list("packs/")] == names
+
+
+def test_a_listing_on_which_every_third_answer_fails_goes_on(setup: Setup, expected_logs: Any, monkeypatch: Any) -> None:
+    """Whoever began it anew would never see the end of it: so a server that says to slow down does with one of many pages."""
+    expected_logs.add("trying again")
+    names = [f"packs/00/{i:03d}" for i in range(20)]
+    for name in names:
+        setup.store.put(name, [b"x"])
+    n_asked = count(1)
+
+    def listed(prefix: str, after: str = "") -> Iterator[ObjectInfo]:
+        for info in setup.faulty.store.list(prefix, after):
+            if next(n_asked) % 3 == 0:
+                raise ObjectError("slow down")
+            yield info
+
+    monkeypatch.setattr(setup.faulty, "list", listed)
+    assert [info.name for info in setup.store.list("packs/")] == names
+    assert next(n_asked) <= len(names) * 3 // 2 + 1
+    assert setup.waited_s() < 1
 
 
 def test_closing_ends_the_waiting(setup: Setup) -> None:

@@ -131,8 +131,8 @@ class Careless(FileStore):
         data = super().get(name, offset, length)
         return data[:-1] + bytes([data[-1] ^ 1]) if self.fault == "damages" and len(data) > 1 else data
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        found = list(super().list(prefix))
+    def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
+        found = list(super().list(prefix, after))
         return iter(found[::-1] if self.fault == "disorders" else found)
 
     def delete(self, name: str) -> None:

@@ -151,6 +151,10 @@ def test_a_listing_is_in_order_of_name_and_whole(store: ObjectStore) -> None:
     assert [info.name for info in store.list("packs/09/")] == [n for n in sorted(names) if n.startswith("packs/09/")]
     assert [info.name for info in store.list("packs/0")] == [n for n in sorted(names) if n.startswith("packs/0")]
     assert [info.name for info in store.list("nothing/")] == []
+    for after in ("packs/09/0000000000000001", "packs/09/000000000000000", "packs-1", MARKER, "zz"):
+        assert [info.name for info in store.list("packs", after)] == [
+            n for n in sorted(names) if n.startswith("packs") and n > after
+        ]
     assert all(info.size == len(info.name) for info in store.list("packs/"))
 
 

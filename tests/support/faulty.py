@@ -78,9 +78,9 @@ class FaultyObjects(OneByOne):
         self._enter("delete")
         self.store.delete(name)
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+    def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
         self._enter("list")
-        for info in self.store.list(prefix):
+        for info in self.store.list(prefix, after):
             self._enter("list_next")
             yield info
 
