@@ -44,6 +44,7 @@ _NO_TLS = "InvalidContentType"
 _REGION = re.compile(r"[0-9A-Za-z._-]+")
 _ODD_KEY = re.compile(r'object with invalid path: .*?Path "([^"]*)"')
 _CONFLICT = "409"  # something else is under way, such as an earlier attempt: what has come of that is not known yet
+_MARKED = re.compile(rb"[0-9a-z-]{1,64}\s*")  # what a marker may be; a page for people is none
 _UNKNOWN_CONDITION = frozenset({"501", "NotImplemented"})
 
 
@@ -107,11 +108,22 @@ class S3Objects(OneByOne, SyncedAtPut):
 
     def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
         self.check()
-        yield from self._list(prefix, after)
+        known = after or MARKER
+        for info in self._list(prefix, after):
+            known = info.name
+            yield info
+        while known:
+            last = ""
+            for info in self._rest(prefix, known):
+                last = info.name
+                yield info
+            known = last
 
     def check(self) -> None:
         try:
             self._read(MARKER, 0, None)
+        except ObjectError:
+            raise
         except (BaseError, OSError) as error:
             if isinstance(error, FileNotFoundError):
                 lost = "the bucket does not exist" if self._no_bucket(error) else f"there is no {MARKER}"
@@ -148,7 +160,7 @@ class S3Objects(OneByOne, SyncedAtPut):
 
     def vacant(self) -> bool:
         try:
-            return next(self._list(""), None) is None
+            return next(self._list(""), None) is None and not self._has(MARKER)
         except ObjectMissing:
             return True
 
@@ -192,7 +204,17 @@ class S3Objects(OneByOne, SyncedAtPut):
         if length is not None:
             return self._client.get_range(path, start=offset, length=length).to_bytes()
         options: Any = {"range": {"offset": offset}} if offset else None
-        return self._client.get(path, options=options).bytes().to_bytes()
+        data = self._client.get(path, options=options).bytes().to_bytes()
+        if path == MARKER and not _MARKED.fullmatch(data):
+            raise ObjectError(f"cannot read object {MARKER} in {self.where}: what is answered is no volume's marker")
+        return data
+
+    def _has(self, path: str) -> bool:
+        try:
+            self._call("look at", path, lambda: self._client.head(path))
+        except ObjectMissing:
+            return False
+        return True
 
     def _list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
         """In the server's order, which is that of names; obstore wants whole folders."""
@@ -201,6 +223,21 @@ class S3Objects(OneByOne, SyncedAtPut):
         for found in chain.from_iterable(iter(lambda: self._call("list", prefix, lambda: next(pages, [])), [])):
             if found["path"].startswith(prefix):
                 yield _info(found)
+
+    def _rest(self, prefix: str, known: str) -> Iterator[ObjectInfo]:
+        """What comes after the last name of a listing: nothing, if it was whole.
+
+        The client takes any page that is answered for the end of a listing. So this one has to begin with a name that is there.
+        """
+        is_listed = False
+        for info in self._list(prefix if known.startswith(prefix) else "", known[:-1]):
+            is_listed = is_listed or info.name == known
+            if info.name > known and info.name.startswith(prefix):
+                yield info
+            elif info.name > max(prefix, known):
+                break
+        if not is_listed and self._has(known):
+            raise ObjectError(f"cannot list {self.where}: {known} is there and was not listed")
 
     # What went wrong
 
@@ -240,6 +277,8 @@ class S3Objects(OneByOne, SyncedAtPut):
     def _missing(self, error: Exception, doing: str, path: str) -> ObjectError:
         """An object or its bucket is not there; the answer to a HEAD does not say which."""
         if doing == "list":
+            if not self._no_bucket(error):
+                return ObjectError(f"cannot list {self.where}: {_reason(str(error), '404', '')}")
             return ObjectMissing(f"bucket {self._bucket} does not exist at {self._endpoint}")
         if self._no_bucket(error):
             return NotOurs(f"bucket {self._bucket} does not exist at {self._endpoint}: correct --bucket, or restore it")

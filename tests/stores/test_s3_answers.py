@@ -8,9 +8,11 @@ import pytest
 from conftest import ExpectedLogs
 
 from cairnfs.clock import SystemClock
-from cairnfs.objects import MARKER
+from cairnfs.errors import ObjectError, VolumeError
+from cairnfs.objects import MARKER, create_bucket, destroy_bucket, open_objects
 from cairnfs.objects.retry import Retrying
 from cairnfs.objects.s3 import S3Objects
+from cairnfs.volume import new_format
 from support.gateway import Gateway, S3Proxy, answered
 
 _names = count()
@@ -55,3 +57,35 @@ def test_a_store_of_which_the_balancer_knows_no_server_passes(proxy: S3Proxy, st
     store.put("packs/00/one", [b"one"])
     assert store.get("packs/00/one") == b"one"
     assert proxy.n_left == 0
+
+
+def test_a_page_for_people_is_no_listing_and_no_marker(proxy: S3Proxy, store: Retrying, expected_logs: ExpectedLogs) -> None:
+    """The client takes what it does not know for an empty listing, or the end of one."""
+    names = [f"packs/{n:02x}/{n:016x}" for n in range(3)]
+    for name in names:
+        store.put(name, [b"x"])
+    for n_pages in (1, 2):
+        proxy.instead(MAINTENANCE, "GET", n=n_pages, part="?list-type")
+        assert [info.name for info in store.list("packs/")] == names
+        assert proxy.n_left == 0
+    proxy.instead(MAINTENANCE, "GET", n=1, part=MARKER)
+    with pytest.raises(ObjectError, match="no volume's marker"):
+        store.check()
+
+
+def test_nothing_is_destroyed_by_what_is_no_listing(proxy: S3Proxy, expected_logs: ExpectedLogs) -> None:
+    expected_logs.add("trying again")
+    fmt = new_format("volume", storage="s3", bucket=f"{proxy.url}/answers-{next(_names)}")
+    create_bucket(fmt)
+    store = open_objects(fmt, 20.0)
+    store.put("packs/00/0000000000000001", [b"x"])
+    store.close()
+    for answer, part, says in ((NO_SERVERS, "?list-type", "cannot list"), (MAINTENANCE, "", "no volume's marker")):
+        proxy.instead(answer, part=part)
+        with pytest.raises(ObjectError, match=says) as caught:
+            destroy_bucket(fmt)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(VolumeError, match="are not at .* no volume's marker"):
+        open_objects(fmt, 0.5)
+    proxy.instead(MAINTENANCE, "GET", n=1, part="?list-type")
+    assert destroy_bucket(fmt) == 1

@@ -120,7 +120,7 @@ class S3Proxy(Relay):
         if mode == "reset":
             return False
         if mode == "instead":
-            client.sendall(self.answer)
+            client.sendall(self.answer.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" if method == b"HEAD" else self.answer)
             return True
         if mode == "busy":
             client.sendall(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n")
