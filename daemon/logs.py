@@ -54,6 +54,8 @@ def _install(handler: logging.Handler, level: int, formatter: logging.Formatter 
         old.close()
     root.addHandler(handler)
     root.setLevel(level)
+    if level > logging.DEBUG:
+        logging.getLogger("botocore").setLevel(logging.CRITICAL)  # it tells with tracebacks of what it raises, too
 
 
 class SharedLogHandler(logging.handlers.WatchedFileHandler):

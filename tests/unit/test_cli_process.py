@@ -163,7 +163,7 @@ def test_an_event_is_one_line_even_with_a_traceback(tmp_path: Path) -> None:
         "import logging; from pathlib import Path; from cairnfs.daemon.logs import log_to_file; "
         f"log_to_file(Path({str(path)!r}), logging.INFO, take_output=False); logging.info('a\\nb')\n"
         "try: 1 / 0\n"
-        "except ZeroDivisionError: logging.exception('failed')"
+        "except ZeroDivisionError: logging.exception('failed'); logging.getLogger('botocore.credentials').exception('again')"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
     first, second = path.read_text().splitlines()
