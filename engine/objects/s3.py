@@ -39,6 +39,7 @@ _STATUS = re.compile(r"status code: (\d{3})[^:\n]*")
 _CODE = re.compile(r"<Code>([^<]+)</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]+)</Message>")
 _CAUSE = re.compile(r'(?:message|error): "([^"]+)"|(TimedOut|IncompleteMessage|ConnectionReset)')
+_NO_KEYS = re.compile(r"External AWS credential provider: \w+: ([^\n]*)")
 _CERTIFICATE = re.compile(r"InvalidCertificate\(\s*(?:Other\(\s*OtherError\(\s*)?(\w+)")
 _NO_TLS = "InvalidContentType"
 _REGION = re.compile(r"[0-9A-Za-z._-]+")
@@ -53,7 +54,7 @@ class S3Objects(OneByOne, SyncedAtPut):
 
     def __init__(self, url: str, folder: str, region: str | None, io_timeout_s: float) -> None:
         found = parse_s3_url(url)
-        keys = Keys()
+        keys = Keys(_attempt_s(io_timeout_s))
         self._bucket = found.bucket
         self._folder = folder
         self._keys = keys
@@ -263,6 +264,8 @@ class S3Objects(OneByOne, SyncedAtPut):
             return _PastTheEnd(f"{where} is shorter")
         if not status and (doubt := _doubt(text)):
             return Untrusted(f"cannot {doing} {where}: {doubt}")
+        if keys := _NO_KEYS.search(text):
+            return ObjectError(f"cannot {doing} {where}: the keys cannot be had: {keys[1]}")
         if odd := _ODD_KEY.search(text):
             hint = f"another program has stored {odd[1]!r}, which can be no object of a volume: delete it"
             return ObjectError(f"cannot {doing} {where}: {hint}", errno.EINVAL)
@@ -320,8 +323,12 @@ def _amazon(region: str) -> str:
     return f"https://s3.{region}.amazonaws.com{'.cn' if region.startswith('cn-') else ''}"
 
 
+def _attempt_s(io_timeout_s: float) -> float:
+    return max(io_timeout_s / 2, 0.1)
+
+
 def _client_options(endpoint: str, io_timeout_s: float) -> Any:
-    attempt_s = max(io_timeout_s / 2, 0.1)
+    attempt_s = _attempt_s(io_timeout_s)
     options: dict[str, Any] = {
         "allow_http": endpoint.startswith("http://"),
         "timeout": timedelta(seconds=attempt_s),
