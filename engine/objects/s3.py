@@ -46,6 +46,7 @@ _REGION = re.compile(r"[0-9A-Za-z._-]+")
 _ODD_KEY = re.compile(r'object with invalid path: .*?Path "([^"]*)"')
 _CONFLICT = "409"  # something else is under way, such as an earlier attempt: what has come of that is not known yet
 _MARKED = re.compile(rb"[0-9a-z-]{1,64}\s*")  # what a marker may be; a page for people is none
+_ENDED = frozenset({"ExpiredToken", "TokenRefreshRequired"})  # new keys may be asked for in a moment
 _UNKNOWN_CONDITION = frozenset({"501", "NotImplemented"})
 
 
@@ -272,7 +273,11 @@ class S3Objects(OneByOne, SyncedAtPut):
         reason = _reason(text, status, code)
         if code in ("QuotaExceeded", "QuotaExceededException"):
             return ObjectError(f"cannot {doing} {where}: {reason}", errno.EDQUOT)
-        if status in ("401", "403"):
+        if code == "RequestTimeTooSkewed":
+            return Untrusted(f"cannot {doing} {where} ({reason}): correct the clock of this machine")
+        if status in ("401", "403") and code not in _ENDED:
+            if not code and path != MARKER and (told := self._wrong_place()) is not None:
+                return told  # the answer to a HEAD does not say why
             hint = "check the keys, and what they may do with this bucket"
             return ObjectError(f"not permitted to {doing} {where} ({reason}): {hint}", errno.EACCES)
         return ObjectError(f"cannot {doing} {where}: {reason}")
@@ -285,14 +290,19 @@ class S3Objects(OneByOne, SyncedAtPut):
             return ObjectMissing(f"bucket {self._bucket} does not exist at {self._endpoint}")
         if self._no_bucket(error):
             return NotOurs(f"bucket {self._bucket} does not exist at {self._endpoint}: correct --bucket, or restore it")
-        if path != MARKER:
-            try:
-                self.check()
-            except ObjectError as vanished:
-                return vanished
+        if path != MARKER and (vanished := self._wrong_place()) is not None:
+            return vanished
         if doing == "store":  # some balancer has lost its servers for a moment
             return ObjectError(f"cannot store object {path} in {self.where}: {_reason(str(error), '404', '')}")
         return ObjectMissing(f"object {path} does not exist in {self.where}")
+
+    def _wrong_place(self) -> ObjectError | None:
+        """Why the marker cannot be read either, if it cannot."""
+        try:
+            self.check()
+        except ObjectError as error:
+            return error
+        return None
 
     def _no_bucket(self, error: Exception) -> bool:
         return "NoSuchBucket" in str(error)

@@ -89,3 +89,25 @@ def test_nothing_is_destroyed_by_what_is_no_listing(proxy: S3Proxy, expected_log
         open_objects(fmt, 0.5)
     proxy.instead(MAINTENANCE, "GET", n=1, part="?list-type")
     assert destroy_bucket(fmt) == 1
+
+
+@pytest.mark.parametrize("code", ["RequestTimeTooSkewed", "ExpiredToken"])
+def test_a_clock_that_is_wrong_for_a_moment_is_no_refusal(code: str, proxy: S3Proxy, store: Retrying) -> None:
+    """As after a machine was suspended; the keys are all right. So are those that are about to be renewed."""
+    refusal = answered("403 Forbidden", code)
+    proxy.instead(refusal, "PUT", n=2)
+    store.put("packs/00/one", [b"one"])
+    proxy.instead(refusal, "GET", n=2, part=PACKS)
+    assert store.get("packs/00/one") == b"one"
+    proxy.instead(refusal, n=2)  # a HEAD, and what is asked because of it
+    assert store.head("packs/00/one").size == 3
+    assert proxy.n_left == 0
+
+
+def test_a_clock_that_stays_wrong_is_named_when_a_volume_is_opened(proxy: S3Proxy) -> None:
+    fmt = new_format("volume", storage="s3", bucket=f"{proxy.url}/answers-{next(_names)}")
+    create_bucket(fmt)
+    proxy.instead(answered("403 Forbidden", "RequestTimeTooSkewed"))
+    with pytest.raises(VolumeError, match="correct the clock of this machine"):
+        open_objects(fmt, 60.0)
+    assert proxy.counts["GET"] < 5  # it does not pass by waiting
