@@ -119,9 +119,9 @@ def open_objects(
     metrics, clock = metrics or Metrics(), SystemClock()
     counting = CountingObjects(bucket, metrics)
     if not any(limits):
-        return Retrying(counting, io_timeout_s, clock, random.Random(), metrics)
+        return Retrying(counting, io_timeout_s, clock, random.Random(), metrics, tells=True)
     limited = LimitedObjects(counting, limits, turns or Turns(), clock)
-    return Retrying(limited, io_timeout_s, clock, random.Random(), metrics, limited.waited_s)
+    return Retrying(limited, io_timeout_s, clock, random.Random(), metrics, limited.waited_s, tells=True)
 
 
 def create_bucket(place: Place) -> None:

@@ -6,6 +6,7 @@ is tried again for a second, since deletions go on in the background; all else u
 
 import errno
 import logging
+import math
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,8 +24,10 @@ T = TypeVar("T")
 
 FIRST_DELAY_S = 0.05
 LONGEST_DELAY_S = 5.0
+TOLD_AGAIN_S = 60.0  # how often the log tells of a store that refuses everything
 FULL_STORE_S = 1.0  # how long ENOSPC and EDQUOT are tried again
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _FINAL = frozenset(
     {errno.ENOENT, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL, errno.EFBIG, errno.ENAMETOOLONG}
 )
@@ -50,13 +53,18 @@ class Retrying:
         rng: random.Random,
         metrics: Metrics | None = None,
         waited_s: Callable[[], float] = float,
+        *,
+        tells: bool = False,
     ) -> None:
-        """`waited_s`: for how long the calling thread was made to wait for what is no failure; that time does not count."""
+        """`waited_s`: for how long the calling thread was made to wait for what is no failure; that time does not count.
+        `tells`: of refusals in the log, because those who use the store only pass an errno on.
+        """
         self._store = store
         self._io_timeout_s = io_timeout_s
         self._clock = clock
         self._rng = rng
         self._waited_s = waited_s
+        self._tells_from_s = 0.0 if tells else math.inf
         self._retries = (metrics or Metrics()).object_retries
         self._closing = threading.Event()
 
@@ -236,6 +244,9 @@ class Retrying:
         return max(0.0, self._limit_s(e) - waited_s)
 
     def _gives_up(self, e: ObjectError, waited_s: float) -> bool:
+        if e.errno in _REFUSED and (now_s := self._clock.monotonic_s()) >= self._tells_from_s:
+            self._tells_from_s = now_s + TOLD_AGAIN_S
+            log.warning("%s", e)
         return e.errno in _FINAL or waited_s >= self._limit_s(e) or self._closing.is_set()
 
     def _limit_s(self, e: ObjectError) -> float:

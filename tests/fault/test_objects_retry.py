@@ -14,7 +14,7 @@ from cairnfs.meta.volume import VolumeFormat
 from cairnfs.objects import MARKER, create_bucket, destroy_bucket, open_objects
 from cairnfs.objects.base import Delete, Get, ObjectInfo, Outcome, Put, Request, outcome_of
 from cairnfs.objects.file import FileStore
-from cairnfs.objects.retry import FULL_STORE_S, Retrying
+from cairnfs.objects.retry import FULL_STORE_S, TOLD_AGAIN_S, Retrying
 from support.faulty import FaultyObjects
 
 
@@ -166,6 +166,18 @@ def test_a_listing_on_which_every_third_answer_fails_goes_on(setup: Setup, expec
     assert [info.name for info in setup.store.list("packs/")] == names
     assert next(n_asked) <= len(names) * 3 // 2 + 1
     assert setup.waited_s() < 1
+
+
+def test_what_is_refused_is_told_once_in_a_while(setup: Setup, caplog: Any, expected_logs: Any) -> None:
+    expected_logs.add("keys")
+    store = Retrying(setup.faulty, 60.0, setup.clock, random.Random(3), tells=True)
+    setup.faulty.fail_forever("get", error=ObjectError("check the keys", errno.EACCES))
+    for n_told in (1, 2):
+        for _ in range(3):
+            with pytest.raises(ObjectError):
+                store.get("x")
+        assert caplog.messages == ["check the keys"] * n_told
+        setup.clock.sleep(TOLD_AGAIN_S)
 
 
 def test_closing_ends_the_waiting(setup: Setup) -> None:

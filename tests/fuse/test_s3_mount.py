@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.gateway import Gateway, S3Proxy
+from support.gateway import Gateway, S3Proxy, answered
 from support.mounts import Mount, MountFactory, Volume, cairnfs
 
 pytestmark = pytest.mark.fuse
@@ -105,6 +105,30 @@ def test_a_store_that_stays_away_is_an_io_error_and_comes_back(proxy: S3Proxy, m
         os.fsync(fd)
     assert caught.value.errno == errno.EIO
     assert time.monotonic() - started_s < 30
+    proxy.fail("")
+    os.fsync(fd)
+    os.close(fd)
+    assert (mount.path / "before").read_bytes() == b"1" * 50_000
+    mount.restart()
+    assert (mount.path / "after").read_bytes() == b"3" * 1000
+
+
+def test_keys_that_may_do_nothing_for_a_while(proxy: S3Proxy, mounts: MountFactory) -> None:
+    """The log says so in a line, and not with each request; nothing has to be mounted anew when they may again."""
+    mount = mounts.new(s3_volume(mounts, proxy.url), "--workers", "0")
+    write(mount, {"before": b"1" * 50_000, "other": b"2" * 50_000})
+    mount.restart()
+    mount.expected_log += ["not permitted to (read|look at|store) object"]
+    proxy.instead(answered("403 Forbidden", "AccessDenied"))
+    fd = os.open(mount.path / "after", os.O_CREAT | os.O_WRONLY)
+    os.write(fd, b"3" * 1000)
+    for use in (lambda: (mount.path / "before").read_bytes(), lambda: (mount.path / "other").read_bytes(), lambda: os.fsync(fd)):
+        with pytest.raises(OSError) as caught:
+            use()
+        assert caught.value.errno == errno.EACCES
+    told = [line for line in mount.log.read_text().splitlines() if ".retry: " in line]
+    assert len(told) == 1
+    assert "403 AccessDenied: So it is.): check the keys" in told[0]
     proxy.fail("")
     os.fsync(fd)
     os.close(fd)
