@@ -124,6 +124,7 @@ class _Collection:
             return
         for i, error in self._objects.many(Delete(pack_name(pack)) for pack in packs):
             if isinstance(error, ObjectError):
+                self._objects.check()  # a store that is away ends it: else each that is left would take an io-timeout
                 self.report.failed.append(f"{pack_name(packs[i])}: {error}")
             else:
                 yield packs[i]

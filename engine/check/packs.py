@@ -81,12 +81,15 @@ class PackRules:
         """Read every stored pack that has a row; `stage` advances by bytes."""
         packs = list(self._index.ask("SELECT o.pack, o.size FROM object o JOIN pack p ON p.pack = o.pack ORDER BY o.pack"))
         rest = iter(packs)
-        with ThreadPoolExecutor(READERS, "cairnfs-verify") as pool:
+        pool = ThreadPoolExecutor(READERS, "cairnfs-verify")
+        try:
             while batch := [(PackId(pack), size, self._used(pack)) for pack, size in islice(rest, PACKS_AT_ONCE)]:
                 calls = [pool.submit(verify_pack, self._volume, pack, used) for pack, _, used in batch]
                 for call, (_, size, _) in zip(calls, batch, strict=True):
                     yield from call.result()
                     stage.advance(size)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _used(self, pack: int) -> list[Used]:
         query = "SELECT stored_off, stored_len, plain_len, crc, codec, ino FROM slice WHERE pack = ?"

@@ -33,7 +33,9 @@ def read_pack(volume: CheckedVolume, pack: PackId) -> tuple[bytes, list[SliceEnt
 
 
 def verify_pack(volume: CheckedVolume, pack: PackId, used: Sequence[Used]) -> list[Finding]:
-    """Everything that is wrong with one stored pack. A missing object is not: the list of objects has told."""
+    """Everything that is wrong with one stored pack. A missing object is not: the list of objects has told. ObjectError when the
+    store is away: each pack that is left would take an io-timeout.
+    """
     try:
         data, entries = read_pack(volume, pack)
     except ObjectMissing:
@@ -41,6 +43,7 @@ def verify_pack(volume: CheckedVolume, pack: PackId, used: Sequence[Used]) -> li
     except CorruptError as why:
         return [_corrupt(pack, why, used)]
     except ObjectError as why:
+        volume.objects.check()
         return [Finding("unreadable-object", pack_name(pack), str(why), about_pack(pack))]
     found = []
     for entry in entries:

@@ -12,18 +12,20 @@ from typing import Any
 
 import pytest
 
-from cairnfs.check import fsck, gc
+from cairnfs.check import fsck, gc, packs
 from cairnfs.check.report import Report
 from cairnfs.const import CHUNK_BYTES, CODEC_NONE, ROOT_INO
 from cairnfs.data.pack import PlainSlice, build_pack, pack_name
+from cairnfs.errors import ObjectError
 from cairnfs.ext import slicer
 from cairnfs.meta import Meta, records
 from cairnfs.meta.records import PackInfo, Usage
 from cairnfs.meta.stores.base import Add, Delete, Effect, Put
 from cairnfs.meta.stores.memory import MemoryStore
 from cairnfs.meta.volume import VolumeFormat, create_volume
-from cairnfs.objects import create_bucket, open_objects
+from cairnfs.objects import ObjectStore, create_bucket, open_objects
 from cairnfs.types import Attr, Buffer, Caller, Inode, PackId, SliceRef
+from support.faulty import FaultyObjects
 
 ROOT = Inode(ROOT_INO)
 NOBODY_HAS = 987_654_321
@@ -42,7 +44,7 @@ class Small:
         create_volume(self.store, fmt, 1)
         create_bucket(fmt)
         self.meta = Meta(self.store)
-        self.objects = open_objects(fmt, 1.0)
+        self.objects: ObjectStore = open_objects(fmt, 1.0)
         self.uuid = uuid.UUID(fmt.uuid).bytes
         self.folder = bucket / "testing"
         self.sub = self.make(ROOT, b"sub", stat.S_IFDIR | 0o755)
@@ -418,6 +420,38 @@ def test_a_clock_that_is_ahead_makes_no_object_old(small: Small, monkeypatch: py
     report = gc.run(small, delete=True)
     assert (report.unknown_objects, report.young_objects) == (0, 1)
     assert small.object_path(pack).exists()
+
+
+@pytest.fixture
+def away(small: Small) -> FaultyObjects:
+    """A store that goes away as soon as packs are read or deleted, of which there are many."""
+    for i in range(30):
+        small.write(small.file, i * 100, b"%02d" % i * 50)
+        small.objects.put(pack_name(small.meta.ids.pack()), [b"?"])
+    for path in (small.folder / "packs").rglob("*"):
+        backdate(path)
+    faulty = FaultyObjects(small.objects)
+    small.objects = faulty
+    for method in ("get", "delete"):
+        faulty.fail_forever(method)
+    return faulty
+
+
+def test_a_store_that_is_away_ends_a_collection_and_a_check(small: Small, away: FaultyObjects) -> None:
+    """Each call waits for the io-timeout, and there may be a million."""
+    away.fail_forever("check")
+    with pytest.raises(ObjectError):
+        gc.run(small, delete=True)
+    with pytest.raises(ObjectError):
+        small.check(verify_data=True)
+    assert away.calls["delete"] == 1
+    assert away.calls["get"] <= packs.PACKS_AT_ONCE
+
+
+def test_an_object_that_cannot_be_read_or_deleted_leaves_the_others(small: Small, away: FaultyObjects) -> None:
+    assert len(gc.run(small, delete=True).failed) == 30 + 1
+    found = small.check(verify_data=True).found
+    assert found == {"unreadable-object": 32}
 
 
 def test_a_collection_leaves_a_sound_volume_alone(small: Small) -> None:
