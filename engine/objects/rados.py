@@ -150,6 +150,7 @@ class RadosStore(SyncedAtPut):
                 yield ours
 
     def _ask(self, doing: str, name: str, call: Callable[[rados_io.Pool, str], T], *, is_prefix: bool = False) -> T:
+        """Nothing of an error keeps the connection, which ends with its last request: no frame of a traceback, no cycle."""
         oid = self._prefix + (name if is_prefix else checked_name(name))
         pool = self._pool
         if pool is None:
@@ -157,9 +158,14 @@ class RadosStore(SyncedAtPut):
         try:
             return call(pool, oid)
         except OSError as e:
-            error = self._error(e, doing, name)
-            self._mend(pool, e)
-            raise error from e
+            failed = e.with_traceback(None)
+        error = self._error(failed, doing, name)
+        self._mend(pool, failed)
+        del pool
+        try:
+            raise error from failed
+        finally:
+            del error
 
     def _answers(
         self,

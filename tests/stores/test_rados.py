@@ -95,6 +95,11 @@ def test_a_large_object_comes_back_whole_and_in_pieces(store: RadosStore) -> Non
     assert store.get("packs/00/large", len(data) - 5, 1 << 20) == data[-5:]
 
 
+def n_connections() -> int:
+    """To Ceph, of this process: each has a thread of this name."""
+    return [task.read_text() for task in Path("/proc/self/task").glob("*/comm")].count("msgr-worker-0\n")
+
+
 CALLS: dict[str, Callable[[RadosStore], object]] = {
     "get": lambda store: store.get("packs/00/x", 1000, N_BYTES),
     "put": lambda store: store.put("packs/00/y", [bytes(N_BYTES)]),
@@ -155,6 +160,7 @@ def test_a_pool_that_is_gone_is_a_failure_and_no_missing_object(opened: Opener, 
 
 def test_a_blocklisted_client_connects_anew(opened: Opener, open_ceph: CephCluster, open_pool: Access) -> None:
     store = opened(open_pool)
+    before = n_connections()
     # This process's session is the newest of a client's, but for that of the command which lists them.
     sessions = json.loads(open_ceph.ceph("tell", "mon.a", "sessions", "--format", "json"))
     addresses = [session["addrs"]["addrvec"][0] for session in sessions if session["name"].startswith("client.")]
@@ -166,6 +172,7 @@ def test_a_blocklisted_client_connects_anew(opened: Opener, open_ceph: CephClust
             store.get(MARKER)
     assert caught.value.errno == errno.EIO
     assert store.get(MARKER) == b"uuid"
+    assert n_connections() == before  # whoever keeps the error keeps no connection
 
 
 def test_a_key_that_was_away_is_used_again(shared_ceph: CephCluster, tmp_path: Path, expected_logs: ExpectedLogs) -> None:
