@@ -18,6 +18,7 @@ import logging
 import os
 import shlex
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from math import ceil
@@ -26,7 +27,19 @@ from typing import Any, NamedTuple, TypeVar
 from cairnfs.const import MIB
 from cairnfs.errors import ObjectError, ObjectMissing, VolumeError
 from cairnfs.ext import rados_io
-from cairnfs.objects.base import MARKER, Delete, Get, NotOurs, ObjectInfo, Outcome, Put, Request, SyncedAtPut, checked_name
+from cairnfs.objects.base import (
+    MARKER,
+    Delete,
+    Get,
+    NotOurs,
+    ObjectInfo,
+    Outcome,
+    Put,
+    Request,
+    SyncedAtPut,
+    checked_name,
+    outcome_of,
+)
 from cairnfs.objects.ordering import in_order
 from cairnfs.types import Buffer
 
@@ -37,15 +50,17 @@ Batch = list[bytes]
 CONNECT_TIMEOUT_S = 10  # librados's own is five minutes
 STALE_MAP_S = 2.0
 PING_S = 10.0  # librados's own
+RENEWAL_S = 5.0  # from one attempt to connect anew to the next: what is wrong may last, and each of many callers meets with it
 DEPTH = 64  # requests of one thread under way: what one OSD works on at a time, several times over
 UNDER_WAY_BYTES = 64 * MIB  # of them together; librados holds what is written until it is acknowledged
 LOOKED_AT = 512  # objects of a listing whose sizes are asked for together
 DEFAULT_USER = "client.admin"
 INSTALL = "install the package librados2 (Debian, Ubuntu) or librados (others)"
 # What the user can act upon keeps its errno; all else is EIO to an application. A pool's quota is a full store.
-_TELLING = {errno.EEXIST: errno.EEXIST, errno.EACCES: errno.EACCES, errno.EPERM: errno.EACCES, errno.EFBIG: errno.EFBIG}
+_TELLING = {errno.EEXIST: errno.EEXIST, errno.EFBIG: errno.EFBIG}
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _BLOCKLISTED = errno.ESHUTDOWN
+_DENIED = frozenset({errno.EACCES, errno.EPERM})
 _DOING = {Get: "read", Put: "store", Delete: "delete"}
 
 
@@ -66,6 +81,8 @@ class RadosStore(SyncedAtPut):
         self._prefix = name + "/"
         self._io_timeout_s = io_timeout_s
         self._renewing = threading.Lock()
+        self._renewed_s = float("-inf")
+        self._said = ""  # why there was no new connection
         self._closed = False
         self._pool: rados_io.Pool | None = self._connect()
 
@@ -152,20 +169,23 @@ class RadosStore(SyncedAtPut):
     def _ask(self, doing: str, name: str, call: Callable[[rados_io.Pool, str], T], *, is_prefix: bool = False) -> T:
         """Nothing of an error keeps the connection, which ends with its last request: no frame of a traceback, no cycle."""
         oid = self._prefix + (name if is_prefix else checked_name(name))
-        pool = self._pool
-        if pool is None:
-            raise ObjectError(f"{self.where} has been closed")
-        try:
-            return call(pool, oid)
-        except OSError as e:
-            failed = e.with_traceback(None)
-        error = self._error(failed, doing, name)
-        self._mend(pool, failed)
-        del pool
-        try:
-            raise error from failed
-        finally:
-            del error
+        for is_last in (False, True):
+            pool = self._pool
+            if pool is None:
+                break
+            try:
+                return call(pool, oid)
+            except OSError as e:
+                failed = e.with_traceback(None)
+            error = self._error(failed, doing, name)
+            self._mend(pool, failed)
+            is_other, pool = self._pool is not pool, None
+            if is_last or not (is_other and failed.errno in _DENIED):
+                try:
+                    raise error from failed
+                finally:
+                    del error
+        raise ObjectError(f"{self.where} has been closed")
 
     def _answers(
         self,
@@ -216,6 +236,8 @@ class RadosStore(SyncedAtPut):
     def _outcome(self, request: Request, answer: bytes | None | OSError) -> Outcome:
         if not isinstance(answer, OSError):
             return answer
+        if answer.errno in _DENIED:
+            return outcome_of(self, request)  # by a new connection perhaps
         error = answer if isinstance(answer, ObjectError) else self._error(answer, _DOING[type(request)], request.name)
         return None if isinstance(request, Delete) and isinstance(error, ObjectMissing) else error
 
@@ -229,6 +251,8 @@ class RadosStore(SyncedAtPut):
             return ObjectError(f"{what}: the cluster has not answered for {self._request_timeout_s} s")
         if e.errno == _BLOCKLISTED:
             return ObjectError(f"{what}: the cluster has blocklisted this client")
+        if e.errno in _DENIED:
+            return ObjectError(f"{what}: {self._user} may not, see 'ceph auth get {self._user}'", errno.EACCES)
         return ObjectError(f"{what}: {e.strerror}", _TELLING.get(e.errno or 0, errno.EIO))
 
     def _missing(self, name: str) -> ObjectError:
@@ -243,10 +267,11 @@ class RadosStore(SyncedAtPut):
     def _mend(self, pool: rados_io.Pool, e: OSError) -> None:
         """Connect anew, once for all who have found the connection `pool` to be of no use any more.
 
-        What a blocklisted client was told to do is over. One whose monitors have refused it, since its key was away for a while,
-        never asks them again (librados 16): it works with the OSDs that it knows, until one of them moves.
+        What a blocklisted client was told to do is over. What a user may do stays for an hour what it was when it connected. One
+        whose monitors have refused it, since its key was away for a while, never asks them again (librados 16): it works with
+        the OSDs that it knows, until one of them moves.
         """
-        if e.errno == _BLOCKLISTED:
+        if e.errno == _BLOCKLISTED or e.errno in _DENIED:
             with self._renewing:
                 self._renew(pool)
         elif e.errno == errno.ETIMEDOUT and self._pool is pool and self._renewing.acquire(blocking=False):
@@ -263,12 +288,16 @@ class RadosStore(SyncedAtPut):
 
     def _renew(self, pool: rados_io.Pool) -> None:
         """By who has `_renewing`."""
-        if self._pool is not pool:
+        if self._pool is not pool or time.monotonic() - self._renewed_s < RENEWAL_S:
             return
         try:
             self._pool = self._connect()
+            self._said = ""
         except VolumeError as e:
-            log.warning("%s", e)
+            if str(e) != self._said:
+                self._said = str(e)
+                log.warning("%s", e)
+        self._renewed_s = time.monotonic()
         if self._closed:
             self._pool = None
 
@@ -299,7 +328,7 @@ class RadosStore(SyncedAtPut):
             "log_to_stderr": "false",
             "err_to_stderr": "false",
         }
-        user = user if "." in user else f"client.{user}"
+        self._user = user = user if "." in user else f"client.{user}"
         try:
             return rados_io.Pool(access.pool, user, conf, access.namespace, settings)
         except ImportError as e:

@@ -14,7 +14,7 @@ from conftest import ExpectedLogs
 from cairnfs.errors import ObjectError, ObjectMissing, VolumeError
 from cairnfs.ext import rados_io
 from cairnfs.objects import MARKER, ordering, rados
-from cairnfs.objects.base import Delete, Get
+from cairnfs.objects.base import Delete, Get, Put
 from cairnfs.objects.rados import Access, RadosStore
 from support.ceph_server import CephCluster
 from support.mounts import cairnfs
@@ -161,9 +161,9 @@ def test_a_pool_that_is_gone_is_a_failure_and_no_missing_object(opened: Opener, 
 def test_a_blocklisted_client_connects_anew(opened: Opener, open_ceph: CephCluster, open_pool: Access) -> None:
     store = opened(open_pool)
     before = n_connections()
-    # This process's session is the newest of a client's, but for that of the command which lists them.
+    # This process's session is the newest of a client's (managers have some), but for that of the command which lists them.
     sessions = json.loads(open_ceph.ceph("tell", "mon.a", "sessions", "--format", "json"))
-    addresses = [session["addrs"]["addrvec"][0] for session in sessions if session["name"].startswith("client.")]
+    addresses = [session["addrs"]["addrvec"][0] for session in sessions if session["entity_name"].startswith("client.")]
     for address in addresses[-3:]:
         open_ceph.ceph("osd", "blocklist", "add", f"{address['addr']}/{address['nonce']}", "600")
     deadline_s = time.monotonic() + 20
@@ -200,6 +200,43 @@ def test_a_key_that_was_away_is_used_again(shared_ceph: CephCluster, tmp_path: P
     finally:
         store.close()
         shared_ceph.wait_for_osd()
+
+
+def test_what_a_user_may_do_is_asked_again(shared_ceph: CephCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection keeps what was true when it was made, for an hour."""
+    monkeypatch.setattr(rados, "RENEWAL_S", 0.0)
+    pool = shared_ceph.make_pool("changing")
+    shared_ceph.make_user("changing", pool)
+    asked: list[str] = []
+
+    def may(what: str) -> None:
+        shared_ceph.ceph("auth", "caps", "client.changing", "mon", "allow r", "osd", f"allow {what} pool={pool}")
+
+    def puts() -> Iterator[Put]:
+        for i in range(3):
+            asked.append(f"packs/00/{len(asked)}")
+            yield Put(asked[-1], [b"%d" % i])
+
+    RadosStore(Access(pool, str(shared_ceph.conf), "changing"), "vol", 20.0).put(MARKER, [b"uuid"])
+    may("r")
+    store = RadosStore(Access(pool, str(shared_ceph.conf), "changing"), "vol", 20.0)
+    try:
+        with pytest.raises(ObjectError, match="client.changing may not, see 'ceph auth get client.changing'") as caught:
+            store.put("packs/00/x", [b"x"])
+        assert caught.value.errno == errno.EACCES
+        assert [error.errno for _, error in store.many(puts()) if error] == [errno.EACCES] * 3
+        n_before = n_connections()
+        may("rw")
+        assert [error for _, error in store.many(puts()) if error] == []
+        assert n_connections() == n_before
+        may("r")
+        store._pool = store._connect()
+        assert failure(lambda: store.put("packs/00/x", [b"x"])) == errno.EACCES
+        may("rw")
+        store.put("packs/00/x", [b"x"])
+        assert names_of(store) == [MARKER, *asked[3:], "packs/00/x"]
+    finally:
+        store.close()
 
 
 def test_what_a_user_may_not_do_is_eacces(opened: Opener, guarded_pool: Access) -> None:
