@@ -61,6 +61,7 @@ _TELLING = {errno.EEXIST: errno.EEXIST, errno.EFBIG: errno.EFBIG}
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _BLOCKLISTED = errno.ESHUTDOWN
 _DENIED = frozenset({errno.EACCES, errno.EPERM})
+_NOTHING_DONE = _DENIED | {errno.ENOENT}  # what may be asked of a new connection, since the old one has done nothing
 _DOING = {Get: "read", Put: "store", Delete: "delete"}
 
 
@@ -83,6 +84,7 @@ class RadosStore(SyncedAtPut):
         self._renewing = threading.Lock()
         self._renewed_s = float("-inf")
         self._said = ""  # why there was no new connection
+        self._marker: bytes | None = None  # as it was read: a new connection has to lead to it
         self._closed = False
         self._pool: rados_io.Pool | None = self._connect()
 
@@ -91,7 +93,10 @@ class RadosStore(SyncedAtPut):
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         n_bytes = length if length else self._rest(name, offset, length)
-        return self._ask("read", name, lambda pool, oid: pool.get(oid, offset, n_bytes)) if n_bytes > 0 else b""
+        data = self._ask("read", name, lambda pool, oid: pool.get(oid, offset, n_bytes)) if n_bytes > 0 else b""
+        if name == MARKER:
+            self._marker = data
+        return data
 
     def head(self, name: str) -> ObjectInfo:
         size, mtime_s = self._ask("look at", name, lambda pool, oid: pool.stat(oid))
@@ -114,6 +119,8 @@ class RadosStore(SyncedAtPut):
                     yield ObjectInfo(name, answer[0], float(answer[1]))
                 elif answer.errno != errno.ENOENT:  # deleted since it was listed
                     raise self._error(answer, "look at", name)
+        if self._marker is not None:
+            self.check()  # of a pool that was deleted a listing is empty, or ends
 
     @property
     def depth(self) -> int:
@@ -178,9 +185,9 @@ class RadosStore(SyncedAtPut):
             except OSError as e:
                 failed = e.with_traceback(None)
             error = self._error(failed, doing, name)
-            self._mend(pool, failed)
+            self._mend(pool, failed, name)
             is_other, pool = self._pool is not pool, None
-            if is_last or not (is_other and failed.errno in _DENIED):
+            if is_last or not (is_other and failed.errno in _NOTHING_DONE):
                 try:
                     raise error from failed
                 finally:
@@ -234,12 +241,11 @@ class RadosStore(SyncedAtPut):
             under_way.remove(numbered, oid)
 
     def _outcome(self, request: Request, answer: bytes | None | OSError) -> Outcome:
-        if not isinstance(answer, OSError):
+        if not isinstance(answer, OSError) or isinstance(answer, ObjectError):
             return answer
-        if answer.errno in _DENIED:
+        if answer.errno in _NOTHING_DONE:
             return outcome_of(self, request)  # by a new connection perhaps
-        error = answer if isinstance(answer, ObjectError) else self._error(answer, _DOING[type(request)], request.name)
-        return None if isinstance(request, Delete) and isinstance(error, ObjectMissing) else error
+        return self._error(answer, _DOING[type(request)], request.name)
 
     def _error(self, e: OSError, doing: str, name: str) -> ObjectError:
         what = f"cannot {doing} object {name} in {self.where}"
@@ -264,14 +270,16 @@ class RadosStore(SyncedAtPut):
                 return e
         return ObjectMissing(f"object {name} does not exist in {self.where}")
 
-    def _mend(self, pool: rados_io.Pool, e: OSError) -> None:
+    def _mend(self, pool: rados_io.Pool, e: OSError, name: str = "") -> None:
         """Connect anew, once for all who have found the connection `pool` to be of no use any more.
 
-        What a blocklisted client was told to do is over. What a user may do stays for an hour what it was when it connected. One
-        whose monitors have refused it, since its key was away for a while, never asks them again (librados 16): it works with
-        the OSDs that it knows, until one of them moves.
+        What a blocklisted client was told to do is over. What a user may do stays for an hour what it was when it connected, and
+        what was the pool of that name stays it for ever, also when there is another one. A client whose monitors have refused it,
+        since its key was away for a while, never asks them again (librados 16): it works with the OSDs that it knows, until one
+        of them moves.
         """
-        if e.errno == _BLOCKLISTED or e.errno in _DENIED:
+        is_gone = e.errno == errno.ENOENT and name == MARKER and self._marker is not None
+        if is_gone or e.errno == _BLOCKLISTED or e.errno in _DENIED:
             with self._renewing:
                 self._renew(pool)
         elif e.errno == errno.ETIMEDOUT and self._pool is pool and self._renewing.acquire(blocking=False):
@@ -291,15 +299,28 @@ class RadosStore(SyncedAtPut):
         if self._pool is not pool or time.monotonic() - self._renewed_s < RENEWAL_S:
             return
         try:
-            self._pool = self._connect()
+            self._pool = self._connect_anew()
             self._said = ""
-        except VolumeError as e:
+        except (VolumeError, ObjectError) as e:
             if str(e) != self._said:
                 self._said = str(e)
-                log.warning("%s", e)
+                log.warning("%s", self._said)
         self._renewed_s = time.monotonic()
         if self._closed:
             self._pool = None
+
+    def _connect_anew(self) -> rados_io.Pool:
+        """What is put into another pool, which has got the name, would be lost to who looks into the volume's."""
+        pool = self._connect()
+        if self._marker is None:
+            return pool
+        try:
+            found = pool.get(self._prefix + MARKER, 0, len(self._marker) + 1)
+        except OSError as e:
+            raise self._error(e.with_traceback(None), "read", MARKER) from None
+        if found != self._marker:
+            raise VolumeError(f"{self.where} holds the objects of another volume now")
+        return pool
 
     @property
     def _request_timeout_s(self) -> int:

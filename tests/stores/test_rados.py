@@ -158,6 +158,39 @@ def test_a_pool_that_is_gone_is_a_failure_and_no_missing_object(opened: Opener, 
         assert caught.value.errno == errno.EIO
 
 
+def test_a_pool_that_is_made_anew_is_used_when_it_has_the_marker(
+    opened: Opener, open_ceph: CephCluster, monkeypatch: pytest.MonkeyPatch, expected_logs: ExpectedLogs
+) -> None:
+    """As it is when a pool is restored from a copy. Until that is done nothing is stored in it."""
+    monkeypatch.setattr(rados, "RENEWAL_S", 0.0)
+    expected_logs.add(f"pool 'anew' does not exist|object {MARKER} does not exist|holds the objects of another volume now")
+
+    def outcomes() -> list[object]:
+        """Of a request of each kind: errnos of failures."""
+        several = [Get("packs/00/x", 0, 9), Delete("packs/00/gone"), Put(f"packs/00/m{next(_names)}", [b"m"])]
+        one = [failure(call) for call in (lambda: store.get("packs/00/x"), lambda: store.delete("packs/00/gone"), store.check)]
+        one += [failure(lambda: names_of(store)), failure(lambda: store.put(f"packs/00/p{next(_names)}", [b"p"]))]
+        return one + [error.errno if isinstance(error, ObjectError) else None for _, error in store.many(several)]
+
+    access = Access(open_ceph.make_pool("anew"), str(open_ceph.conf))
+    store = opened(access)
+    assert store.get(MARKER) == b"uuid"
+    store.put("packs/00/x", [b"x"])
+    assert outcomes() == [None] * 8
+    open_ceph.ceph("osd", "pool", "delete", "anew", "anew", "--yes-i-really-really-mean-it")
+    assert outcomes() == [errno.EIO] * 8
+    open_ceph.make_pool("anew")
+    assert outcomes() == [errno.EIO] * 8
+    restored = rados_io.Pool("anew", "client.admin", access.conf, "", {})
+    assert list(restored.names("")) == []
+    restored.put(store._prefix + "packs/00/x", [b"x"])
+    restored.put(store._prefix + MARKER, [b"another"])
+    assert outcomes() == [errno.EIO] * 8
+    restored.remove(store._prefix + MARKER)
+    restored.put(store._prefix + MARKER, [b"uuid"])
+    assert outcomes() == [None] * 8
+
+
 def test_a_blocklisted_client_connects_anew(opened: Opener, open_ceph: CephCluster, open_pool: Access) -> None:
     store = opened(open_pool)
     before = n_connections()
