@@ -50,9 +50,8 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.1
 FIRST_POLL_S = 0.005  # until the mount answers: somebody waits for that
-MAX_FAILURES = 10  # processes in a row that die before they answer anything: then the mount is given up
+MAX_FAILURES = 10  # processes in a row that were to serve and die before they answer anything: then the mount is given up
 STOPPED_S = 1.0  # a worker may be, while somebody waits for it
-RESTART_S = 1.0  # from one process of a worker that fetches to the next
 
 
 def supervise(request: MountRequest, on_ready: Ready) -> int:
@@ -199,7 +198,7 @@ class _Supervisor:
                 continue
             if worker.pid:
                 self._inherited.slots.end_jobs_of(worker.number)
-            if worker.n_failures < MAX_FAILURES and time.monotonic() - worker.started_s > RESTART_S:
+            if time.monotonic() - worker.started_s > worker.restart_s:
                 worker.start()
 
     def _end_fetching(self, worker: Worker) -> None:

@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 HALF_DEAD_S = 0.02
 LONGEST_LOOK_S = 0.3  # of the time between two looks counts; who looks was perhaps stopped itself, like everybody
 DUMP_S = 0.5  # for a worker to write its stacks
+RESTART_S = 1.0  # from one process of a worker that fetches to the next
+LONGEST_RESTART_S = 64.0  # when it cannot do its work: a store may be away for hours
 PR_SET_PDEATHSIG = 1
 STATE, STATUS = 0, 49  # of a process, in what its /proc/PID/stat says after its name
 GONE = ["X"] + STATUS * ["0"]
@@ -50,6 +52,11 @@ class Worker:
         self.pid = os.fork()
         if self.pid == 0:
             self._live(supervisor)
+
+    @property
+    def restart_s(self) -> float:
+        """From the start of this process to that of a successor: longer with each in a row that died before it answered."""
+        return min(LONGEST_RESTART_S, RESTART_S * 2.0 ** min(self.n_failures, 16))
 
     def _live(self, supervisor: int) -> NoReturn:
         exit_code = 1

@@ -5,11 +5,13 @@ import os
 import platform
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from cairnfs.const import MIB
-from cairnfs.daemon.worker import HALF_DEAD_S, LONGEST_LOOK_S, Worker
+from cairnfs.daemon.supervisor import MAX_FAILURES, _Supervisor
+from cairnfs.daemon.worker import HALF_DEAD_S, LONGEST_LOOK_S, LONGEST_RESTART_S, RESTART_S, Worker
 from cairnfs.ext.arena import Arena
 from cairnfs.vfs.carried import Carried
 
@@ -51,3 +53,33 @@ def test_silence_counts_only_while_somebody_listens(monkeypatch: pytest.MonkeyPa
         now_s += LONGEST_LOOK_S
         silent_s = worker.silent_s()
     assert silent_s == pytest.approx(100 * LONGEST_LOOK_S)
+
+
+def test_a_worker_that_fetches_is_never_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it needs, an object store or a key, may be away for longer than a few attempts, which become rarer."""
+    now_s = 1000.0
+    monkeypatch.setattr("cairnfs.daemon.worker.time.monotonic", lambda: now_s)
+    worker = Worker(1, carried := Carried(Arena(MIB), MIB), lambda number: 1)
+    supervisor = object.__new__(_Supervisor)
+    supervisor._fetching = [worker]
+    supervisor._inherited = SimpleNamespace(slots=SimpleNamespace(end_jobs_of=lambda number: 0))  # type: ignore[assignment]
+
+    def pause_s() -> float:
+        """How long the process that has ended is not followed by another one."""
+        nonlocal now_s
+        n_before, began_s = carried.restarts, now_s
+        while worker.status() is None:
+            time.sleep(0.001)
+        while carried.restarts == n_before:
+            assert now_s < began_s + 2 * LONGEST_RESTART_S, "it is given up"
+            now_s += RESTART_S
+            supervisor._look_after_fetching()
+        return now_s - began_s
+
+    supervisor._look_after_fetching()
+    pauses_s = [pause_s() for _ in range(MAX_FAILURES + 2)]
+    assert pauses_s[0] <= 2 * RESTART_S and pauses_s == sorted(pauses_s) and pauses_s[-1] >= LONGEST_RESTART_S
+    worker.answers = True
+    pause_s()
+    assert pause_s() <= 2 * RESTART_S
+    os.waitpid(worker.pid, 0)
