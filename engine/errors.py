@@ -76,4 +76,9 @@ class ObjectMissing(ObjectError):
 
 
 class CorruptError(CairnError):
-    """Stored bytes or records do not prove their identity or checksum; the message names pack, slice and file."""
+    """Stored bytes or records do not prove their identity or checksum; the message names pack, slice and file.
+
+    `is_told`: the log has it already.
+    """
+
+    is_told = False

@@ -172,6 +172,7 @@ class Fetcher:
                 self._reported.add(slice_id)
             if not known:
                 log.error("inode %d cannot be read: %s", ino, e)
+            e.is_told = True
             raise
 
     # Whole slices

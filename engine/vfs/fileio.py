@@ -21,6 +21,7 @@ from cairnfs.vfs.state import VfsState
 
 log = logging.getLogger("cairnfs.vfs")
 
+MAX_TOLD = 1024  # damaged places that are remembered as told of
 MAX_CREATE_RACES = 16  # times a name may vanish between "exists" and "open" before create gives up
 
 
@@ -32,6 +33,7 @@ class FileIo:
         self._names = names
         self._attrs = attrs
         self._locking = locking
+        self._told: set[str] = set()
 
     # Opening
 
@@ -140,13 +142,23 @@ class FileIo:
         except ObjectMissing:
             file.invalidate()  # a compaction or another node's change has moved the bytes since the layout was read
         except CorruptError as error:
-            log.error("inode %d at %d: %s", file.ino, offset, error)
+            self._tell(file.ino, offset, error)
             raise FsError(errno.EIO) from error
         try:
             return self._read(handle, offset, size)
         except (ObjectError, CorruptError) as error:
-            log.error("inode %d at %d: %s", file.ino, offset, error)
+            self._tell(file.ino, offset, error)
             raise FsError(errno.EIO) from error
+
+    def _tell(self, ino: Inode, offset: int, error: ObjectError | CorruptError) -> None:
+        """Once: who reads what is damaged or missing tries again, and so does the kernel, page by page."""
+        what = f"inode {ino}: {error}"
+        if what in self._told or (isinstance(error, CorruptError) and error.is_told):
+            return
+        if len(self._told) == MAX_TOLD:
+            self._told.clear()
+        self._told.add(what)
+        log.error("inode %d at %d: %s", ino, offset, error)
 
     def _read_piece(self, ino: Inode, offset: int, size: int) -> list[memoryview] | None:
         """Read a small file from what the arena knows of it, without opening it. None when that is not enough."""
