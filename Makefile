@@ -27,6 +27,8 @@ SAID += absent_names bench_scripts compiled_listings channel_front channel_mount
 # Much of what tests do is waiting, so three processes keep two cores busy. Some have time limits: nothing runs beside those.
 PROCESSES = -n 3
 ALONE = tests/cluster tests/fault/test_ceph_faults.py
+# A run starts thousands of Python processes: what each module compiles to is kept beside it, also where the environment says otherwise.
+unexport PYTHONDONTWRITEBYTECODE
 # What fails beside others runs once more beside nothing, and must pass then (as with CPython's regrtest --rerun); both are shown.
 AGAIN = --last-failed --last-failed-no-failures none --maxfail 1
 WITH_4 = CAIRN_TEST_WORKERS=$${CAIRN_TEST_WORKERS-4} $(PY) -m pytest
