@@ -15,6 +15,7 @@ from cairnfs.vfs.carried import Carried
 from support.engine import ROOT, TEST_OPTIONS, Engine, new_volume
 from support.fuse_peer import ATTR, ENTRY_OUT, OPEN_OUT, FusePeer
 
+PIECE = 128 << 10  # of a read: an answer is a message of a socket, which takes 200 KB and no more
 WRITE_CACHE, KILL_SUIDGID = 1, 4
 FATTR_MODE, FATTR_SIZE, FATTR_MTIME = 1, 8, 32
 
@@ -76,9 +77,14 @@ class Mounted:
         return reply.error
 
     def read(self, ino: int, fh: int, size: int = MIB, offset: int = 0) -> bytes:
-        reply = self.peer.call("READ", struct.pack("=QQIIQII", fh, offset, size, 0, 0, 0, 0), ino)
-        assert reply.error == 0
-        return reply.body
+        data = b""
+        while True:
+            n_bytes = min(size - len(data), PIECE)
+            reply = self.peer.call("READ", struct.pack("=QQIIQII", fh, offset + len(data), n_bytes, 0, 0, 0, 0), ino)
+            assert reply.error == 0
+            data += reply.body
+            if len(reply.body) < n_bytes or len(data) == size:
+                return data
 
     def attr(self, ino: int) -> tuple[int, ...]:
         reply = self.peer.call("GETATTR", struct.pack("=IIQ", 0, 0, 0), ino)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cairnfs.const import KIB, MIB
@@ -394,6 +394,7 @@ STEPS = st.lists(
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@example([("write", 2, 0, 70_982), ("write", 3, 0, 70_981), ("write", 3, 0, 70_982)])  # more than a message holds
 @given(STEPS)
 def test_any_sequence_leaves_what_plain_files_would_have(tmp_path: Path, steps: list[tuple[str, int, int, int]]) -> None:
     """Two files with two handles each; the second of the second file appends."""
