@@ -40,7 +40,7 @@ MAX_SAVES = 50
 _ADDRESS = re.compile(rb"\+[\d.]+ \[\d+ ([^\]]+)\]")
 _WORD = re.compile(rb'"((?:[^"\\]|\\.)*)"')
 
-Words = list[bytes]
+Words = tuple[bytes, ...]
 
 
 class Recorded(NamedTuple):
@@ -78,8 +78,8 @@ class Monitor:
             address = _ADDRESS.match(line)
             if address is None or address[1] == b"lua":
                 continue
-            words = [codecs.escape_decode(word)[0] for word in _WORD.findall(line, address.end())]
-            if words[-1:] == [mark]:
+            words = tuple(codecs.escape_decode(word)[0] for word in _WORD.findall(line, address.end()))
+            if words[-1:] == (mark,):
                 return
             yield words
 
@@ -151,7 +151,7 @@ def ask(wire: Wire, requests: list[Words], n_files: int) -> Costs:
     """The same once more."""
     began_s = time.perf_counter()
     for words in requests:
-        wire.ask(*words)
+        wire.ask(words)
     return Costs(len(requests) / n_files, (time.perf_counter() - began_s) / n_files * 1e6)
 
 
@@ -176,7 +176,7 @@ def measure(root: Path, n_files: int, size: int) -> dict[str, Costs]:
         recorded = record(root, url, n_files, data)
     with same_server(root / "again", recorded.scripts) as wire:
         created, removed = ask(wire, recorded.creates, n_files), ask(wire, recorded.removals, n_files)
-        if wire.ask("GET", POSITION) != recorded.position:
+        if wire.ask(("GET", POSITION)) != recorded.position:
             raise SystemExit("floor: what was asked again had another outcome")
     unsynced_us, synced_us = (put(root / f"put{sync}", n_files, data, sync) for sync in (False, True))
     return {"create, write, close": created._replace(object_us=unsynced_us, synced_us=synced_us), "remove": removed}
