@@ -59,7 +59,7 @@ class Txn:
         self._recall = recall
         self.recalled = False
         self._read: dict[Key, Row | None] = {}
-        self._changed: dict[Key, list[Effect]] = {}
+        self._changed: set[Key] = set()  # rows of the effects
         self._errors: list[tuple[Condition, Refusal]] = []
         self._n_adds = 0
         self.conditions: list[Condition] = []
@@ -138,21 +138,25 @@ class Txn:
 
     def put(self, key: Key, value: bytes) -> None:
         """Effect: the row has this value."""
-        self._effect(Put(key, value))
+        self.effects.append(Put(key, value))
+        self._changed.add(key)
 
     def delete(self, key: Key) -> None:
         """Effect: the row is gone, whether it existed or not."""
-        self._effect(Delete(key))
+        self.effects.append(Delete(key))
+        self._changed.add(key)
 
     def add(self, key: Key, offset: int, n: int, *, unused: bool = False) -> int:
         """Effect: `n` is added to a field (see `Add`). Returns the index of its new value in `Committed.added`."""
-        self._effect(Add(key, offset, n, unused))
+        self.effects.append(Add(key, offset, n, unused))
+        self._changed.add(key)
         self._n_adds += 1
         return self._n_adds - 1
 
     def max(self, key: Key, offset: int, value: bytes) -> None:
         """Effect: a field becomes the greater of itself and `value`; the row must exist."""
-        self._effect(Max(key, offset, value))
+        self.effects.append(Max(key, offset, value))
+        self._changed.add(key)
 
     def error_for(self, failed: Condition | Effect) -> FsError | None:
         """The error that was given with a condition, if any."""
@@ -166,15 +170,12 @@ class Txn:
         if error is not None:
             self._errors.append((condition, error))
 
-    def _effect(self, effect: Effect) -> None:
-        self.effects.append(effect)
-        self._changed.setdefault(effect.key, []).append(effect)
-
     def _view(self, key: Key) -> Row | None:
         row = self._read[key]
         value = None if row is None else row.value
-        for effect in self._changed[key]:
-            value = _applied(effect, value)
+        for effect in self.effects:
+            if effect.key == key:
+                value = _applied(effect, value)
         return None if value is None else Row(value, UNCOMMITTED)
 
 
