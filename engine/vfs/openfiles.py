@@ -92,6 +92,7 @@ class OpenFiles:
         self._capacity = capacity
         self._lock = threading.Lock()
         self._unbarred = threading.Condition(self._lock)
+        self._n_waiting = 0  # for it
         self._files: dict[Inode, OpenFile] = {}
         self._barred: dict[Inode, int] = {}
         self._compiled: dict[Inode, OpenFile] = {}  # a reference for all handles that compiled code has of it
@@ -115,7 +116,7 @@ class OpenFiles:
         """A reference to the inode, to be given back with `release`. Waits while somebody removes or closes it for good."""
         with self._lock:
             while ino in self._barred:
-                self._unbarred.wait()
+                self._wait()
             return self._referenced(ino)
 
     def _referenced(self, ino: Inode) -> OpenFile:
@@ -154,7 +155,7 @@ class OpenFiles:
                 if not self._barred_there[ino]:
                     del self._barred_there[ino]
                     self.arena.unmark(ino, BARRED)
-            self._unbarred.notify_all()
+            self._wake()
 
     def _bar_there(self, ino: Inode) -> bool:
         """Keep compiled code from opening the inode. True when it has handles already: they then hold one reference."""
@@ -196,7 +197,7 @@ class OpenFiles:
         """
         with self._lock:
             while file.ino in self._barred_there:
-                self._unbarred.wait()
+                self._wait()
             return file.unlinked
 
     def is_fenced(self, ino: Inode) -> bool:
@@ -284,6 +285,18 @@ class OpenFiles:
                 self._barred[ino] -= 1
                 if not self._barred[ino]:
                     del self._barred[ino]
+            self._wake()
+
+    def _wait(self) -> None:
+        """Until somebody lets something be opened. The caller holds the lock, as for what follows."""
+        self._n_waiting += 1
+        try:
+            self._unbarred.wait()
+        finally:
+            self._n_waiting -= 1
+
+    def _wake(self) -> None:
+        if self._n_waiting:  # hardly ever, and each removal and close comes here
             self._unbarred.notify_all()
 
     def _bar(self, ino: Inode) -> None:
