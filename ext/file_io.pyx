@@ -18,12 +18,16 @@ cdef extern from "file_io_impl.h" nogil:
     Py_ssize_t file_io_get(const char *path, uint64_t offset, void *data, size_t n_bytes)
 
 
+cdef extern from "Python.h":
+    bytes PyUnicode_EncodeFSDefault(object text)
+
+
 cdef object _failure(int code, bytes path):
     return OSError(-code, os.strerror(-code), os.fsdecode(path))
 
 
 cdef bytes _path(str path):
-    encoded = os.fsencode(path)
+    cdef bytes encoded = PyUnicode_EncodeFSDefault(path)
     if b"\0" in encoded:
         raise ValueError("a path has a NUL in it")
     return encoded

@@ -162,7 +162,7 @@ class Uploader:
         self._uploads.add()
         self._upload_bytes.add(built.plain_bytes)
         # The stored bytes may be compressed copies; only sizes and references are needed from now on.
-        return built._replace(parts=[])
+        return BuiltPack(built.pack, [], built.refs, built.plain_bytes, built.object_bytes)
 
     def _store_under_another_id(self, ino: Inode, batch: Batch) -> BuiltPack | CairnError:
         try:

@@ -242,7 +242,8 @@ class FileWriter:
         finally:
             if grown < n_bytes:
                 self._s.release(n_bytes - grown)
-        self._upload_in_background(len(sealed))
+        if sealed:
+            self._upload_in_background(len(sealed))
 
     def _new_block(self, block_no: int) -> DirtyBlock:
         return DirtyBlock(block_no * self._s.block_bytes, self._s.block_bytes, self._s.clock.monotonic_s())

@@ -54,7 +54,7 @@ def look_again(attempt: Callable[[], T], parent: Inode, name: bytes) -> T:
 
 def change_names(core: MetaCore, build: Callable[[Txn], T], parent: Inode, name: bytes) -> tuple[T, Committed]:
     """`MetaCore.transact_at` for operations on a name: also starts over when `build` raises Vanished."""
-    return look_again(lambda: core.transact_at(build), parent, name)
+    return look_again(partial(core.transact_at, build), parent, name)
 
 
 def directory(ino: Inode, row: Row | None) -> Attr:

@@ -48,8 +48,9 @@ def free_inode(txn: Txn, attr: Attr) -> None:
     ino = attr.ino
     ledger = Ledger()
     ledger.used_inodes = -1
-    txn.unchanged(inode_key(ino))
-    txn.delete(inode_key(ino))
+    key = inode_key(ino)
+    txn.unchanged(key)
+    txn.delete(key)
     txn.delete(locks_key(ino))
     if attr.flags & FLAG_XATTR:
         _delete_xattrs(txn, ino)

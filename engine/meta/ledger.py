@@ -84,7 +84,7 @@ class Ledger:
     def _settle_pack(self, txn: Txn, pack: PackId, n_bytes: int) -> None:
         new = self._new.get(pack)
         if new is not None:
-            txn.put(pack_key(pack), encode_pack(new._replace(live_bytes=n_bytes)))
+            txn.put(pack_key(pack), encode_pack(PackInfo(n_bytes, new.plain_bytes, new.object_bytes)))
         elif n_bytes:
             txn.add(pack_key(pack), LIVE_BYTES_AT, n_bytes)
         if n_bytes < 0 or (new is not None and n_bytes == 0):

@@ -136,7 +136,7 @@ class FileStore(OneByOne):
         return f"{self.root}/{checked_name(name)}"
 
     def _store(self, path: str, parts: Sequence[Buffer]) -> None:
-        folder = os.path.dirname(path)
+        folder = path.rpartition("/")[0]
         if self._unnamed_files:
             if file_io.put(folder, path, parts, self._syncs):
                 return
