@@ -14,7 +14,8 @@ class Budget:
         self.limit_bytes = limit_bytes
         self._used_bytes = 0
         self._n_waiting = 0
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
 
     @property
     def used_bytes(self) -> int:
@@ -27,7 +28,7 @@ class Budget:
 
     def try_reserve(self, n_bytes: int) -> bool:
         """Reserve unless that exceeds the limit or someone is waiting already."""
-        with self._changed:
+        with self._lock:
             if self._n_waiting or not self._fits(n_bytes):
                 return False
             self._used_bytes += n_bytes
@@ -46,7 +47,7 @@ class Budget:
                 self._n_waiting -= 1
 
     def release(self, n_bytes: int) -> None:
-        with self._changed:
+        with self._lock:
             self._used_bytes -= n_bytes
             if self._n_waiting:
                 self._changed.notify_all()

@@ -164,6 +164,8 @@ class FileWriter:
 
         `after`: what makes it superfluous, done first, with no flush or commit meanwhile. If that fails, everything stays.
         """
+        if after is None and not self.dirty:
+            return 0
         with self._flushing:
             if after is not None:
                 after()

@@ -67,7 +67,7 @@ class MetaCore:
 
     def transact_at(self, build: Callable[[Txn], T]) -> tuple[T, Committed]:
         """`txn.transact_at` on this volume's store: also the position and the new values of added fields."""
-        session = self.session
+        session = self.store.origin
         try:
             return transact_at(self.store, build, self.recall)
         except SessionLost:
