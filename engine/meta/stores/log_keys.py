@@ -38,10 +38,11 @@ def only_adds(conditions: Sequence[Condition], effects: Sequence[Effect]) -> boo
 def encode_record(keys: dict[Key, bytes | None], conditions: Sequence[Condition], effects: Sequence[Effect]) -> bytes:
     """What a commit touches, what kind it is of, and, if it must not be made twice, the request that it belongs to."""
     told = list(keys)
-    if only_adds(conditions, effects):
+    changes_names = DENTRY_PREFIX in [part[:1] for part, _ in told]
+    if changes_names and only_adds(conditions, effects):
         told.append(_ONLY_ADDS)
     request = serving.request
-    if request and any(part[:1] == DENTRY_PREFIX or key[:1] == XATTR_SUBPREFIX for part, key in keys):
+    if request and (changes_names or XATTR_SUBPREFIX in [key[:1] for _, key in told]):
         told.append((b"", request.to_bytes(_REQUEST, "big")))
     return joined(told)
 
