@@ -7,8 +7,7 @@ freed them must be safe from loss of power: else a file could come back whose by
 
 import logging
 import threading
-from collections.abc import Sequence
-from itertools import takewhile
+from collections.abc import Iterator, Sequence
 
 from cairnfs.data.pack import pack_name
 from cairnfs.data.ports import MetaPort
@@ -91,8 +90,7 @@ class Deleter:
         """Delete objects, then the rows of those that are gone: of many in one commit."""
         n_deleted = 0
         gone: list[PackId] = []
-        left = takewhile(lambda _: not self._stop.is_set(), packs)
-        for i, error in self._objects.many(Delete(pack_name(pack)) for pack in left):
+        for i, error in self._objects.many(self._deletions(packs)):
             if isinstance(error, ObjectError):
                 self._note_failure(f"pack {packs[i]:016x} cannot be deleted now: {error}")
                 continue
@@ -102,6 +100,12 @@ class Deleter:
                 n_deleted += self._meta.layout.drop_packs(gone)
                 gone = []
         return n_deleted + (self._meta.layout.drop_packs(gone) if gone else 0)
+
+    def _deletions(self, packs: Sequence[PackId]) -> Iterator[Delete]:
+        for pack in packs:
+            if self._stop.is_set():
+                return
+            yield Delete(pack_name(pack))
 
     def _note_failure(self, message: str) -> None:
         if not self._failing:

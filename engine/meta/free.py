@@ -105,11 +105,12 @@ def drop_packs(store: Store, packs: Sequence[PackId]) -> int:
 
     def build(txn: Txn) -> int:
         n_dropped = 0
-        for pack, row in zip(packs, txn.get_many([pack_key(pack) for pack in packs]), strict=True):
+        keys = [pack_key(pack) for pack in packs]
+        for pack, key, row in zip(packs, keys, txn.get_many(keys), strict=True):
             if row is None or decode_pack(pack, row.value).live_bytes != 0:
                 continue
-            txn.unchanged(pack_key(pack))
-            txn.delete(pack_key(pack))
+            txn.unchanged(key)
+            txn.delete(key)
             txn.delete(garbage_key(pack))
             n_dropped += 1
         return n_dropped
