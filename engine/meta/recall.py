@@ -145,7 +145,7 @@ class Recall:
         """A commit of this process has given rows these values."""
         if not self.started:
             return
-        keys = [key for key in rows if _is_recalled(key)]
+        keys = _recalled(rows)
         with self._lock:
             self._note(keys)
             self._supersede(keys)
@@ -234,7 +234,7 @@ class Recall:
         self._n_late = 0
 
     def _put(self, key: Key, row: Row | None) -> None:
-        if _is_recalled(key):
+        if _recalled((key,)):
             self._keep(key, row)
 
     def _keep(self, key: Key, row: Row | None) -> None:
@@ -248,8 +248,6 @@ class Recall:
             self._rows.popitem(last=False)
 
 
-def _is_recalled(key: Key) -> bool:
-    """Nothing else is ever among the rows."""
-    part, subkey = key
-    kind = part[0]
-    return subkey == ATTR_SUBKEY if kind == _INODES else kind in _OTHERS
+def _recalled(keys: Iterable[Key]) -> list[Key]:
+    """Those of the keys whose rows may be recalled: nothing else is ever among the rows."""
+    return [key for key in keys if (key[1] == ATTR_SUBKEY if key[0][0] == _INODES else key[0][0] in _OTHERS)]
