@@ -92,7 +92,7 @@ static void leave_out(struct listing *reply, const struct ls_entry *entry)
 static void keep_asking(struct listing *reply)
 {
     struct ar_attr attr;
-    if (fc_find(reply->chan, reply->left_out_ino, &attr) && fc_give(reply->chan, &attr) == 0)
+    if (fc_find_told(reply->chan, reply->left_out_ino, &attr) && fc_give(reply->chan, &attr) == 0)
         fc_fill_entry(reply->chan, &attr, reply->left_out);
 }
 
@@ -136,7 +136,7 @@ static uint32_t put_entries(struct listing *reply, struct ls_page *page, uint64_
             if (wants && !fc_find(reply->chan, entry.ino, &attr))
                 return n;
             entry.cookie |= moved;
-            if (!put(reply, &entry, wants ? &attr : NULL))
+            if (!put(reply, &entry, wants && fc_is_told(reply->chan, &attr) ? &attr : NULL))
                 return n;
             if (reply->with_attrs && !wants)
                 leave_out(reply, &entry);
@@ -189,7 +189,7 @@ size_t fc_put_page(struct fc_chan *chan, struct fc_batch *batch, uint8_t *out, s
         entry.name = row.key;
         entry.n_name = (uint8_t)row.n_key;
         entry.cookie = batch->cookie + batch->n_given;
-        if (!put(&reply, &entry, wants ? &attr : NULL))
+        if (!put(&reply, &entry, wants && fc_is_told(chan, &attr) ? &attr : NULL))
             break;
         if (batch->plus && stands && !wants)
             leave_out(&reply, &entry);

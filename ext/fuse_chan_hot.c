@@ -132,7 +132,7 @@ static int lookup(struct fc_lane *lane, const struct fw_in_header *header, struc
         if (ino == 0)
             return answer_absent(lane);
     }
-    if (!fc_find(chan, ino, &attr) || fc_give(chan, &attr) < 0)
+    if (!fc_find_told(chan, ino, &attr) || fc_give(chan, &attr) < 0)
         return 0;
     fc_fill_entry(chan, &attr, &out);
     if (fc_reply_body(lane, &out, sizeof out) != 0)
@@ -433,7 +433,7 @@ static int stat_fs(struct fc_lane *lane)
 int fc_put_known(struct fc_chan *chan, uint64_t ino, struct fw_entry_out *out)
 {
     struct ar_attr attr;
-    if (chan->arena == NULL || !atomic_load(&chan->follows) || !ar_fresh(chan->arena) || !fc_find(chan, ino, &attr))
+    if (chan->arena == NULL || !atomic_load(&chan->follows) || !ar_fresh(chan->arena) || !fc_find_told(chan, ino, &attr))
         return 0;
     if (fc_give(chan, &attr) < 0)
         return 0;

@@ -13,8 +13,11 @@ static inline int fc_may_answer(struct fc_chan *chan)
 /* What is known of an inode that nobody must look at more closely. */
 int fc_find(struct fc_chan *chan, uint64_t ino, struct ar_attr *attr);
 
-/* Likewise, for who asks for them alone. Not of a file that others have changed while the kernel has pages of before: the last of
- * these would show zeros between what was the end and what is. Python waits until it has dropped them. */
+/* May the kernel be told of these? Not of a file that others have changed while it has pages of before: the last of these would show
+ * zeros between what was the end and what is. Python waits until it has dropped them, or has it ask again. */
+int fc_is_told(struct fc_chan *chan, const struct ar_attr *attr);
+
+/* Both. */
 int fc_find_told(struct fc_chan *chan, uint64_t ino, struct ar_attr *attr);
 
 /* A name's inode, as LOOKUP and READDIRPLUS show it. Into zeroed room. */

@@ -119,14 +119,17 @@ int fc_is_known(struct fc_chan *chan, uint64_t ino)
     return found;
 }
 
-int fc_find_told(struct fc_chan *chan, uint64_t ino, struct ar_attr *attr)
+int fc_is_told(struct fc_chan *chan, const struct ar_attr *attr)
 {
-    if (!fc_find(chan, ino, attr))
-        return 0;
     /* In this order: what is known is left to be told of before it counts as known. */
     if (!S_ISREG(attr->mode) || (attr->version <= ar_known_to(chan->arena) && !atomic_load(&chan->leaves)))
         return 1;
-    return !chan->no_open && !ar_shown_older(chan->arena, ino, attr->data_version);
+    return !chan->no_open && !ar_shown_older(chan->arena, attr->ino, attr->data_version);
+}
+
+int fc_find_told(struct fc_chan *chan, uint64_t ino, struct ar_attr *attr)
+{
+    return fc_find(chan, ino, attr) && fc_is_told(chan, attr);
 }
 
 size_t fc_n_known(struct fc_chan *chan)

@@ -285,9 +285,10 @@ class Vfs:
     ) -> None:
         """`fence` returns when everything that others committed before the call was passed to `invalidate`, or with a position
         everything up to there; opens call it. `forget` makes the kernel ask for attributes again, where they changed without a
-        commit: what was written is lost. `way`: the position up to which everything was passed, for those who change names and
-        have not asked; None where `fence` costs nothing. `show` returns when the kernel has no older pages of an inode than
-        what was committed up to a position (0: before the call); whoever takes a lock calls it. `catch_up`: as `fence`, where
+        commit (what was written is lost), and where it must not take those of the reply that comes next. `way`: the position up
+        to which everything was passed, for those who change names and have not asked; None where `fence` costs nothing. `show`
+        returns when the kernel has no older pages of an inode than what was committed up to a position (0: before the call);
+        whoever takes a lock calls it. `catch_up`: as `fence`, where
         that does not ask and the kernel may keep that names are absent. `hold` returns when nothing is known here that is older
         than whoever follows the log allows; what is answered without asking the store calls it. `dropped` returns when the kernel
         has dropped what is outdated of a file, up to a position or (0) as far as is known; opens call it after `fence`,
@@ -295,7 +296,7 @@ class Vfs:
         """
         self._state.fence = fence
         self._state.hold = hold or self._state.hold
-        self._state.files.on_lost = forget
+        self._state.forget = self._state.files.on_lost = forget
         if way is not None:
             self._state.way = way
         self._state.catch_up = catch_up

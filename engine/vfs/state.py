@@ -3,7 +3,7 @@
 import errno
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from cairnfs.clock import Clock
 from cairnfs.const import MAX_NAME_BYTES
@@ -29,6 +29,10 @@ UNKNOWN = Position(0)
 
 def _alone(position: Position) -> None:
     """The fence of a volume that nobody follows: each open reads the inode afresh, and no kernel keeps anything."""
+
+
+def _nobody(inos: Iterable[Inode]) -> None:
+    """The kernel that is to ask for attributes again, where there is none."""
 
 
 def _nowhere() -> None:
@@ -60,6 +64,7 @@ class VfsState:
         self.clock = clock
         journal, records = (None, None) if carried is None else (carried.journal, carried.handles)
         self.fence: Callable[[Position], None] = _alone
+        self.forget: Callable[[Iterable[Inode]], None] = _nobody
         self.dropped: Callable[[Inode, Position], None] | None = None
         self.drop: Callable[[Inode], None] | None = None
         self.way: Callable[[], Position | None] = _nowhere
@@ -135,12 +140,20 @@ class VfsState:
     def shown(self, attr: Attr) -> Attr:
         """`attr`, just fetched, as the callers of this process must see it: with data that they wrote and that was not
         committed when it was fetched. (The row is read again when dirty data may have been committed in between.)
+
+        For LOOKUP and READDIRPLUS, which cannot wait until the kernel has dropped pages of before, whose last one would show
+        zeros behind what was the end: it holds the directory's lock meanwhile. So it is made to ask for the attributes of such
+        a file again, and drops those of the reply.
         """
         file = self.files.get(attr.ino)
         if file is not None and file.writer is not None:
             dirty = file.dirty_state()
-            return file.overlay(self.meta.names.get(attr.ino), dirty)
-        return attr if self.pages.newest(attr.ino) <= attr.data_version else self.meta.names.get(attr.ino)
+            attr = file.overlay(self.meta.names.get(attr.ino), dirty)
+        elif self.pages.newest(attr.ino) > attr.data_version:
+            attr = self.meta.names.get(attr.ino)
+        if attr.is_file and self.pages.older(attr):
+            self.forget((attr.ino,))
+        return attr
 
 
 def check_name(name: bytes) -> None:

@@ -117,6 +117,33 @@ def test_who_follows_a_growing_file_reads_no_zeros(mounts: MountFactory, volume:
         os.close(fd)
 
 
+def test_who_follows_a_growing_file_reads_no_zeros_while_it_is_listed_or_looked_up(mounts: MountFactory, volume: Volume) -> None:
+    # Replies to READDIRPLUS (here on SQLite) and LOOKUP (on Redis) have its size, too, and cannot wait until that page is gone.
+    one = mounts.new(volume, *(["--entry-cache", "0"] if volume.is_shared else []))
+    two = mounts.new(one.volume)
+    (one.path / "d").mkdir()
+    log, there = one.path / "d" / "log", two.path / "d" / "log"
+    log.write_bytes(b"x" * 100)
+    look: list[Callable[[], object]] = [lambda: os.listdir(log.parent), lambda: os.stat(log)]
+    if volume.is_shared:
+        look = [lambda: os.access(log, os.F_OK)]
+    fd = os.open(log, os.O_RDONLY)
+    found = os.read(fd, 100)
+    try:
+        for i in range(120):
+            with there.open("ab") as file:
+                file.write(b"y" * 30)
+            deadline = time.monotonic() + 20
+            while len(found) < 100 + 30 * (i + 1):
+                assert time.monotonic() < deadline, "what was appended never arrived"
+                for each in look:
+                    each()
+                    found += os.pread(fd, 1000, len(found))
+            assert found == b"x" * 100 + b"y" * 30 * (i + 1)
+    finally:
+        os.close(fd)
+
+
 def test_names_attributes_and_removals_arrive(mounts: MountFactory, volume: Volume) -> None:
     one = mounts.new(volume)
     two = mounts.new(one.volume)
