@@ -12,14 +12,17 @@ import pytest
 import redis
 
 from cairnfs.errors import StoreError
+from cairnfs.ext.log_end import LogEnd
 from cairnfs.meta.ids import Ids
-from cairnfs.meta.stores.base import Add, Delete, Put
+from cairnfs.meta.stores.base import Add, Delete, LogTrimmed, Put
 from cairnfs.meta.stores.redis_store import INDEX_FROM
 from cairnfs.types import Position
 from support.metavolume import MetaVolume
-from support.redis_rows import COUNT, counted, opened
+from support.proxy import Proxy
+from support.redis_rows import COUNT, counted, opened, synced
 from support.redis_server import RedisServer
 from support.rows import A, B, put, value
+from support.storing import wait
 
 Maker = Callable[..., RedisServer]
 FULL = ("on", ">mine", "resetkeys", "resetchannels", "~{cairnfs:*", "&{cairnfs:*", "+@all")
@@ -77,16 +80,34 @@ def test_a_server_whose_disk_fails_can_be_read(own_server: Maker, tmp_path: Path
         assert put(store, A, b"2") == 2
 
 
-def test_the_log_of_a_replica_is_not_the_newest(own_server: Maker) -> None:
-    """Who was told that nobody has committed would go on with what it knows."""
-    server = own_server()
-    with opened(server.url, 0.5) as store, server.client() as client:
+def test_a_master_that_has_become_a_replica_is_left_by_whoever_only_reads(own_server: Maker) -> None:
+    """Nobody ends its connections when it is told to be one (Sentinel does), and it may lag, or have lost the new master."""
+    old, new = own_server("--repl-diskless-sync-delay", "0"), own_server()
+    with Proxy(old.port) as address, opened(f"redis://127.0.0.1:{address.port}", 5) as store, old.client() as client:
         put(store, A, b"1")
+        assert store.log(Position(1), 10, rings=True) == []  # the bell is set
+        end = LogEnd()
+        end.add(*(store.end_link() or pytest.fail("no connection")))
+        assert end.ask() == 1
+        client.execute_command("CLIENT", "PAUSE", 300, "ALL")
+        with ThreadPoolExecutor(3) as pool:  # on a connection each
+            assert list(pool.map(lambda _: value(store, A), range(3))) == [b"1"] * 3
+        assert len(client.client_list()) == 3 + len((client, end))
+        with new.client() as successor:
+            successor.execute_command("REPLICAOF", "127.0.0.1", old.port)
+            synced(new, 0)
+            successor.execute_command("REPLICAOF", "NO", "ONE")
         client.execute_command("REPLICAOF", "127.0.0.1", "1")
-        with pytest.raises(StoreError, match="read only replica"):
-            store.log(Position(1), 10, rings=True)
-        client.execute_command("REPLICAOF", "NO", "ONE")
-        assert put(store, A, b"2") > 1
+        address.lead_to(new.port)
+        with opened(new.url) as other:
+            put(other, A, b"2")
+            newest = other.position()
+        assert end.ask() is None, "compiled code does not believe it"
+        with pytest.raises(LogTrimmed):  # the new master has begun another log
+            store.log(Position(1), 10)
+        assert (store.position(), value(store, A)) == (newest, b"2")
+        wait(lambda: len(client.client_list()) == 1, "connections to the former master are kept")
+        end.close()
 
 
 def test_a_password_that_is_changed_in_its_file_is_taken_up(own_server: Maker, tmp_path: Path) -> None:

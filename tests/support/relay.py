@@ -20,6 +20,10 @@ class Relay:
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
+    def lead_to(self, port: int) -> None:
+        """Connections from now on go there."""
+        self._to_port = port
+
     def serve(self, client: socket.socket, server: socket.socket) -> None:
         """Until one of them ends; both are closed afterwards. OSError and EOFError end it as well."""
         raise NotImplementedError

@@ -19,12 +19,12 @@ GREETINGS = {"HELLO", "AUTH", "SELECT", "CLIENT"}
 
 
 def kind_of(command: str) -> str:
-    """`commit`, `via`, ...: a script. `fence`: asking where the log ends, by compiled code (GET) or with what came of it (in
+    """`commit`, `via`, ...: a script. `fence`: asking where the log ends, by compiled code (GETEX) or with what came of it (in
     Python). `poll`: the follower's look at the log, which asks to be rung for. `greeting`: of a new connection. Else the command.
     """
     name, _, rest = command.partition(" ")
     name = name.upper()
-    if name == "GET":
+    if name == "GETEX":
         assert rest.endswith("position"), command
         return "fence"
     if name == "EVAL":

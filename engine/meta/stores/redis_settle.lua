@@ -5,7 +5,7 @@
 -- A script that comes to a command which the user may not run is ended halfway, and what it wrote stays: so none is begun. What is asked
 -- about has as many arguments as the command takes at least.
 local arguments = {
-  [0] = 'DEL EXISTS GET HGETALL HKEYS HLEN LLEN', 'EXPIRE HDEL HGET HMGET LINDEX RPUSH SET ZREM', 'HSET LRANGE LTRIM ZADD ZRANGEBYLEX',
+  [0] = 'DEL EXISTS GET GETEX HGETALL HKEYS HLEN LLEN PERSIST', 'EXPIRE HDEL HGET HMGET LINDEX RPUSH SET ZREM', 'HSET LRANGE LTRIM ZADD ZRANGEBYLEX',
 }
 if not redis.acl_check_cmd then return redis.error_reply('ERR it is too old: Redis 7.0 is needed') end
 for n = 0, 2 do

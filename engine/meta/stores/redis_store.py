@@ -273,7 +273,7 @@ class RedisStore:
 
     def end_link(self) -> EndLink | None:
         fd = self._link.new_socket()
-        return None if fd is None else EndLink(fd, packed(("GET", self._position)))
+        return None if fd is None else EndLink(fd, packed(("GETEX", self._position)))  # as GET, but a replica refuses it
 
     def sync(self) -> None:
         if tuple(int(n) for n in str(self._link.server["redis_version"]).split(".")[:2]) >= (7, 2):
