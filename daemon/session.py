@@ -32,7 +32,8 @@ from cairnfs.daemon.running import Registration
 from cairnfs.daemon.shown import mount_config, serving
 from cairnfs.daemon.signals import Came, next_signal
 from cairnfs.daemon.transport import Transport, descriptor
-from cairnfs.errors import CairnError, MountError
+from cairnfs.daemon.worker import NOT_NOW
+from cairnfs.errors import CairnError, MountError, ObjectError, StoreError
 from cairnfs.ext.arena import Arena
 from cairnfs.meta.stores.base import Hazard, LogTrimmed
 from cairnfs.types import Position
@@ -92,9 +93,11 @@ def work(request: MountRequest, inherited: Inherited) -> int:
         try:
             mount.run()
         except OSError as error:
-            log.error("%s: %s%s", request.mountpoint, "not everything could be stored: " if mount.answered else "", error)
+            is_early = mount.answered and not mount.serves and isinstance(error, StoreError | ObjectError)
+            what = "cannot go on yet: " if is_early else "not everything could be stored: " if mount.answered else ""
+            log.error("%s: %s%s", request.mountpoint, what, error)
             inherited.outcomes.say(failure=str(error))
-            return 1
+            return NOT_NOW if is_early else 1
         log.info("%s: everything is stored", request.mountpoint)
         return 0
 
@@ -182,6 +185,11 @@ class MountProcess:
         self._front: Front | None = None
         self._serve_metrics: Callable[[], None] = lambda: None
         self.answered = inherited is not None and inherited.carried.answered
+
+    @property
+    def serves(self) -> bool:
+        """Whether it has begun to."""
+        return self._front is not None
 
     def run(self) -> None:
         """Everything, from opening the volume to closing it. Raises what prevented the mount or was not stored."""

@@ -42,7 +42,7 @@ from cairnfs.daemon.scout import Scout
 from cairnfs.daemon.session import STOP_SIGNALS, Ready, held_signals, work
 from cairnfs.daemon.signals import next_signal
 from cairnfs.daemon.takeover import take_over
-from cairnfs.daemon.worker import INTERRUPTED, Worker
+from cairnfs.daemon.worker import INTERRUPTED, NOT_NOW, Worker
 from cairnfs.errors import CairnError, MountError
 from cairnfs.version import VERSION
 
@@ -52,6 +52,7 @@ POLL_S = 0.1
 FIRST_POLL_S = 0.005  # until the mount answers: somebody waits for that
 MAX_FAILURES = 10  # processes in a row that were to serve and die before they answer anything: then the mount is given up
 STOPPED_S = 1.0  # a worker may be, while somebody waits for it
+AGAIN_S = 2.0  # from one process that the stores do not let serve to the next, as long as it takes; requests wait meanwhile
 
 
 def supervise(request: MountRequest, on_ready: Ready) -> int:
@@ -164,9 +165,11 @@ class _Supervisor:
                     self._look_after_fetching()
                 continue
             if status >= 0 and not self._has_crashed(status):
-                return self._end(status)
+                return self._give_up(self._failure or "") if status == NOT_NOW else self._end(status)
+            if status == NOT_NOW and self._ready and time.monotonic() - self._serving.started_s < AGAIN_S:
+                continue
             if not self._replace_serving():
-                return self._give_up()
+                return self._give_up("the process that served the mount was killed too often")
 
     def _working(self) -> list[int]:
         return [worker.pid for worker in self._workers if worker.pid and worker.status() is None]
@@ -181,9 +184,11 @@ class _Supervisor:
 
     def _replace_serving(self) -> bool:
         """False when too many processes have died before they answered anything."""
-        if not self._serving.answers and self._serving.n_failures + 1 == MAX_FAILURES:
+        is_held_up = self._ready and self._serving.status() == NOT_NOW
+        if not self._serving.answers and not is_held_up and self._serving.n_failures + 1 == MAX_FAILURES:
             return False
-        log.warning("%s: the process that served was killed: another one takes over", self._request.mountpoint)
+        if not is_held_up:
+            log.warning("%s: the process that served was killed: another one takes over", self._request.mountpoint)
         self._inherited.carried.generation += 1
         self._serving.start()
         if self._stopping:
@@ -237,6 +242,8 @@ class _Supervisor:
                 self._failure = str(said["failure"])
             if "ready" in said:
                 self._workers[said.get("worker", 0)].answers = True
+                if not said.get("worker", 0):
+                    self._failure = None  # of one before it
                 self._remarks = said.get("remarks", self._remarks)
             if self._serving.answers and not self._ready:
                 self._ready = True
@@ -253,8 +260,7 @@ class _Supervisor:
             raise MountError(self._failure or "the process that was to serve the mount has ended; its log says why")
         return exit_code
 
-    def _give_up(self) -> int:
-        message = "the process that served the mount was killed too often"
+    def _give_up(self, message: str) -> int:
         log.critical("%s: %s: giving up", self._request.mountpoint, message)
         if is_mounted(self._request.mountpoint):
             try:

@@ -22,6 +22,7 @@ PR_SET_PDEATHSIG = 1
 STATE, STATUS = 0, 49  # of a process, in what its /proc/PID/stat says after its name
 GONE = ["X"] + STATUS * ["0"]
 INTERRUPTED = 130  # exit code
+NOT_NOW = 75  # likewise: the stores do not let it begin; a successor may be let (EX_TEMPFAIL)
 
 
 class Worker:
@@ -44,7 +45,7 @@ class Worker:
     def start(self) -> None:
         """Fork its process, the first one or a successor."""
         if self.pid:
-            self.n_failures = 0 if self.answers else self.n_failures + 1
+            self.n_failures = 0 if self.answers else self.n_failures + (self._status != NOT_NOW)
             self._carried.restarts += 1
         self.answers, self._status, self._stopped_s, self._silent_s = False, None, 0.0, 0.0
         self.started_s = time.monotonic()

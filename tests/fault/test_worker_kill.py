@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,9 @@ import pytest
 from support.busy import Machine
 from support.invariants import check_invariants
 from support.mounts import Mount, MountFactory, alive, cairnfs_mounts
+from support.redis_server import RedisServer
 from support.stepping import traced
+from support.storing import wait
 from support.takeovers import take_over
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -334,6 +337,43 @@ def test_each_death_is_followed_by_a_new_worker_at_once(mounts: MountFactory) ->
         for name in ('operation_seconds_count{op="create"}', 'fuse_requests_total{opcode="CREATE"}', "uploads_total"):
             assert now[f"cairnfs_{name}"] == before[f"cairnfs_{name}"] == 1, "counts do not go on"
     mount.stop()
+
+
+@pytest.fixture
+def server(tmp_path: Path, shared_redis: RedisServer) -> Iterator[RedisServer]:
+    """One that ends after the mounts."""
+    server = RedisServer(tmp_path / "redis")
+    yield server
+    server.kill()
+
+
+def test_a_worker_that_dies_while_the_store_refuses_is_followed_when_it_does_not(
+    server: RedisServer, mounts: MountFactory
+) -> None:
+    """Not given up, with what was written, as one that crashes again and again."""
+    mount = mounts.new(mounts.volume(url=server.url), "--workers", "1")
+    mount.expected_log += [KILLED, "refuses the login", "change log", "no heartbeat"]
+
+    def refuse_and_kill(n: int) -> None:
+        client.config_set("requirepass", "another")
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+        os.kill(worker(mount), signal.SIGKILL)
+        wait(lambda: mount.log.read_text().count(KILLED) == n, "nobody is to follow")
+        n_tries = mount.log.read_text().count("cannot go on yet")
+        wait(lambda: mount.log.read_text().count("cannot go on yet") > n_tries, "nobody has tried to follow")
+
+    with server.client() as client:
+        with (mount.path / "file").open("wb", buffering=0) as file:
+            file.write(b"written")
+            refuse_and_kill(1)
+            client.config_set("requirepass", "")
+            os.fsync(file.fileno())
+        assert (mount.path / "file").read_bytes() == b"written"
+        refuse_and_kill(2)
+        os.kill(supervisor(mount), signal.SIGTERM)
+        wait(lambda: str(mount.path) not in cairnfs_mounts(), "it stays mounted, and nobody serves it")
+        mount.mounted = False
+        client.config_set("requirepass", "")
 
 
 def test_workers_that_fetch_come_and_go_unnoticed(mounts: MountFactory) -> None:

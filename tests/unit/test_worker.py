@@ -11,7 +11,7 @@ import pytest
 
 from cairnfs.const import MIB
 from cairnfs.daemon.supervisor import MAX_FAILURES, _Supervisor
-from cairnfs.daemon.worker import HALF_DEAD_S, LONGEST_LOOK_S, LONGEST_RESTART_S, RESTART_S, Worker
+from cairnfs.daemon.worker import HALF_DEAD_S, LONGEST_LOOK_S, LONGEST_RESTART_S, NOT_NOW, RESTART_S, Worker
 from cairnfs.ext.arena import Arena
 from cairnfs.vfs.carried import Carried
 
@@ -35,6 +35,20 @@ def test_a_process_whose_threads_take_their_time_is_followed_only_if_it_did_not_
     assert status == seen
     if status < 0:
         os.waitpid(worker.pid, 0)
+
+
+def test_what_the_stores_did_not_let_begin_is_no_failure() -> None:
+    code = 0
+    worker = Worker(0, Carried(Arena(MIB), MIB), lambda number: code)
+    seen = []
+    for code in (1, NOT_NOW, 1, NOT_NOW, 0):
+        worker.start()
+        deadline = time.monotonic() + 30
+        while (status := worker.status()) is None:
+            assert time.monotonic() < deadline
+        assert status == code
+        seen.append(worker.n_failures)  # before this one
+    assert seen == [0, 1, 1, 2, 2]
 
 
 def test_silence_counts_only_while_somebody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
