@@ -14,7 +14,7 @@ from typing import Protocol
 from cairnfs.clock import SystemClock
 from cairnfs.errors import ObjectError, UsageError, VolumeError
 from cairnfs.metrics import Metrics
-from cairnfs.objects.base import MARKER, Bucket, Delete, ObjectInfo, ObjectStore, Outcome
+from cairnfs.objects.base import MARKER, Bucket, Delete, ObjectInfo, ObjectStore, Outcome, checked_name
 from cairnfs.objects.counting import CountingObjects
 from cairnfs.objects.limits import LimitedObjects, Limits, Turns
 from cairnfs.objects.retry import Retrying
@@ -171,7 +171,7 @@ def _destroy(bucket: Bucket, uuid: str, deleted: Callable[[], None] | None) -> i
         raise VolumeError(f"{bucket.where} holds the objects of another volume (uuid {found}): nothing was deleted there")
     n_deleted = 0
     steady = Retrying(bucket, EngineOptions.io_timeout_s, SystemClock(), random.Random())
-    names = (info.name for info in steady.list() if info.name != MARKER)
+    names = (_deletable(info.name, bucket) for info in steady.list() if info.name != MARKER)
     while batch := list(islice(names, DELETED_AT_ONCE)):
         for outcome in _delete(steady, batch):
             if isinstance(outcome, ObjectError):
@@ -182,6 +182,14 @@ def _destroy(bucket: Bucket, uuid: str, deleted: Callable[[], None] | None) -> i
     bucket.delete(MARKER)
     bucket.tidy()
     return n_deleted
+
+
+def _deletable(name: str, bucket: Bucket) -> str:
+    try:
+        return checked_name(name)
+    except ObjectError as e:
+        hint = f"another program has stored {name!r}, which can be no object of a volume: delete it"
+        raise ObjectError(f"not everything in {bucket.where} can be deleted: {hint}", e.errno) from e
 
 
 def _delete(store: ObjectStore, names: list[str]) -> Iterator[Outcome]:

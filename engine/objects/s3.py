@@ -381,7 +381,7 @@ def _reason(text: str, status: str, code: str) -> str:
     """One line of what a server or connection has said."""
     if status:
         message = found[1] if (found := _MESSAGE.search(text)) else ""
-        return ": ".join(filter(None, (f"{status} {code}".strip(), message)))
+        return " ".join(": ".join(filter(None, (f"{status} {code}".strip(), message))).split())
     causes = [first or second for first, second in _CAUSE.findall(text)]
     first = text.partition("\n")[0].rpartition(" - ")[2]
     return f"{first}: {causes[-1]}" if causes else first

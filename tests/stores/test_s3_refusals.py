@@ -1,5 +1,6 @@
 """What operators get wrong about S3, said in one line at the command line: endpoints, regions, keys, certificates."""
 
+import json
 import socket
 import ssl
 import threading
@@ -135,7 +136,14 @@ def test_a_key_that_can_be_no_object_is_named(gateway: Gateway, meta: str) -> No
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and "'odd/packs//x', which can be no object of a volume: delete it" in done.stderr
     client.delete_object(Bucket=bucket, Key="odd/packs//x")
+    client.put_object(Bucket=bucket, Key="odd/README.txt", Body=b"x")
     cairnfs("fsck", meta)
+    uuid = json.loads(cairnfs("status", meta, "--json").stdout)["format"]["uuid"]
+    done = cairnfs("destroy", meta, uuid, "--yes", check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "'README.txt', which can be no object of a volume: delete it" in done.stderr
+    client.delete_object(Bucket=bucket, Key="odd/README.txt")
+    cairnfs("destroy", meta, uuid, "--yes")
 
 
 def test_nothing_is_destroyed_for_a_place_without_use(gateway: Gateway, meta: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,7 +145,7 @@ class S3Proxy(Relay):
 
 def answered(status: str, code: str = "", body: bytes = b"") -> bytes:
     """An answer: with an error of S3's, or with `body`."""
-    body = body or f"<?xml version='1.0'?>\n<Error><Code>{code}</Code><Message>So it is.</Message></Error>".encode()
+    body = body or f"<?xml version='1.0'?>\n<Error><Code>{code}</Code><Message>So\nit is.</Message></Error>".encode()
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
