@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 FIRST_DELAY_S = 0.05
 LONGEST_DELAY_S = 5.0
+NOTED_AGAIN_S = 1.0  # how often the log tells of what is tried again: a server may say to slow down a hundred times a second
 TOLD_AGAIN_S = 60.0  # how often the log tells of a store that refuses everything
 FULL_STORE_S = 1.0  # how long ENOSPC and EDQUOT are tried again
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -64,6 +65,8 @@ class Retrying:
         self._clock = clock
         self._rng = rng
         self._waited_s = waited_s
+        self._noted_from_s = 0.0
+        self._n_unnoted = 0
         self._tells_from_s = 0.0 if tells else math.inf
         self._retries = (metrics or Metrics()).object_retries
         self._closing = threading.Event()
@@ -232,8 +235,16 @@ class Retrying:
         return self._clock.monotonic_s() - self._waited_s()
 
     def _note(self, e: ObjectError, delay_s: float, doing: str, name: str) -> None:
-        if delay_s == FIRST_DELAY_S and e.errno not in _FULL:
-            log.warning("cannot %s object %s yet, trying again: %s", doing, name, e)
+        """Tell of a first failure; of those that come soon after it, only how many they are."""
+        if delay_s != FIRST_DELAY_S or e.errno in _FULL:
+            return
+        now_s = self._clock.monotonic_s()
+        if now_s < self._noted_from_s:
+            self._n_unnoted += 1
+            return
+        more = f" ({self._n_unnoted} more before this)" if self._n_unnoted else ""
+        self._noted_from_s, self._n_unnoted = now_s + NOTED_AGAIN_S, 0
+        log.warning("cannot %s object %s yet, trying again: %s%s", doing, name, e, more)
 
     def _pause(self, delay_s: float, left_s: float) -> float:
         """Wait before another attempt; returns how long to wait before the one after."""

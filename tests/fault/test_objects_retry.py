@@ -2,6 +2,7 @@
 
 import errno
 import random
+import re
 from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
@@ -14,7 +15,7 @@ from cairnfs.meta.volume import VolumeFormat
 from cairnfs.objects import MARKER, create_bucket, destroy_bucket, open_objects
 from cairnfs.objects.base import Delete, Get, ObjectInfo, Outcome, Put, Request, outcome_of
 from cairnfs.objects.file import FileStore
-from cairnfs.objects.retry import FULL_STORE_S, TOLD_AGAIN_S, Retrying
+from cairnfs.objects.retry import FULL_STORE_S, NOTED_AGAIN_S, TOLD_AGAIN_S, Retrying
 from support.faulty import FaultyObjects
 
 
@@ -166,6 +167,18 @@ def test_a_listing_on_which_every_third_answer_fails_goes_on(setup: Setup, expec
     assert [info.name for info in setup.store.list("packs/")] == names
     assert next(n_asked) <= len(names) * 3 // 2 + 1
     assert setup.waited_s() < 1
+
+
+def test_a_server_that_says_to_slow_down_does_not_fill_the_log(setup: Setup, caplog: Any, expected_logs: Any) -> None:
+    expected_logs.add("trying again")
+    setup.store.put("x", [b"data"])
+    for _ in range(40):
+        setup.faulty.fail_once("get")
+        assert setup.store.get("x") == b"data"
+    first, *others = caplog.messages
+    assert first == "cannot read object x yet, trying again: injected failure"
+    assert 1 <= len(others) <= setup.waited_s() / NOTED_AGAIN_S
+    assert all(re.fullmatch(re.escape(first) + r" \(\d+ more before this\)", line) for line in others)
 
 
 def test_what_is_refused_is_told_once_in_a_while(setup: Setup, caplog: Any, expected_logs: Any) -> None:
