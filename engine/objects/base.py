@@ -28,6 +28,10 @@ class Untrusted(ObjectError):
     """Who answers does not prove to be the server that was meant. While a volume is open that may pass: by a new certificate."""
 
 
+class TimedOut(ObjectError):
+    """An attempt was given up for want of time: the store is away, or the link to it slow."""
+
+
 class ObjectInfo(NamedTuple):
     name: str
     size: int

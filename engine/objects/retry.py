@@ -17,6 +17,7 @@ from cairnfs.clock import Clock
 from cairnfs.errors import ObjectError, ObjectMissing
 from cairnfs.metrics import Metrics
 from cairnfs.objects.base import NotOurs, ObjectInfo, ObjectStore, Outcome, Put, Request, Untrusted, outcome_of
+from cairnfs.objects.pace import Pace
 from cairnfs.types import Buffer
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class Retrying:
         self._tells_from_s = 0.0 if tells else math.inf
         self._retries = (metrics or Metrics()).object_retries
         self._closing = threading.Event()
+        self._pace = Pace(clock, io_timeout_s, self._closing.is_set)
 
     def put(self, name: str, parts: Sequence[Buffer]) -> None:
         attempts = 0
@@ -78,7 +80,7 @@ class Retrying:
             nonlocal attempts
             attempts += 1
             try:
-                self._store.put(name, parts)
+                self._pace.run(lambda: self._store.put(name, parts))
             except ObjectError as e:
                 if not self._was_stored(e, attempts, name, parts):
                     raise
@@ -232,7 +234,7 @@ class Retrying:
 
     def _now_s(self) -> float:
         """A clock that stands still while the calling thread waits for what is no failure."""
-        return self._clock.monotonic_s() - self._waited_s()
+        return self._clock.monotonic_s() - self._waited_s() - self._pace.waited_s()
 
     def _note(self, e: ObjectError, delay_s: float, doing: str, name: str) -> None:
         """Tell of a first failure; of those that come soon after it, only how many they are."""

@@ -18,7 +18,7 @@ from itertools import chain
 from typing import Any, Literal, TypeVar
 
 from cairnfs.errors import ObjectError, ObjectMissing, VolumeError
-from cairnfs.objects.base import MARKER, NotOurs, ObjectInfo, OneByOne, SyncedAtPut, Untrusted, checked_name
+from cairnfs.objects.base import MARKER, NotOurs, ObjectInfo, OneByOne, SyncedAtPut, TimedOut, Untrusted, checked_name
 from cairnfs.objects.s3_keys import MISSING, Keys
 from cairnfs.objects.s3_url import checked_endpoint, parse_s3_url
 from cairnfs.types import Buffer
@@ -280,7 +280,8 @@ class S3Objects(OneByOne, SyncedAtPut):
                 return told  # the answer to a HEAD does not say why
             hint = "check the keys, and what they may do with this bucket"
             return ObjectError(f"not permitted to {doing} {where} ({reason}): {hint}", errno.EACCES)
-        return ObjectError(f"cannot {doing} {where}: {reason}")
+        kind = TimedOut if not status and "TimedOut" in text else ObjectError
+        return kind(f"cannot {doing} {where}: {reason}")
 
     def _missing(self, error: Exception, doing: str, path: str) -> ObjectError:
         """An object or its bucket is not there; the answer to a HEAD does not say which."""
