@@ -31,7 +31,7 @@ except ImportError as error:
 
 T = TypeVar("T")
 
-LIST_PAGE = 1000  # most that S3 tells at once
+LISTED_TOGETHER = 100  # a part of the thousand that S3 tells at once: when an answer fails, the client drops what is not together
 CONNECT_S = 5.0
 IDLE_S = 20.0  # servers close idle connections after a minute or so; one that is just being closed would cost a retry
 
@@ -221,7 +221,7 @@ class S3Objects(OneByOne, SyncedAtPut):
     def _list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
         """In the server's order, which is that of names; obstore wants whole folders."""
         folder = prefix.rpartition("/")[0]
-        pages = iter(self._client.list(folder or None, offset=after or None, chunk_size=LIST_PAGE))
+        pages = iter(self._client.list(folder or None, offset=after or None, chunk_size=LISTED_TOGETHER))
         for found in chain.from_iterable(iter(lambda: self._call("list", prefix, lambda: next(pages, [])), [])):
             if found["path"].startswith(prefix):
                 yield _info(found)

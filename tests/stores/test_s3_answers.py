@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import pytest
@@ -111,3 +112,16 @@ def test_a_clock_that_stays_wrong_is_named_when_a_volume_is_opened(proxy: S3Prox
     with pytest.raises(VolumeError, match="correct the clock of this machine"):
         open_objects(fmt, 60.0)
     assert proxy.counts["GET"] < 5  # it does not pass by waiting
+
+
+def test_a_listing_whose_every_second_page_fails_goes_on(proxy: S3Proxy, store: Retrying, gateway: Gateway) -> None:
+    """Also where a page is not whole, because of keys of others."""
+    assert isinstance(store._store, S3Objects)
+    direct = S3Objects(f"{gateway.url}/{store._store._bucket}", "volume", None, 20.0)
+    names = [f"packs/{n % 256:02x}/{n:016x}" for n in range(2300)] + ["packs/Foo Bar", "packs/README.txt"]
+    with ThreadPoolExecutor(16) as pool:
+        for _ in pool.map(lambda name: direct._client.put(name, b"x"), names):
+            pass
+    direct.close()
+    proxy.instead(answered("503 Slow Down", "SlowDown"), "GET", part="continuation-token")
+    assert [info.name for info in store.list("packs/")] == sorted(names)
