@@ -36,8 +36,8 @@ SHORTEST_POLL_S = 0.01  # while others commit
 LONGEST_POLL_S = 0.1  # while they do not; ten empty reads of a store per second cost nothing
 LOG_BATCH = 1000
 SHOWN_WITHIN_S = 5.0  # dropping pages waits for those who read them; a lock is not withheld for ever,
-OPENED_WITHIN_S = 1.0  # nor is an open,
-DROPPED_WITHIN_S = 0.005  # and a write may have one of the pages locked until it is answered
+OPENED_WITHIN_S = 1.0  # nor is an open, or a direct write,
+DROPPED_WITHIN_S = 0.005  # and any other write may have one of the pages locked until it is answered
 INO8 = 8
 NEWEST = Position(0)
 
@@ -186,14 +186,14 @@ class Follower(threading.Thread):
         if self._everything or self._leaves_nothing or any(inos and ino in inos for inos in leaving):
             self._wait_for_round(ino, OPENED_WITHIN_S)
 
-    def drop(self, ino: Inode) -> None:
-        """Have the kernel drop pages of a file that show what a write has put elsewhere. When this returns it has, or is just
+    def drop(self, ino: Inode, holds_page: bool) -> None:
+        """Have the kernel drop pages of a file that do not show what a write has put there. When this returns it has, or is just
         about to. For the request that has written: the kernel may hold the lock of one of them until that is answered.
         """
         with self._reading:
             self._front.leaving(True)
             self._inos.add(ino)
-        self._wait_for_round(ino, DROPPED_WITHIN_S)
+        self._wait_for_round(ino, DROPPED_WITHIN_S if holds_page else OPENED_WITHIN_S)
 
     def _wait_for_round(self, ino: Inode, seconds: float) -> bool:
         """Wait until what is known to be outdated of an inode is dropped. False: it takes longer."""

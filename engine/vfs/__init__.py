@@ -281,7 +281,7 @@ class Vfs:
         catch_up: Callable[[], None] | None = None,
         hold: Callable[[], None] | None = None,
         dropped: Callable[[Inode, Position], None] | None = None,
-        drop: Callable[[Inode], None] | None = None,
+        drop: Callable[[Inode, bool], None] | None = None,
     ) -> None:
         """`fence` returns when everything that others committed before the call was passed to `invalidate`, or with a position
         everything up to there; opens call it. `forget` makes the kernel ask for attributes again, where they changed without a
@@ -292,7 +292,7 @@ class Vfs:
         that does not ask and the kernel may keep that names are absent. `hold` returns when nothing is known here that is older
         than whoever follows the log allows; what is answered without asking the store calls it. `dropped` returns when the kernel
         has dropped what is outdated of a file, up to a position or (0) as far as is known; opens call it after `fence`,
-        and getattr of what others change. `drop` has it drop the pages of a file, soon.
+        and getattr of what others change. `drop` has it drop the pages of a file, or soon, if it may hold one (True).
         """
         self._state.fence = fence
         self._state.hold = hold or self._state.hold

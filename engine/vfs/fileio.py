@@ -95,6 +95,7 @@ class FileIo:
 
     def _handed_out(self, handle: Handle, keep_cache: bool) -> Opened:
         fh = self._state.handles.add(handle)
+        self._state.files.count_direct(handle, 1)
         if handle.can_write and not handle.append and handle.drops is None:
             handle.file.grant(fh)
         return Opened(fh, keep_cache)
@@ -217,6 +218,7 @@ class FileIo:
         if kill_suidgid:
             self.drop_privileges(c, file)
         believed = offset
+        is_direct = handle.is_direct and not mapped
         with file.changing():
             request = 0
             if append:
@@ -228,12 +230,15 @@ class FileIo:
                 raise FsError(errno.EINVAL)
             if offset + n_bytes > MAX_FILE_BYTES:
                 raise FsError(errno.EFBIG)
+            was_clean = is_direct and not file.dirty
             if n_bytes:
                 file.write(offset, data, request)
             if not append and not mapped:
                 file.grant(fh, n_bytes)
-        if offset != believed and self._state.drop is not None:
-            self._state.drop(file.ino)
+        # The kernel drops pages before a direct write, and not again after an asynchronous one: reads in between bring them back.
+        is_passed_by = is_direct and (was_clean or self._state.files.is_cached(file))
+        if self._state.drop is not None and (offset != believed or is_passed_by):
+            self._state.drop(file.ino, not is_direct)
         return n_bytes
 
     def drop_privileges(self, c: Caller, file: OpenFile) -> None:
@@ -310,6 +315,7 @@ class FileIo:
                 if handle.file.lock_owners.get(owner) is handle:
                     self._locking.release_owner(handle.file, owner)
         finally:
+            self._state.files.count_direct(handle, -1)
             self._state.files.release(handle.file)
 
     def syncfs(self) -> None:

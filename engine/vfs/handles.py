@@ -22,7 +22,17 @@ class Handle:
     """One open of a file. `lock_owners` took fcntl locks through this handle, `flock_owner` a flock (0: nobody has)."""
 
     __slots__ = (
-        *("append", "can_read", "can_write", "cursor", "drops", "file", "flags", "flock_owner", "lock_owners", "n_lost"),
+        "append",
+        "can_read",
+        "can_write",
+        "cursor",
+        "drops",
+        "file",
+        "flags",
+        "flock_owner",
+        "is_direct",
+        "lock_owners",
+        "n_lost",
         "n_sync_failures",
     )
 
@@ -34,6 +44,7 @@ class Handle:
         self.can_read = mode != os.O_WRONLY
         self.can_write = mode != os.O_RDONLY
         self.append = bool(flags & os.O_APPEND)
+        self.is_direct = bool(flags & os.O_DIRECT)
         self.drops: int | None = None  # the version for which the kernel was told to drop pages, until it uses the handle
         self.lock_owners: set[int] = set()
         self.flock_owner = 0

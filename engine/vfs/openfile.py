@@ -69,6 +69,8 @@ class OpenFile:
         self.lock_owners: dict[int, object] = {}  # who may hold fcntl locks taken here -> the handle of the latest
         self.unprivileged = False  # known to have neither set-user-id nor capabilities, until that may have changed
         self.n_refs = 0  # guarded by the table's lock
+        self.n_direct = 0  # handles with O_DIRECT among them
+        self.was_cached = False  # opened without O_DIRECT since the kernel dropped its pages
         self.n_lost = 0  # how often something dirty was dropped that nothing would take, and why, the last time:
         self.lost: CairnError | None = None  # each handle is told once (`FileIo`)
         self.syncing = data.syncing

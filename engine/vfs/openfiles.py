@@ -22,6 +22,7 @@ from cairnfs.meta.links import Unlinked
 from cairnfs.types import Buffer, Inode
 from cairnfs.vfs.capacity import Capacity
 from cairnfs.vfs.granted import Grants
+from cairnfs.vfs.handles import Handle
 from cairnfs.vfs.openfile import OpenFile
 from cairnfs.vfs.pages import PageVersions
 
@@ -125,6 +126,24 @@ class OpenFiles:
             file = self._files[ino] = OpenFile(ino, self._meta, self._data, self._pages, self._capacity, self)
         file.n_refs += 1
         return file
+
+    def count_direct(self, handle: Handle, n: int) -> None:
+        """A handle was opened (1) or is closed (-1)."""
+        if not handle.is_direct:
+            handle.file.was_cached = True
+            return
+        with self._lock:
+            handle.file.n_direct += n
+
+    def is_cached(self, file: OpenFile) -> bool:
+        """Whether anybody had a file open without O_DIRECT since this was asked last, and so may have read it into the kernel's
+        pages, which are dropped now. Compiled code opens no dirty file; what it has opened and closed before is not seen.
+        """
+        with self._lock:
+            n_compiled = self.arena.mark(file.ino, 0)
+            self.arena.unmark(file.ino, 0)
+            was_cached, file.was_cached = file.was_cached, file.n_refs > file.n_direct or n_compiled > 0
+            return was_cached or file.was_cached
 
     # Handles that compiled code gives out: it counts them in the arena, per inode
 

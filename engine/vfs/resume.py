@@ -58,6 +58,7 @@ def _restore(state: VfsState, held: HeldHandle, meta: Meta) -> None:
                 file.locks.lose_of(owner, flock=flock)
     elif held.lock_owner or held.flock_owner:
         file.locks.note_all(meta.locks.held(held.ino))
+    state.files.count_direct(handle, 1)
     state.handles.restore(held.fh, handle)
 
 

@@ -66,7 +66,7 @@ class VfsState:
         self.fence: Callable[[Position], None] = _alone
         self.forget: Callable[[Iterable[Inode]], None] = _nobody
         self.dropped: Callable[[Inode, Position], None] | None = None
-        self.drop: Callable[[Inode], None] | None = None
+        self.drop: Callable[[Inode, bool], None] | None = None
         self.way: Callable[[], Position | None] = _nowhere
         self.catch_up: Callable[[], None] | None = None
         self.hold: Callable[[], None] = _nowhere

@@ -236,7 +236,7 @@ def test_whoever_opens_a_file_waits_until_the_kernel_has_dropped_it(node: Node) 
 
 
 def test_pages_that_show_what_a_write_has_put_elsewhere_are_dropped_soon(following: Node) -> None:
-    following.follower.drop(Inode(5))  # whether it has waited for the kernel or not
+    following.follower.drop(Inode(5), True)  # whether it has waited for the kernel or not
     assert following.kernel.told.wait(20)
     assert following.kernel.inos == {5}
     following.follower.dropped(Inode(5))
@@ -244,7 +244,7 @@ def test_pages_that_show_what_a_write_has_put_elsewhere_are_dropped_soon(followi
 
 
 def test_a_write_does_not_wait_for_the_page_that_it_has_locked(node: Node) -> None:
-    node.follower.drop(Inode(5))  # nobody tells the kernel
+    node.follower.drop(Inode(5), True)  # nobody tells the kernel
     assert node.kernel.leaves, "whoever opens the file waits until somebody has"
 
 
