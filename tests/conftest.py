@@ -18,6 +18,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from cairnfs.meta.stores import memory
 from support import hosts
 from support.alone import alone
 from support.ceph_server import CEPH, RADOSGW, CephCluster
@@ -196,6 +197,15 @@ def no_leaked_descriptors() -> Iterator[None]:
     ) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not leaked, f"descriptors left open: {leaked}"
+
+
+@pytest.fixture(autouse=True)
+def no_kept_volumes(no_leaked_descriptors: None) -> Iterator[None]:
+    """Volumes in memory end with their test: the collections around every later one would look at all their rows."""
+    before = set(memory._volumes)
+    yield
+    for url in memory._volumes.keys() - before:
+        del memory._volumes[url]
 
 
 def newer_than(before: dict[int, str]) -> dict[int, str]:
