@@ -56,7 +56,8 @@ class RedisServer:
         if self.config is not None:
             command = [self.program, str(self.config), "--sentinel", *common]
         else:
-            command = [self.program, *common, "--save", "", "--appendonly", "yes"]
+            # A replica's first copy begins at once: not after 5 s in which others may come that want one, too.
+            command = [self.program, *common, "--save", "", "--appendonly", "yes", "--repl-diskless-sync-delay", "0"]
             command += ["--requirepass", self.password] if self.password else []
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen([*command, *self.options], stdout=log, stderr=log)
