@@ -31,6 +31,7 @@ hypothesis.settings.register_profile("ci", max_examples=40, stateful_step_count=
 hypothesis.settings.register_profile("expensive", max_examples=1000, stateful_step_count=80, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("CAIRN_HYPOTHESIS", "ci"))
 
+YOUNG = 1  # what a collection looks at: not at what earlier tests have left, such as their reports, which is ever more
 lasting: set[int] = set()  # descriptors that a library keeps to the end of the process
 
 # Names that meet in a bucket of an arena do so in every run, or in none. Set and empty, arenas have secrets, as users' have.
@@ -185,12 +186,21 @@ def ceph_cluster(folder: Path, *, cephx: bool) -> Iterator[CephCluster]:
         yield cluster
 
 
-@pytest.fixture(autouse=True)
-def no_leaked_descriptors() -> Iterator[None]:
-    gc.collect()
-    before = open_descriptors()
+@pytest.fixture(scope="module", autouse=True)
+def nothing_forgotten() -> Iterator[None]:
+    """What the tests of a file have forgotten ends, and is complained about, with the file at the latest."""
     yield
     gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_descriptors() -> Iterator[None]:
+    gc.collect(YOUNG)
+    before, n_before = open_descriptors(), len(os.listdir("/proc/self/fd"))
+    yield
+    gc.collect(YOUNG)
+    if newer_than(before) or len(os.listdir("/proc/self/fd")) > n_before:  # or of memory
+        gc.collect()
     deadline = time.monotonic() + 2  # compiled clients close their connections on threads of their own
     while (
         leaked := {fd: to for fd, to in open_descriptors().items() if fd not in before and fd not in lasting}
