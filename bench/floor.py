@@ -31,7 +31,7 @@ from cairnfs.ext import file_io
 from cairnfs.meta.stores.redis_wire import Wire
 
 N_FOLDERS = 256  # of objects
-AGAIN = frozenset({b"GET", b"EVALSHA"})  # the rest is for connections and sessions, and brings scripts: EVAL
+AGAIN = frozenset({b"GET", b"GETEX", b"EVALSHA"})  # the rest is for connections and sessions, and brings scripts: EVAL
 POSITION = "{cairnfs:0}position"
 REMOVALS, END = b"removals", b"end"
 LIMIT_S = 30.0

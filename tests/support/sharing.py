@@ -4,7 +4,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 ONE_CEPH = (
     "test_ceph_faults test_ceph_model test_ceph_mount test_ceph_operators test_ceph_proxy test_erasure_coded test_objbench"
-    " test_objects test_rados test_rados_engine test_rados_many test_s3 test_s3_answers test_s3_keys test_s3_mount test_s3_refusals"
+    " test_objects test_rados test_rados_engine test_rados_many test_s3 test_s3_answers test_s3_keys test_s3_mount"
+    " test_s3_refusals"
 )
 ONE_KERNEL = (  # they would wait for each other, see the fixture `kernel_caches`
     "test_absent_names test_arena_answers test_arena_descriptors test_bench test_bench_scripts test_bench_sense"
