@@ -217,7 +217,8 @@ def test_a_failing_background_commit_is_left_alone_for_a_while(
 def test_a_flush_waits_for_what_has_failed_and_is_pushed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     volume = DataVolume(tmp_path)
     file = volume.file()
-    writer, settled = file.writer, file.writer._settled
+    writer = file.writer
+    writer._settled = settled = threading.Condition(writer._lock)  # as if somebody had waited before
     notify_all = settled.notify_all
 
     claim = writer._claim
