@@ -210,6 +210,33 @@ def test_log_begins_again_and_again_under_constant_writing(path: Path, monkeypat
     store.close()
 
 
+def test_checkpoints_begin_one_at_a_time_and_only_while_something_is_left_to_move(path: Path) -> None:
+    store = SqliteStore(path, str(path), create=True)
+    checkpointer, index = store._checkpointer, store._index
+    assert index is not None
+    store.commit([], [Add(COUNT_ALL, 0, 1)])
+    assert not index.is_moved()
+    with checkpointer._turn() as is_ours:
+        assert is_ours
+        with checkpointer._turn() as is_another:  # of another thread
+            assert not is_another
+        other = SqliteStore(path, str(path), create=False)
+        with other._checkpointer._turn() as is_another:  # of another process
+            assert not is_another
+    with other._checkpointer._turn() as is_ours:
+        assert is_ours
+        assert other._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[0] == 0
+    other.close()
+    assert index.is_moved()
+    with checkpointer._turn() as is_ours:
+        assert not is_ours
+    store.commit([], [Add(COUNT_ALL, 0, 1)])  # which begins the log anew
+    assert not index.is_moved()
+    with checkpointer._turn() as is_ours:
+        assert is_ours
+    store.close()
+
+
 def log_beginning(path: Path) -> bytes:
     """The checkpoint sequence number in the header of SQLite's log: another one after every restart."""
     with open(f"{path}-wal", "rb") as log:

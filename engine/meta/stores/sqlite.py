@@ -111,7 +111,7 @@ class SqliteStore:
         self._ahead = LogAhead(self._wal_fd)
         self._index = _map_index(path)
         connect = partial(sqlite_file.connect, path, 0.1, cache_kib=READER_CACHE_KIB)
-        self._checkpointer = Checkpointer(connect)
+        self._checkpointer = Checkpointer(connect, self._wal_fd, self._index)
 
     # --- reading ---
 
