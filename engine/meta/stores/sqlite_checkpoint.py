@@ -69,6 +69,7 @@ class Checkpointer:
         self._due.set()
         if self._thread is not None:
             self._thread.join()
+        self._index = None  # its mapping keeps the file system in use
 
     @contextmanager
     def _turn(self) -> Iterator[bool]:
