@@ -23,7 +23,7 @@ demo: setup
 # Mounts have four workers; in the second run they are single processes. Tests that say themselves how many there are, or for which it is
 # all the same (those of the channel serve mounts of their own), run once, and those of Ceph and S3 would wait for another cluster.
 SAID = ceph_model ceph_mount s3_mount deployment takeover uring redis_mount two_mounts two_paths watch_command bandwidth mount_command ordinary_user bench
-SAID += absent_names bench_scripts compiled_listings channel_front channel_mount channel_mountpoint erasure_coded left_out_attributes locks_two_mounts redis_round_trips redis_urls second_try security trimmed_log
+SAID += absent_names bench_scripts compiled_listings destroyed channel_front channel_mount channel_mountpoint erasure_coded left_out_attributes locks_two_mounts redis_round_trips redis_urls second_try security trimmed_log
 # Much of what tests do is waiting, so three processes keep two cores busy. Some have time limits: nothing runs beside those.
 PROCESSES = -n 3
 PATIENT = dead_nodes
