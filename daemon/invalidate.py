@@ -274,8 +274,8 @@ class Follower(threading.Thread):
         try:
             if everything:
                 self._front.invalidate_all()
-            if inos or dentries:
-                self._again = self._front.invalidate(inos, dentries)
+            if inos:
+                self._again = self._front.invalidate(inos, ())
         finally:
             with self._ended_rounds:
                 self._leaving, self._leaves_nothing = None, False
@@ -283,6 +283,8 @@ class Follower(threading.Thread):
                     self._front.leaving(False)
                 self._n_rounds += 1
                 self._ended_rounds.notify_all()
+        if dentries:  # apart: these wait for requests in the same directories, for which no open of another file is to wait
+            self._front.invalidate((), dentries)
         if again:
             self._front.invalidate_attributes(again)
         if self._moved is not None:

@@ -31,6 +31,7 @@ cdef int created(Request r) except -1:
     cdef const fw.fw_create_in *in_ = <const fw.fw_create_in *>r.take(sizeof(fw.fw_create_in))
     cdef fw.fw_entry_out *out
     attr = r.h.lookup(r.caller, r.header.nodeid, r.name())
+    r.caller.fenced = True  # what the kernel is to forget waits for the lock of the directory, which it holds for this request
     opened = r.h.open(r.caller, attr.ino, in_.flags & ~<unsigned int>O_CREATION)
     out = <fw.fw_entry_out *>r.answer(sizeof(fw.fw_entry_out) + sizeof(fw.fw_open_out))
     r.lay_entry(attr, out, False)

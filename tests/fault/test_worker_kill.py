@@ -50,6 +50,20 @@ def hang_once(*a, **k):
     return symlink(*a, **k)
 Vfs.symlink = hang_once
 """  # a program that has a bug
+DIES_ONCE = """
+import os, signal
+import cairnfs.daemon.invalidate as invalidate
+from cairnfs.vfs import Vfs
+invalidate.OPENED_WITHIN_S = {limit_s}
+create = Vfs.create
+def die_once(*a, **k):
+    made = create(*a, **k)
+    if not os.path.exists({died!r}):
+        open({died!r}, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return made
+Vfs.create = die_once
+"""  # the file is made, and whoever asked for it is not told
 KILLED = r"the process that served was killed: another one takes over"
 
 
@@ -244,6 +258,22 @@ def test_a_worker_that_hangs_with_the_interpreter_says_where_and_is_replaced(mou
     assert re.search(r"File .* in hold_the_interpreter\n.* in hang_once\n", dumped), "the request that hangs"
     assert re.search(r"File .*inherited\.py\", line \d+ in run\n", dumped), "another thread"
     assert len(re.findall(r"^(Current thread|Thread) 0x", dumped, re.MULTILINE)) > 2
+    mount.stop()
+
+
+def test_a_successor_says_at_once_that_a_file_is_made(mounts: MountFactory, tmp_path: Path) -> None:
+    """The kernel is told to forget the file's name, which waits for the lock of the directory, and that is held until the call is
+    answered: the answer must not wait for the kernel to forget."""
+    limit_s = 40.0
+    mount = mounts.new(None, "--workers", "1")
+    mount.expected_log.append(KILLED)
+    take_over(mount, change=DIES_ONCE.format(died=str(tmp_path / "died"), limit_s=limit_s))
+    began_s = time.monotonic()
+    with (mount.path / "file").open("xb") as file:
+        took_s = time.monotonic() - began_s
+        file.write(b"content")
+    assert (tmp_path / "died").exists() and took_s < limit_s, took_s
+    assert (mount.path / "file").read_bytes() == b"content"
     mount.stop()
 
 

@@ -235,6 +235,30 @@ def test_whoever_opens_a_file_waits_until_the_kernel_has_dropped_it(node: Node) 
     node.follower.dropped(Inode(5))
 
 
+def test_an_open_does_not_wait_for_names_which_wait_for_requests_in_their_directory(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cairnfs.daemon.invalidate.OPENED_WITHIN_S", 60.0)
+    node.commit(inode_key(Inode(5)), dentry_key(Inode(9), b"name"))
+    told, n_names = node.kernel.invalidate, 0
+
+    def invalidate(inos: Iterable[Inode], dentries: Iterable[tuple[Inode, bytes]] = ()) -> set[Inode]:
+        nonlocal n_names
+        if names := list(dentries):
+            n_names += len(names)
+            assert not list(inos) and node.kernel.inos >= {5}, "after the pages, and apart"
+            assert not node.kernel.leaves
+            opening = threading.Thread(target=lambda: node.follower.dropped(Inode(5)), daemon=True)
+            opening.start()
+            opening.join(20)
+            assert not opening.is_alive()
+        return told(inos, names)
+
+    node.kernel.invalidate = invalidate  # type: ignore[method-assign]
+    node.follower.catch_up()
+    assert n_names == 1
+
+
 def test_pages_that_show_what_a_write_has_put_elsewhere_are_dropped_soon(following: Node) -> None:
     following.follower.drop(Inode(5), True)  # whether it has waited for the kernel or not
     assert following.kernel.told.wait(20)
