@@ -26,7 +26,9 @@ def fetch(request: MountRequest, inherited: Inherited, worker: int) -> None:
     carried = inherited.carried
     Pulse(carried, worker).start()
     options = replace(request.engine, background_jobs=False, read_only=True)
-    with open_volume(request.url, options, arena=carried.arena, cells=carried.cells[worker], turns=carried.turns) as volume:
+    with open_volume(
+        request.url, options, arena=carried.arena, cells=carried.cells[worker], turns=carried.turns, uuid=inherited.uuid
+    ) as volume:
         if volume.store.watch() is None:
             volume.meta.core.neighbours.start()
         volume.meta.core.recall.pass_on(PassedOn(carried.arena))

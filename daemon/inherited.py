@@ -81,15 +81,16 @@ class Inherited:
     carried: Carried
     outcomes: Outcomes
     metrics: socket | None = None  # where they are asked for
+    uuid: str | None = None  # the volume's
     supervisor: Process = field(default_factory=this_process)
     drops_names: bool = False  # the kernel keeps names which it must not keep any more
     first: list[Callable[[], None]] = field(default_factory=list)  # what a worker does before anything else
 
 
-def make_inherited(request: MountRequest, fd: int, metrics: socket | None = None) -> Inherited:
+def make_inherited(request: MountRequest, fd: int, metrics: socket | None = None, uuid: str | None = None) -> Inherited:
     """Reserve everything. OSError without memory."""
     n_bytes = max(request.fuse.max_write_bytes, LONGEST_OTHER_BYTES) + PAGE_BYTES
     slots = Slots(min(request.fuse.max_threads, MAX_THREADS) + N_PARKED, n_bytes)
     journal_bytes = max(request.engine.buffer_bytes, LEAST_JOURNAL_BYTES)
     carried = Carried(Arena(arena_bytes(request)), journal_bytes, request.workers)
-    return Inherited(fd, slots, carried, Outcomes(), metrics)
+    return Inherited(fd, slots, carried, Outcomes(), metrics, uuid)

@@ -197,10 +197,10 @@ class MountProcess:
         inherited = self._inherited
         carried = None if inherited is None else inherited.carried
         arena = Arena(arena_bytes(request)) if carried is None else carried.arena
-        turns = None if carried is None else carried.turns
+        turns, uuid = (None, None) if inherited is None else (inherited.carried.turns, inherited.uuid)
         cells, others = (None, []) if carried is None else (carried.cells[0], carried.cells[1:])
         with (
-            open_volume(request.url, request.engine, arena=arena, cells=cells, others=others, turns=turns) as volume,
+            open_volume(request.url, request.engine, arena=arena, cells=cells, others=others, turns=turns, uuid=uuid) as volume,
             exported_metrics(volume, request, inherited) as self._serve_metrics,
             registered_session(volume, request.mountpoint)
             if inherited is None

@@ -77,7 +77,7 @@ def supervise(request: MountRequest, on_ready: Ready) -> int:
             metrics = None if request.metrics is None else listen_at(request.metrics)
             fd = mount_fuse(request.mountpoint, replace(request.fuse, volume_name=name))
             with _held(fd, registration, request.mountpoint):
-                inherited = make_inherited(request, fd, metrics)
+                inherited = make_inherited(request, fd, metrics, uuid)
                 control = Control(request, inherited, registration, uuid)
                 return _Supervisor(request, on_ready, inherited, registration, control).run()
         finally:

@@ -144,7 +144,7 @@ def _take(request: MountRequest, running: RunningMount, scout: Scout, conversati
         if os.fstat(fds["device"]).st_rdev != FUSE_DEVICE:
             raise ValueError("no descriptor of a mount")
         inherited = inherited_from(offer["sizes"], fds, request.workers)
-        inherited.metrics = _metrics(request, fds)
+        inherited.metrics, inherited.uuid = _metrics(request, fds), scout.uuid
         inherited.drops_names = bool(offer["fixed"].get("keeps_absent")) and not request.is_pushed
         listening = _listening(fds)
         settled = _settled(request, offer["fixed"], inherited)

@@ -89,8 +89,7 @@ class Volume:
         row = self.store.read([records.FORMAT_KEY])[0]
         fmt = None if row is None else decode_format(row.value)
         if fmt is None or fmt.uuid != self.format.uuid:
-            now = "" if fmt is None else f", the metadata store holds volume '{fmt.name}' (uuid {fmt.uuid}) now"
-            self.store.ended = f"volume '{self.format.name}' (uuid {self.format.uuid}) was destroyed{now}: unmount"
+            self.store.ended = _destroyed(f"volume '{self.format.name}' (uuid {self.format.uuid})", fmt)
             raise StoreError(self.store.ended)
         self.meta.core.format = fmt
         if self.arena is not None:
@@ -170,10 +169,11 @@ def open_volume(
     cells: Cells | None = None,
     others: Sequence[Cells] = (),
     turns: tuple[Cells, int] | None = None,
+    uuid: str | None = None,
 ) -> Volume:
     """Open the volume at a metadata URL; with `data`, its objects too, and proven to be this volume's. An `arena` keeps what
     passes of its metadata and data, `cells` what is counted; `others` is what other processes count for the same mount. By the
-    numbers and the lock of `turns` they keep to limits of bandwidth together.
+    numbers and the lock of `turns` they keep to limits of bandwidth together. With a `uuid` it is that volume, and no other.
 
     Raises UsageError for a bad URL, VolumeError when there is no volume there or it cannot be used, StoreError and
     ObjectError when a store fails.
@@ -189,12 +189,19 @@ def open_volume(
         store.close()
         raise
     try:
+        if uuid not in (None, volume.format.uuid):
+            raise VolumeError(_destroyed(f"volume {uuid}", volume.format))
         if data:
             volume.data  # noqa: B018 - opens it
     except BaseException:
         volume.close()
         raise
     return volume
+
+
+def _destroyed(volume: str, next_: VolumeFormat | None) -> str:
+    now = "" if next_ is None else f", the metadata store holds volume '{next_.name}' (uuid {next_.uuid}) now"
+    return f"{volume} was destroyed{now}: unmount"
 
 
 def default_bucket() -> Path:

@@ -1,8 +1,10 @@
 """A mount whose volume is destroyed by force, and perhaps replaced: it says so, fails, and leaves the next volume alone."""
 
 import errno
+import json
 import os
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +78,25 @@ def test_it_does_not_touch_the_next_volume(mounts: MountFactory, volume: Volume,
     assert str(old.path) not in cairnfs_mounts()
     assert "was destroyed" in old.log.read_text()
     new.restart()
+    assert contents(new) == [NEW] * N_FILES
+
+
+def test_whoever_follows_a_killed_worker_does_not_serve_the_next_volume(mounts: MountFactory, volume: Volume) -> None:
+    old = mounts.new(volume, "--heartbeat", "30", "--workers", "1")
+    old.expected_log += [*EXPECTED, "was killed", "killed too often", "has failed"]
+    filled(old, OLD)
+    serving = json.loads((old.path / ".config").read_bytes())["serving_pid"]
+    with stopped(*old.pids):
+        destroy(volume)
+        cairnfs("format", volume.url, volume.name, *volume.format_options)
+        new = mounts.new(volume)
+        filled(new, NEW)
+        (new.path / "in the next").touch()
+        os.kill(serving, signal.SIGKILL)
+    seen: list[bool] = []
+    wait(lambda: seen.append(os.path.exists(old.path / "in the next")) or "killed too often" in old.log.read_text(), "it goes on")
+    assert not any(seen)
+    old.mounted = False
     assert contents(new) == [NEW] * N_FILES
 
 
