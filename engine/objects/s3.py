@@ -42,6 +42,7 @@ _CAUSE = re.compile(r'(?:message|error): "([^"]+)"|(TimedOut|IncompleteMessage|C
 _NO_KEYS = re.compile(r"External AWS credential provider: \w+: ([^\n]*)")
 _CERTIFICATE = re.compile(r"InvalidCertificate\(\s*(?:Other\(\s*OtherError\(\s*)?(\w+)")
 _NO_TLS = "InvalidContentType"
+_WRONG_REGION = re.compile(r"incorrectly configured region|<Code>AuthorizationHeaderMalformed<.*\bregion\b", re.DOTALL)
 _REGION = re.compile(r"[0-9A-Za-z._-]+")
 _ODD_KEY = re.compile(r'object with invalid path: .*?Path "([^"]*)"')
 _CONFLICT = "409"  # something else is under way, such as an earlier attempt: what has come of that is not known yet
@@ -270,6 +271,9 @@ class S3Objects(OneByOne, SyncedAtPut):
         if odd := _ODD_KEY.search(text):
             hint = f"another program has stored {odd[1]!r}, which can be no object of a volume: delete it"
             return ObjectError(f"cannot {doing} {where}: {hint}", errno.EINVAL)
+        if _WRONG_REGION.search(text):
+            hint = f"the bucket is not in region {self._region}: name its own with --region, AWS_REGION or the profile"
+            return Untrusted(f"cannot {doing} {where}: {hint}")
         reason = _reason(text, status, code)
         if code in ("QuotaExceeded", "QuotaExceededException"):
             return ObjectError(f"cannot {doing} {where}: {reason}", errno.EDQUOT)

@@ -19,6 +19,11 @@ from support.gateway import Gateway, S3Proxy, answered
 _names = count()
 NO_SERVERS = answered("404 Not Found", body=b"404 page not found\n")
 MAINTENANCE = answered("200 OK", body=b"<html>\n<body>Back soon.</body>\n</html>\n")
+ELSEWHERE = answered("301 Moved Permanently", "PermanentRedirect")
+WRONG_REGION = answered(
+    "400 Bad Request",
+    body=b"<Error><Code>AuthorizationHeaderMalformed</Code><Message>the region 'a' is wrong; expecting 'b'</Message></Error>",
+)
 PACKS = "packs/"
 
 
@@ -110,6 +115,19 @@ def test_a_clock_that_stays_wrong_is_named_when_a_volume_is_opened(proxy: S3Prox
     create_bucket(fmt)
     proxy.instead(answered("403 Forbidden", "RequestTimeTooSkewed"))
     with pytest.raises(VolumeError, match="correct the clock of this machine"):
+        open_objects(fmt, 60.0)
+    assert proxy.counts["GET"] < 5  # it does not pass by waiting
+
+
+@pytest.mark.parametrize("answer", [ELSEWHERE, WRONG_REGION])
+def test_a_bucket_of_another_region_is_named(answer: bytes, proxy: S3Proxy) -> None:
+    """As Amazon answers then: without a place to go to, or with what it expected."""
+    fmt = new_format(
+        "volume", storage="s3", bucket=f"{proxy.url}/answers-{next(_names)}", storage_options={"region": "eu-north-9"}
+    )
+    create_bucket(fmt)
+    proxy.instead(answer)
+    with pytest.raises(VolumeError, match="not in region eu-north-9: name its own with --region"):
         open_objects(fmt, 60.0)
     assert proxy.counts["GET"] < 5  # it does not pass by waiting
 
