@@ -156,6 +156,15 @@ def test_the_log_is_never_much_longer_than_what_is_kept(redis_server: RedisServe
     assert min(lengths[n_kept:]) == n_kept
 
 
+@pytest.mark.parametrize("record", [b"short", bytes(16) + b"\x09\x00\x01ab"])
+def test_a_record_of_the_log_that_something_else_has_written_is_said_to_be_one(redis_server: RedisServer, record: bytes) -> None:
+    with opened(redis_server.url) as store, redis_server.client() as client:
+        put(store, A, b"")
+        client.lset(b"{cairnfs:0}log", -1, record)
+        with pytest.raises(StoreError, match="the change log in Redis is damaged"):
+            store.log(Position(0), 10)
+
+
 @contextmanager
 def listening(store: RedisStore) -> Iterator[Semaphore]:
     """Released at first, and whenever the bell rings."""

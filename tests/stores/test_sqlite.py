@@ -11,11 +11,12 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from cairnfs.errors import StoreError
+from cairnfs.errors import CorruptError, StoreError
 from cairnfs.meta.stores import open_store, sqlite, sqlite_checkpoint, sqlite_file
 from cairnfs.meta.stores.base import Add, Put
 from cairnfs.meta.stores.fields import field
@@ -261,6 +262,14 @@ def test_commits_interrupted_by_checkpoints_and_readers_stay_whole(path: Path, m
     stop.set()
     reader.join()
     store.close()
+
+
+def test_a_record_of_the_log_that_something_else_has_written_is_said_to_be_one(path: Path, store: SqliteStore) -> None:
+    store.commit([], [Put(COUNT_ALL, b"")])
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE log SET keys = x'09000161'")
+    with pytest.raises(CorruptError, match="keys end within"):
+        store.log(Position(0), 10)
 
 
 def test_path_may_hold_characters_that_mean_something_in_urls(tmp_path: Path) -> None:

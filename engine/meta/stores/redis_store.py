@@ -72,6 +72,7 @@ FIRST_PART = 4  # of a commit, among the keys of the script
 UNSEEN = "Redis does not show its settings (CONFIG GET): whether it keeps metadata through a restart is not known"
 UNAWARE = "a failover loses commits that no replica had yet: with two replicas or more, add ?wait-replicas=1 to the URL"
 DAMAGED = "a row of the volume in Redis is damaged: something else has written to it"
+DAMAGED_LOG = "the change log in Redis is damaged: something else has written to it"
 
 _VERSION = struct.Struct(">Q")
 _ORIGIN = struct.Struct(">Q")
@@ -380,5 +381,8 @@ def _page(packed: bytes, after: bytes | None = None, limit: int = MAX_ROWS) -> P
 
 
 def _log_record(position: int, raw: bytes) -> LogRecord:
-    origin, _ = _RECORD.unpack_from(raw)
-    return LogRecord(Position(position), SessionId(origin), *decode_record(raw, _RECORD.size))
+    try:
+        origin, _ = _RECORD.unpack_from(raw)
+        return LogRecord(Position(position), SessionId(origin), *decode_record(raw, _RECORD.size))
+    except (struct.error, ValueError) as error:
+        raise StoreError(DAMAGED_LOG) from error

@@ -20,7 +20,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import NoReturn
 
-from cairnfs.errors import StoreError
+from cairnfs.errors import CorruptError, StoreError
 from cairnfs.ext.arena import Watch
 from cairnfs.ext.page import Page
 from cairnfs.meta.stores import named, sqlite_file
@@ -189,7 +189,10 @@ class SqliteStore:
             connection.execute("COMMIT")
         if after + 1 < oldest or after > newest:
             raise LogTrimmed(after)
-        return [LogRecord(Position(at), SessionId(origin), *decode_record(keys)) for at, origin, keys in found]
+        try:
+            return [LogRecord(Position(at), SessionId(origin), *decode_record(keys)) for at, origin, keys in found]
+        except ValueError as error:
+            raise CorruptError(f"the metadata file {self._path} is damaged: {error}") from error
 
     # --- writing ---
 
