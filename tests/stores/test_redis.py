@@ -398,7 +398,8 @@ def test_urls(url: str, expected: Address, monkeypatch: pytest.MonkeyPatch) -> N
     "url",
     ["redis://", "redis://host:x", "redis://host/db", "unix://sock", "redis://h?colour=red", "redis://h?password-file=/none"]
     + ["redis://h?wait-replicas=-1", "redis://h?wait-replicas=", "redis://h?wait-replicas=1000", "redis://h?wait-replicas=²"]
-    + ["redis://h/²", "redis://h:²", f"redis://h/{'1' * 5000}"],
+    + ["redis://h/²", "redis://h:²", f"redis://h/{'1' * 5000}", "redis://[::1/1", "redis://::1/1", "redis://h]:1"]
+    + [f"rediss://h?{option}=/none" for option in ("tls-ca-cert-file", "tls-cert-file", "tls-key-file")],
 )
 def test_urls_that_are_wrong(url: str) -> None:
     scheme, _, rest = url.partition("://")

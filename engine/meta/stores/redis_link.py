@@ -131,7 +131,10 @@ def _host(text: str, default_port: int) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if text.endswith("]") or not colon:  # an IPv6 address, or no port
         host, port = text, str(default_port)
-    host = host.removeprefix("[").removesuffix("]")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif set(host) & set("[]:"):
+        host = ""
     if not host or not _is_number(port) or not 0 < int(port) < 65536:
         raise UsageError(f"'{text}' is not HOST or HOST:PORT")
     return host, int(port)
@@ -192,6 +195,11 @@ class _Login(redis.CredentialProvider):
 
 def _tls(options: dict[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {name: options[option] for option, name in TLS_OPTIONS.items() if option in options}
+    for path in found.values():
+        try:
+            open(path, "rb").close()  # else each connection would fail as if the server were away
+        except OSError as error:
+            raise UsageError(f"the file {path} in the metadata URL cannot be read: {error.strerror}") from error
     if options.get("insecure-skip-verify") == "true":
         found |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
     return {"ssl": True, **found}
