@@ -166,7 +166,7 @@ class _Supervisor:
                 continue
             if status >= 0 and not self._has_crashed(status):
                 return self._give_up(self._failure or "") if status == NOT_NOW else self._end(status)
-            if status == NOT_NOW and self._ready and time.monotonic() - self._serving.started_s < AGAIN_S:
+            if status == NOT_NOW and time.monotonic() - self._serving.started_s < AGAIN_S:
                 continue
             if not self._replace_serving():
                 return self._give_up("the process that served the mount was killed too often")
@@ -184,7 +184,7 @@ class _Supervisor:
 
     def _replace_serving(self) -> bool:
         """False when too many processes have died before they answered anything."""
-        is_held_up = self._ready and self._serving.status() == NOT_NOW
+        is_held_up = self._serving.status() == NOT_NOW
         if not self._serving.answers and not is_held_up and self._serving.n_failures + 1 == MAX_FAILURES:
             return False
         if not is_held_up:

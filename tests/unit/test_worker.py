@@ -1,6 +1,7 @@
 """A worker as its supervisor sees it: when it has ended, and when it must be replaced."""
 
 import ctypes
+import itertools
 import os
 import platform
 import threading
@@ -97,3 +98,30 @@ def test_a_worker_that_fetches_is_never_given_up(monkeypatch: pytest.MonkeyPatch
     pause_s()
     assert pause_s() <= 2 * RESTART_S
     os.waitpid(worker.pid, 0)
+
+
+def test_who_takes_a_mount_over_that_the_stores_do_not_let_serve_tries_again_after_a_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also when nobody has been let serve under this supervisor yet."""
+    n_looks = itertools.count()
+    worker = Worker(0, carried := Carried(Arena(MIB), MIB), lambda number: NOT_NOW)
+    carried.answered = True
+
+    def look(*_: object) -> None:
+        if carried.restarts or (worker.status() is not None and next(n_looks) == 50):
+            raise KeyboardInterrupt
+        time.sleep(0.001)
+
+    monkeypatch.setattr("cairnfs.daemon.supervisor.next_signal", look)
+    monkeypatch.setattr("cairnfs.daemon.supervisor.is_mounted", lambda mountpoint: True)
+    monkeypatch.setattr("cairnfs.daemon.worker.time.monotonic", lambda: 1000.0)
+    supervisor = object.__new__(_Supervisor)
+    supervisor._serving, supervisor._ready, supervisor._stopping = worker, False, False
+    supervisor._request = SimpleNamespace(mountpoint="/mnt")  # type: ignore[assignment]
+    outcomes = SimpleNamespace(heard=list)
+    supervisor._inherited = SimpleNamespace(carried=carried, outcomes=outcomes)  # type: ignore[assignment]
+    supervisor._look_for_life = lambda worker: None  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        supervisor._watch()
+    assert carried.restarts == 0
