@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from cairnfs.const import MIB
 from cairnfs.errors import UsageError
 from cairnfs.options import EngineOptions, FuseOptions
-from cairnfs.units import parse_count, parse_duration, parse_size
+from cairnfs.units import format_size, parse_count, parse_duration, parse_size
 
 FRONTS = ("channel", "pyfuse3")
 CONSISTENCIES = ("close-to-open", "push")
@@ -59,6 +59,13 @@ class Setting(NamedTuple):
 
 def _mebibytes(text: str) -> int:
     return parse_size(text, bare_unit_bytes=MIB)
+
+
+def _memory(text: str) -> int:
+    machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if (n_bytes := _mebibytes(text)) > machine_bytes:  # which the kernel would kill others for, rather than refuse it
+        raise UsageError(f"'{text}' is more than this machine has: {format_size(machine_bytes)}")
+    return n_bytes
 
 
 def _switch(text: str) -> bool:
@@ -163,11 +170,11 @@ SETTINGS = (
         "buffer-size",
         "engine",
         "buffer_bytes",
-        _mebibytes,
+        _memory,
         "SIZE",
         "Memory for writing and readahead, in MiB; with a worker, as much again keeps what is not stored.",
     ),
-    Setting("cache-memory", "engine", "cache_bytes", _mebibytes, "SIZE", "Memory for data read or written lately, in MiB."),
+    Setting("cache-memory", "engine", "cache_bytes", _memory, "SIZE", "Memory for data read or written lately, in MiB."),
     Setting("max-uploads", "engine", "max_uploads", _positive, "N", "Uploads at a time."),
     Setting("max-downloads", "engine", "max_downloads", _positive, "N", "Downloads at a time."),
     Setting("upload-limit", "engine", "upload_limit_mbps", _mbps, "MBPS", "Most megabits a second to send; 0: no limit."),
@@ -215,7 +222,7 @@ def default_of(setting: Setting) -> str:
         return "yes" if default else "no"
     if default is None:
         return "1d; 1 with pyfuse3"
-    if setting.parse is _mebibytes:
+    if setting.parse in (_memory, _mebibytes):
         return f"{default // MIB}M"
     return f"{default:g}" if isinstance(default, float) else str(default)
 

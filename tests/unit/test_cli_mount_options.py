@@ -59,6 +59,14 @@ def test_limits_are_megabits_a_second_and_no_slower_than_one() -> None:
             request(upload_limit=text)
 
 
+@pytest.mark.parametrize("setting", ["cache-memory", "buffer-size"])
+def test_more_memory_than_the_machine_has_is_refused(setting: str) -> None:
+    """The kernel kills processes, whoever's, for what is reserved."""
+    mebibytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MIB
+    with pytest.raises(UsageError, match=f"{setting}: .* is more than this machine has"):
+        request(f"{setting}={mebibytes + 1}")
+
+
 def test_words_set_the_same_settings_and_options_win() -> None:
     assert request("cache-memory=1G,entry_cache=5") == request(cache_memory="1G", entry_cache="5")
     assert request("cache-memory=1G", cache_memory="2G").engine.cache_bytes == 2 * GIB
