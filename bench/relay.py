@@ -22,7 +22,6 @@ from cairnfs.bench.servers import ServerError
 
 MOST_BYTES = 1 << 18
 N_PINGS = 200
-START_S = 20.0
 
 
 @contextlib.contextmanager

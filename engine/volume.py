@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
-from uuid import UUID
 
 from cairnfs.clock import Clock, SystemClock
 from cairnfs.const import DEFAULT_BLOCK_BYTES
@@ -116,11 +115,6 @@ class Volume:
 
             self._data = Data(self.meta, self.objects, self.options, metrics=self.metrics, arena=self.arena)
         return self._data
-
-    @property
-    def uuid_bytes(self) -> bytes:
-        """The volume's uuid as packs carry it."""
-        return UUID(self.format.uuid).bytes
 
     def active_sessions(self) -> list[SessionInfo]:
         """Who uses the volume now; sessions whose process is known to have ended are cleaned up first."""

@@ -60,8 +60,6 @@ NEXT_PACK_AT = 8
 NEXT_SESSION_AT = 16
 
 LIVE_BYTES_AT = 0
-PLAIN_BYTES_AT = 8
-OBJECT_BYTES_AT = 16
 
 FORMAT_KEY: Key = (b"v", b"format")
 USAGE_KEY: Key = (b"v", b"usage")

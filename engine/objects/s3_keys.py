@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -101,7 +100,7 @@ class _Asking:
             left_s = self._until_s - time.monotonic()
         try:
             return coming.result(max(0.0, left_s))
-        except FutureTimeoutError:
+        except TimeoutError:
             raise TimeoutError(f"nothing has come in {self._limit_s:g} s") from None
 
     def _run(self, coming: "Future[Any]") -> None:

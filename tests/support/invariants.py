@@ -17,7 +17,6 @@ from cairnfs.ext.shm import SharedMemory
 from support.mounts import Mount
 from support.stopping import stop_process
 
-WORD_BYTES = 8
 TRIES = 20  # a process may have been stopped amid a change, but not each time
 
 

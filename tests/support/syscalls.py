@@ -1,7 +1,6 @@
 """System calls that Python's os module does not offer, through libc."""
 
 import ctypes
-import errno
 import os
 import struct
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ FALLOC_COLLAPSE_RANGE = 0x08
 FALLOC_ZERO_RANGE = 0x10
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
-RENAME_WHITEOUT = 4
 AT_FDCWD = -100
 UTIME_NOW = (1 << 30) - 1
 UTIME_OMIT = (1 << 30) - 2
@@ -83,10 +81,6 @@ def birth_time_ns(path: Path) -> int | None:
 
 def syncfs(fd: int) -> None:
     check(LIBC.syncfs(fd))
-
-
-def unsupported(error: OSError) -> bool:
-    return error.errno in (errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 SYS_GETDENTS64 = {"x86_64": 217, "aarch64": 61}[os.uname().machine]
