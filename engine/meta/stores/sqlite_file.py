@@ -1,9 +1,7 @@
 """The SQLite file of a metadata store: finding or creating it, its schema, connections to it, and what its errors mean.
 
 Schema 1: `rows` holds the rows of the store contract, `log` the change log. `log.position` counts commits; its newest record
-always stays, so the newest position is never lost. `log.keys` is, for each row touched: u8 length of the partition, u16 length
-of the key (big-endian), partition, key;
-the key of a partition without a name is the number (u64) of the request that the commit served.
+always stays, so the newest position is never lost. `log.keys` is what `log_keys` makes of the rows touched.
 A file that has held other volumes has a trigger `former`, which refuses what their sessions commit.
 `application_id` marks the file as ours, `user_version` is the schema's number.
 """
