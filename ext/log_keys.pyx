@@ -17,7 +17,7 @@ def joined(keys not None):
     cdef char *at
     cdef list found = list(keys)
     for part, key in found:
-        n_part, n_key = PyBytes_GET_SIZE(part), PyBytes_GET_SIZE(key)
+        n_part, n_key = len(part), len(key)  # which refuses None, too
         if n_part > MAX_PART_BYTES or n_key > MAX_KEY_BYTES:
             raise OverflowError(f"a key of {n_part} and {n_key} bytes")
         n_bytes += HEAD_BYTES + n_part + n_key

@@ -2,7 +2,7 @@
 """Steps on rows as a script takes them: arrays of MessagePack. Nothing is kept."""
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.tuple cimport PyTuple_Check, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
@@ -57,7 +57,7 @@ cdef class _Items:
         return self.head(0xD3, <uint64_t>number, 8)
 
     cdef int add_bytes(self, bytes item) except -1:
-        cdef size_t length = PyBytes_GET_SIZE(item)
+        cdef size_t length = len(item)  # which refuses None, too
         self.n += 1
         if length < 32:
             self.head(<unsigned char>(0xA0 | length), 0, 0)

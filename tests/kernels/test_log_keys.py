@@ -35,9 +35,12 @@ def test_what_ends_within_a_key_is_refused(keys: list[Key], data: st.DataObject)
         taken_apart(encoded[:cut])
 
 
-def test_keys_that_are_too_long_are_refused() -> None:
+def test_what_cannot_be_keys_is_refused() -> None:
     for key in ((b"p" * 256, b"k"), (b"p", b"k" * 65536)):
         with pytest.raises(OverflowError):
             joined([key])
+    for part, rest in ((None, b"k"), (b"p", None)):
+        with pytest.raises(TypeError):
+            joined([(part, rest)])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="before"):
         taken_apart(b"", -1)

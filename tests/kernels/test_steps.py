@@ -78,6 +78,7 @@ def test_steps_are_as_in_plain_python(conditions: list[Check], effects: list[Cha
         (Check((b"p", b"k"), 2**63), OverflowError),
         (Check((b"p", b"k"), "1"), TypeError),  # type: ignore[arg-type]
         (Check((b"p", "k"), 1), TypeError),  # type: ignore[arg-type]
+        (Check((b"p", None), 1), TypeError),  # type: ignore[arg-type]
         (Check((b"p", b"k", b"more"), 1), ValueError),  # type: ignore[arg-type]
         (Check([b"p", b"k"], 1), TypeError),  # type: ignore[arg-type]
     ],
