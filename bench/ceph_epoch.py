@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cairnfs.bench.epochs import FILES_PER_FOLDER, together
-from cairnfs.bench.mounted import counters, mounted_again, run_cairnfs
-from cairnfs.bench.servers import CEPH, CephCluster, redis_server
+from cairnfs.bench.mounted import count, counters, mounted_again, run, run_cairnfs
+from cairnfs.bench.servers import CEPH, CephCluster, ServerError, redis_server
 
 MAX_BYTES = 100_000
 MEDIAN_BYTES = 45_000  # 1.4 s of 16 kHz, 16 bits
@@ -109,14 +109,13 @@ def measure(url: str, mountpoint: Path, report: Report, cache_memory: str) -> No
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="cairnfs.bench.ceph_epoch", description=__doc__)
-    parser.add_argument("--files", type=int, default=20_000)
+    parser.add_argument("--files", type=count, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--procs", type=int, default=2)
+    parser.add_argument("--procs", type=count, default=2)
     parser.add_argument("--cache-memory", default="2G")
     options = parser.parse_args()
     if not CEPH:
-        print("cairnfs: the programs of Ceph are needed: install ceph-mon, ceph-mgr, ceph-osd and ceph-common", file=sys.stderr)
-        return 1
+        raise ServerError("the programs of Ceph are needed: install ceph-mon, ceph-mgr, ceph-osd and ceph-common")
     report = Report(sizes_of(options.files, options.seed), options.procs)
     with (
         tempfile.TemporaryDirectory(prefix="cairnfs-ceph-") as folder,
@@ -133,4 +132,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cairnfs.bench.mounted import counters, memory_bytes, mounted, requests
+from cairnfs.bench.mounted import count, counters, memory_bytes, mounted, requests, run
 
 FILES_PER_FOLDER = 1000
 console = Console(width=None if sys.stdout.isatty() else 110)
@@ -81,9 +81,9 @@ def measure(top: Path, n_files: int, size: int, n_procs: int) -> Table:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="cairnfs.bench.epochs", description=__doc__)
-    parser.add_argument("--files", type=int, default=100_000)
-    parser.add_argument("--size", type=int, default=1000, help="bytes of each file")
-    parser.add_argument("--procs", type=int, default=2)
+    parser.add_argument("--files", type=count, default=100_000)
+    parser.add_argument("--size", type=count, default=1000, help="bytes of each file")
+    parser.add_argument("--procs", type=count, default=2)
     parser.add_argument("--cache-memory", default="1G")
     parser.add_argument("--bucket", type=Path, help="where to put the objects; removed at the end")
     options = parser.parse_args()
@@ -97,4 +97,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -25,7 +25,7 @@ import redis
 from rich.console import Console
 from rich.table import Table
 
-from cairnfs.bench.mounted import mounted_again, run_cairnfs
+from cairnfs.bench.mounted import count, mounted_again, run, run_cairnfs
 from cairnfs.bench.servers import redis_server
 from cairnfs.ext import file_io
 from cairnfs.meta.stores.redis_wire import Wire
@@ -196,8 +196,8 @@ def shown(costs: dict[str, Costs], title: str) -> Table:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="cairnfs.bench.floor", description=__doc__)
-    parser.add_argument("--files", type=int, default=2000)
-    parser.add_argument("--size", type=int, default=64 << 10, help="bytes of each file")
+    parser.add_argument("--files", type=count, default=2000)
+    parser.add_argument("--size", type=count, default=64 << 10, help="bytes of each file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="cairnfs-floor-") as folder:
         costs = measure(Path(folder), options.files, options.size)
@@ -207,4 +207,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

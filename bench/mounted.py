@@ -3,13 +3,29 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from cairnfs.errors import CairnError
 
 CAIRNFS = [sys.executable, "-m", "cairnfs.daemon.cli"]
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """The end of a program whose `main` this is. What could not be had is one line."""
+    try:
+        sys.exit(main())
+    except CairnError as error:
+        sys.exit(f"cairnfs: {error}")
+
+
+def count(text: str) -> int:
+    """For argparse: ValueError unless it is at least 1."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
 
 
 def run_cairnfs(*words: str | Path) -> None:

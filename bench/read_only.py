@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cairnfs.bench.epochs import FILES_PER_FOLDER, make, path_of, together
-from cairnfs.bench.mounted import counters, mounted_again, mounted_at
+from cairnfs.bench.mounted import count, counters, mounted_again, mounted_at, run
 
 LOCAL, MEMORY, OURS = "local", "tmpfs", "cairnfs, -o ro"
 LOOKING = 10  # requests that looking at the counters costs
@@ -86,11 +86,11 @@ def measure(found: dict[str, Path], n_files: int, size: int, n_procs: int, n_rou
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="cairnfs.bench.read_only", description=__doc__)
-    parser.add_argument("--files", type=int, default=2000)
-    parser.add_argument("--size", type=int, default=64 << 10, help="bytes of each file")
-    parser.add_argument("--procs", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--passes", type=int, default=50, help="over all files in a round")
+    parser.add_argument("--files", type=count, default=2000)
+    parser.add_argument("--size", type=count, default=64 << 10, help="bytes of each file")
+    parser.add_argument("--procs", type=count, default=2)
+    parser.add_argument("--rounds", type=count, default=7)
+    parser.add_argument("--passes", type=count, default=50, help="over all files in a round")
     parser.add_argument("--memory", type=Path, default=Path("/dev/shm"), help="a folder of a tmpfs")
     options = parser.parse_args()
     with (
@@ -104,4 +104,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -7,7 +7,6 @@ log, which has an end, is taken out of it and shown by itself.
 
 import argparse
 import os
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from typing import NamedTuple
 
 import redis
 
+from cairnfs.bench.mounted import count, run
 from cairnfs.bench.servers import redis_server
 from cairnfs.const import ROOT_INO
 from cairnfs.options import EngineOptions
@@ -71,8 +71,8 @@ def measure(url: str, bucket: Path, n_folders: int, per_folder: int, client: "re
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="cairnfs.bench.redis_memory", description=__doc__)
-    parser.add_argument("--files", type=int, default=200_000)
-    parser.add_argument("--per-folder", type=int, default=1000, metavar="N", help="files in a folder")
+    parser.add_argument("--files", type=count, default=200_000)
+    parser.add_argument("--per-folder", type=count, default=1000, metavar="N", help="files in a folder")
     parser.add_argument("--bucket", type=Path, help="where to put the objects; removed at the end")
     options = parser.parse_args()
     n_folders = max(options.files // options.per_folder, 1)
@@ -93,4 +93,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -95,7 +95,7 @@ def wait_for(ready: Callable[[], bool], process: "subprocess.Popen[bytes]", prog
 def redis_server(folder: Path, *, appendonly: bool) -> Iterator[str]:
     """The URL of a fresh server; with `appendonly` it keeps a log of its changes, as a volume needs it. ServerError."""
     if REDIS_SERVER is None:
-        raise ServerError("redis-server is not installed")
+        raise ServerError("redis-server is not installed: install the package of that name")
     folder.mkdir(exist_ok=True)
     port = free_port()
     command = [REDIS_SERVER, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]

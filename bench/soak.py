@@ -6,13 +6,12 @@ A line a minute: files made and removed so far, memory of the mount's own and sh
 import argparse
 import multiprocessing
 import os
-import sys
 import tempfile
 import time
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
-from cairnfs.bench.mounted import counters, memory_bytes, mounted
+from cairnfs.bench.mounted import count, counters, memory_bytes, mounted, run
 
 N_ALIVE = 200  # files of each process at a time
 
@@ -44,7 +43,7 @@ def line(top: Path, minute: float, n_made: int) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="cairnfs.bench.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--procs", type=int, default=2)
+    parser.add_argument("--procs", type=count, default=2)
     parser.add_argument("--every", type=float, default=60, help="seconds between lines")
     options = parser.parse_args()
     context = multiprocessing.get_context("fork")
@@ -67,4 +66,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

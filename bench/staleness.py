@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cairnfs.bench.mounted import mounted_again, run_cairnfs
+from cairnfs.bench.mounted import count, mounted_again, run, run_cairnfs
 from cairnfs.bench.servers import redis_server
 
 PAUSE_S = 0.3  # between changes: the follower must not be busy with the one before
@@ -89,10 +89,10 @@ def loaded(tops: tuple[Path, Path], n_procs: int) -> Iterator[None]:
             process.join()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="cairnfs.bench.staleness", description=__doc__)
     parser.add_argument("--url", help="a Redis database, which is overwritten")
-    parser.add_argument("--changes", type=int, default=300)
+    parser.add_argument("--changes", type=count, default=300)
     parser.add_argument("--load", type=int, default=4, metavar="N", help="processes that make files meanwhile")
     arguments = parser.parse_args()
     table = Table("what is looked for", "load", "median ms", "99 % ms", "worst ms")
@@ -111,7 +111,8 @@ def main() -> None:
                 for top in tops[0].iterdir():
                     top.unlink()
     console.print(table)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

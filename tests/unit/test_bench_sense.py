@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +25,9 @@ from support.mounts import cairnfs
 pytestmark = pytest.mark.usefixtures("kernel_caches")
 
 SMALL = Settings(n_files=12, n_procs=2, n_rounds=1, sizes=parse_sizes("4K"), large_bytes=16 * MIB, cold=False)
+
+
+PROGRAM = (sys.executable, "-m")
 
 
 def quiet(line: str) -> None:
@@ -230,6 +235,23 @@ def test_a_folder_is_removed_whatever_happens(tmp_path: Path) -> None:
 def test_wrong_usage_is_refused_before_any_work(args: list[str], said: str) -> None:
     done = cairnfs("bench", *args, check=False)
     assert done.returncode == 2 and said in done.stderr, done
+
+
+@pytest.mark.parametrize("program", ["ceph_epoch", "epochs", "floor", "read_only", "redis_memory"])
+def test_programs_want_at_least_one_file(program: str) -> None:
+    done = subprocess.run([*PROGRAM, f"cairnfs.bench.{program}", "--files", "0"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        2,
+        f"cairnfs.bench.{program}: error: argument --files: invalid count value: '0'",
+    )
+
+
+@pytest.mark.parametrize("program", ["ceph_epoch", "floor", "redis_memory", "staleness"])
+def test_programs_say_in_one_line_which_server_is_not_installed(program: str, tmp_path: Path) -> None:
+    environment = os.environ | {"PATH": str(tmp_path)}
+    words = [*PROGRAM, f"cairnfs.bench.{program}"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "install" in done.stderr and len(done.stderr.splitlines()) == 1, done
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
