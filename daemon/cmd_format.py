@@ -1,5 +1,7 @@
 """`cairnfs format`: make a volume."""
 
+from shlex import quote
+
 import click
 
 from cairnfs.const import DEFAULT_BLOCK_BYTES, KIB
@@ -57,4 +59,4 @@ def format_command(
     if as_json:
         print_json(format_as_json(fmt))
     else:
-        print(f"formatted volume '{fmt.name}' (uuid {fmt.uuid}); mount it with: cairnfs mount {meta_url} MOUNTPOINT")
+        print(f"formatted volume '{fmt.name}' (uuid {fmt.uuid}); mount it with: cairnfs mount {quote(meta_url)} MOUNTPOINT")

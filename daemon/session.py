@@ -29,7 +29,7 @@ from cairnfs.daemon.metrics_socket import listen_at
 from cairnfs.daemon.mount_options import MountRequest
 from cairnfs.daemon.mountpoint import check_mountpoint, clear_stale, is_mounted, unmount
 from cairnfs.daemon.running import Registration
-from cairnfs.daemon.shown import mount_config, serving
+from cairnfs.daemon.shown import mount_config, serving, without_password
 from cairnfs.daemon.signals import Came, next_signal
 from cairnfs.daemon.transport import Transport, descriptor
 from cairnfs.daemon.worker import NOT_NOW
@@ -314,7 +314,7 @@ class MountProcess:
         except OSError as error:
             log.warning("%s: `status` does not know how it is served: %s", request.mountpoint, error)
         mounted_by = f"front {request.front}, transport {transport.name}"
-        log.info("%s: mounted %s, %s, version %s", request.mountpoint, request.url, mounted_by, VERSION)
+        log.info("%s: mounted %s, %s, version %s", request.mountpoint, without_password(request.url), mounted_by, VERSION)
         self._serve_metrics()
         self._on_ready(self._remarks)
 

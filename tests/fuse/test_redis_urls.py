@@ -109,5 +109,16 @@ def test_unix_socket(server: Callable[..., RedisServer], short_folder: str, moun
     use(mounts, f"unix://{short_folder}/s?db={DB}")
 
 
+def test_a_password_in_the_url_stays_out_of_the_log(server: Callable[..., RedisServer], mounts: MountFactory) -> None:
+    """Which others may read."""
+    own = server()
+    with own.client() as client:
+        client.config_set("requirepass", "hidden")
+    mount = mounts.new(mounts.volume(url=f"redis://:hidden@127.0.0.1:{own.port}/{DB}"))
+    mount.stop()
+    log = mount.log.read_text()
+    assert f"mounted redis://:****@127.0.0.1:{own.port}/{DB}" in log and "hidden" not in log
+
+
 def test_valkey(valkey_server: RedisServer, mounts: MountFactory) -> None:
     use(mounts, f"{valkey_server.url}/{DB}")
