@@ -1,6 +1,5 @@
 """A Redis server that refuses for a while, by its settings: what may be read is read, nothing is done by halves."""
 
-import errno
 import threading
 import time
 from collections.abc import Callable
@@ -62,22 +61,6 @@ def test_a_full_server_that_is_restarted_can_be_read(own_server: Maker) -> None:
         server.start()
         assert value(store, A) == b"1"
         assert store.position() > 2**20, "beyond what the server before it may have given out"
-
-
-def test_a_server_whose_disk_fails_can_be_read(own_server: Maker, tmp_path: Path) -> None:
-    server = own_server("--save", "3600", "1", "--appendonly", "no")
-    with opened(server.url) as store, server.client() as client:
-        put(store, A, b"1")
-        (server.folder / "dump.rdb").mkdir()  # no snapshot can take its place
-        client.execute_command("BGSAVE")
-        while client.info("persistence")["rdb_bgsave_in_progress"]:
-            pass
-        with pytest.raises(StoreError, match="cannot write to its disk") as refused:
-            put(store, A, b"2")
-        assert refused.value.errno == errno.EIO
-        assert (value(store, A), store.log(Position(1), 10, rings=True)) == (b"1", [])
-        client.config_set("stop-writes-on-bgsave-error", "no")
-        assert put(store, A, b"2") == 2
 
 
 def test_a_master_that_has_become_a_replica_is_left_by_whoever_only_reads(own_server: Maker) -> None:

@@ -63,9 +63,18 @@ ELSEWHERE = (redis.exceptions.MovedError, redis.exceptions.AskError)  # the keys
 # Errors without a class of their own that pass, too. The last ones: while a Cluster moves the keys to another node; by WAIT, of a
 # master that steps down while replicas are waited for, or between a commit and the WAIT behind it.
 PASSING = (
-    *("BUSY ", "MASTERDOWN", "NOREPLICAS", "Script attempted to access a non local key"),
+    *("BUSY ", "MISCONF", "NOREPLICAS", "Script attempted to access a non local key"),
     *("UNBLOCKED", "WAIT cannot be used with replica"),
 )
+# What they mean where they last, and what ends them.
+MENDED: dict[str | type[Exception], str] = {
+    "BUSY ": "it runs a script for long, which SCRIPT KILL ends if it has written nothing",
+    "MISCONF": "it cannot write to its disk and takes no commits until it can: make room there, or mend the disk",
+    "NOREPLICAS": "it takes no commits while fewer replicas follow it than its min-replicas-to-write",
+    redis.exceptions.ReadOnlyError: "it is a replica: promote it, or name its master, or its Sentinels, in the metadata URL",
+    redis.exceptions.MasterDownError: "it is a replica whose master is away: start that, or promote the replica",
+}
+SCRIPT = " script: "  # and where in it, at the end of what a script met
 FORBIDDEN = (
     "NOPERM",
     "The user executing the script can't",
@@ -391,18 +400,15 @@ class Link:
 
     def _call_again(self, ask: Callable[[Any], T], error: Exception, give_up_s: float) -> T:
         """`call`, which has failed a first time."""
-        failed = False
-        pause_s = MIN_PAUSE_S
+        told, pause_s = "", MIN_PAUSE_S
         while True:
             if not _passes(error):
                 raise refusal(self.address, error) from error
-            if not failed:
-                failed = True
-                self._tell(str(error))
+            if (reason := _reason(error)) != told:  # it is away, and then it reads its data
+                self._tell(told := reason)
             if time.monotonic() >= give_up_s:
-                raise StoreError(
-                    f"Redis at {self.address.shown} has not answered for {self._io_timeout_s:g} s: {error}"
-                ) from error
+                has = "refused" if isinstance(error, redis.ResponseError) else "not answered"
+                raise StoreError(f"Redis at {self.address.shown} has {has} for {self._io_timeout_s:g} s: {reason}") from error
             time.sleep(random.uniform(MIN_PAUSE_S, pause_s))
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
             if self.is_cluster:
@@ -440,6 +446,15 @@ def _passes(error: Exception) -> bool:
     return isinstance(error, AWAY) or str(error).startswith(PASSING)
 
 
+def _reason(error: Exception) -> str:
+    """What keeps calls waiting: the same whoever meets it."""
+    text, _, _ = str(error).partition(SCRIPT)
+    for what, mended in MENDED.items():
+        if text.startswith(what) if isinstance(what, str) else isinstance(error, what):
+            return f"{mended} ({text})"
+    return text
+
+
 def refusal(address: Address, error: Exception) -> CairnError:
     """An error of the server as ours: one line, and how to mend it."""
     text = str(error)
@@ -450,6 +465,4 @@ def refusal(address: Address, error: Exception) -> CairnError:
         return StoreError(f"{where} does not permit it ({text}): give the user +@all on ~{{cairnfs:* and &{{cairnfs:*")
     if text.startswith("OOM") or isinstance(error, redis.exceptions.OutOfMemoryError):
         return StoreError(f"{where} is out of memory: raise its maxmemory ({text})", errno.ENOSPC)
-    if text.startswith("MISCONF"):
-        return StoreError(f"{where} cannot write to its disk and takes no commits: {text}")
     return StoreError(f"{where}: {text}")
