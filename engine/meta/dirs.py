@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+from cairnfs.clock import is_ahead
 from cairnfs.const import MAX_LINKS
 from cairnfs.errors import CorruptError, FsError, WayChanged
 from cairnfs.meta.core import MetaCore
@@ -35,7 +36,7 @@ T = TypeVar("T")
 
 MAX_LOOKS = 20  # each needs another node to remove or replace the name between two reads of ours
 GONE, TAKEN = partial(FsError, errno.ENOENT), partial(FsError, errno.EEXIST)  # errors of conditions
-FUTURE_NS = 1_000_000_000  # clocks of nodes differ by less; a directory time further ahead was set by an application
+REWRITES = 3  # attempts of an operation that bring a directory from the future, before it leaves it there
 
 
 class Vanished(Exception):
@@ -86,11 +87,14 @@ def change_directory(txn: Txn, attr: Attr, now_ns: int, *, entries: int = 0, sub
     key = inode_key(attr.ino)
     if subdirs > 0 and attr.nlink + subdirs > MAX_LINKS:
         raise FsError(errno.EMLINK)
-    if attr.mtime_ns > now_ns + FUTURE_NS:
-        _bring_to_present(txn, attr, now_ns)
-    now = time_field(now_ns)
-    txn.max(key, MTIME_AT, now)  # before Add, which would make a row that is missing
-    txn.max(key, CTIME_AT, now)
+    mtime_ns = ctime_ns = now_ns
+    if is_ahead(max(attr.mtime_ns, attr.ctime_ns), now_ns):
+        if txn.attempt < REWRITES:
+            _bring_to_present(txn, attr, now_ns)
+        else:  # others whose clocks are ahead change it all the time
+            mtime_ns, ctime_ns = max(now_ns, attr.mtime_ns + 1), max(now_ns, attr.ctime_ns + 1)
+    txn.max(key, MTIME_AT, time_field(mtime_ns))  # before Add, which would make a row that is missing
+    txn.max(key, CTIME_AT, time_field(ctime_ns))
     if entries:
         txn.add(key, SIZE_AT, entries)
     if subdirs:
@@ -112,9 +116,9 @@ def tell_walkers(txn: Txn, *moved: Attr | None) -> None:
 
 
 def _bring_to_present(txn: Txn, attr: Attr, now_ns: int) -> None:
-    """An mtime in the future, set by utimensat(), would hide every change from a `Max`: rewrite the row this once."""
+    """A time in the future, of utimensat() or a wrong clock, would hide every change from a `Max`: rewrite the row this once."""
     key = inode_key(attr.ino)
     present = attr.copy()
-    present.mtime_ns = now_ns
+    present.mtime_ns, present.ctime_ns = now_ns, min(attr.ctime_ns, now_ns)
     txn.unchanged(key)
     txn.put(key, encode_attr(present))

@@ -9,6 +9,7 @@ import errno
 import stat
 from collections.abc import Callable, Sequence
 
+from cairnfs.clock import is_ahead
 from cairnfs.const import CHUNK_BYTES, MAX_FILE_BYTES
 from cairnfs.errors import FsError
 from cairnfs.ext import slicer
@@ -41,7 +42,8 @@ def commit_write(
         edit.grow(end)
         if mtime_ns is not None:
             edit.attr.mtime_ns = mtime_ns
-            edit.attr.ctime_ns = max(edit.attr.ctime_ns, mtime_ns)
+            is_wrong = is_ahead(edit.attr.ctime_ns, core.now_ns())  # by the clock of another node: it would hide this change
+            edit.attr.ctime_ns = mtime_ns if is_wrong else max(edit.attr.ctime_ns, mtime_ns)
         if kill_suid:
             drop_privileges(txn, edit.attr)
 

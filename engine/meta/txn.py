@@ -51,10 +51,13 @@ UNCOMMITTED = Position(0)  # version of a row that this transaction itself has c
 class Txn:
     """Gathers one commit. Reads show the transaction's own effects; `unchanged` speaks of rows as they were read."""
 
-    __slots__ = ("_changed", "_errors", "_n_adds", "_read", "_recall", "_store", "conditions", "effects", "recalled")
+    __slots__ = ("_changed", "_errors", "_n_adds", "_read", "_recall", "_store", "attempt", "conditions", "effects", "recalled")
 
-    def __init__(self, store: Store | Recall, recall: Recall | None = None) -> None:
-        """`recall`: rows are taken from there if they are known; `recalled` says whether any were."""
+    def __init__(self, store: Store | Recall, recall: Recall | None = None, attempt: int = 0) -> None:
+        """`recall`: rows are taken from there if they are known; `recalled` says whether any were. `attempt`: how often the
+        operation was tried before.
+        """
+        self.attempt = attempt
         self._store = store
         self._recall = recall
         self.recalled = False
@@ -209,7 +212,7 @@ def transact_at(store: Store, build: Callable[[Txn], T], recall: Recall | None =
     for attempt in range(MAX_ATTEMPTS):
         if attempt > 1:  # the first conflict is retried at once: whoever won is done
             time.sleep(random.uniform(0, min(MAX_PAUSE_S, 0.0001 * 2**attempt)))
-        txn = Txn(store if recall is None else recall, None if attempt else recall)
+        txn = Txn(store if recall is None else recall, None if attempt else recall, attempt)
         try:
             result = build(txn)
         except Exception:

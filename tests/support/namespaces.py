@@ -21,12 +21,15 @@ USER = Caller(uid=1000, gid=100, pid=42, umask=0o022)
 
 
 class TickingClock:
-    """Every look at it is one microsecond later."""
+    """Every look at it is one microsecond later. `ahead_ns`: of the time of `of`."""
 
-    def __init__(self) -> None:
+    def __init__(self, of: "TickingClock | None" = None, ahead_ns: int = 0) -> None:
         self.ns = START_NS
+        self._of, self._ahead_ns = of, ahead_ns
 
     def now_ns(self) -> int:
+        if self._of is not None:
+            return self._of.now_ns() + self._ahead_ns
         self.ns += 1000
         return self.ns
 
@@ -131,6 +134,7 @@ class Volume:
         create_volume(self.store, VolumeFormat("testing", inodes=inodes), START_NS)
         self.n_nodes = 0
 
-    def node(self) -> Node:
+    def node(self, ahead_ns: int = 0) -> Node:
+        """`ahead_ns`: how far its clock is ahead of the others'."""
         self.n_nodes += 1
-        return Node(self.store, self.n_nodes, self.clock)
+        return Node(self.store, self.n_nodes, TickingClock(self.clock, ahead_ns))

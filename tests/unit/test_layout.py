@@ -81,6 +81,18 @@ def test_a_write_without_privilege_clears_set_id_bits(volume: MetaVolume, mode: 
     assert volume.layout.truncate(volume.file(b"h", mode), 5).mode == mode
 
 
+def test_a_write_comes_after_a_change_by_a_clock_that_was_ahead(volume: MetaVolume) -> None:
+    ino = volume.file(b"f")
+    now_ns = volume.core.now_ns()
+    for ahead_ns, expected_ns in ((10**8, now_ns + 10**8), (3600 * 10**9, now_ns)):
+        attr = volume.attr(ino)
+        attr.ctime_ns = now_ns + ahead_ns
+        volume.put(records.inode_key(ino), records.encode_attr(attr))
+        ref = volume.slice(10)
+        attr = volume.layout.commit_write(ino, [(0, 10, ref)], mtime_ns=now_ns, new_packs=[(ref.pack, 10, 20)])
+        assert (attr.mtime_ns, attr.ctime_ns) == (now_ns, expected_ns)
+
+
 def test_a_write_without_privilege_takes_capabilities_away(volume: MetaVolume) -> None:
     ino = volume.file(b"f")
     attr = volume.attr(ino)

@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable
+from itertools import count
 
 import pytest
 
@@ -10,6 +11,8 @@ from cairnfs.meta import records
 from cairnfs.meta.stores.base import Along, Key, Unchanged, Via
 from cairnfs.types import Caller, Inode, Position, SetAttr
 from support.namespaces import ROOT, START_NS, USER, Node, Volume
+
+HOUR_NS = 3600 * 10**9
 
 
 @pytest.fixture
@@ -109,6 +112,35 @@ class TestCreate:
         node.attrs.set(USER, ROOT, SetAttr(mtime_ns=START_NS * 2))
         made = node.file(b"a")
         assert node.names.get(ROOT).mtime_ns == made.mtime_ns
+
+    def test_directory_comes_back_from_the_future_of_a_wrong_clock(self, volume: Volume, node: Node) -> None:
+        other = volume.node(HOUR_NS)
+        assert other.file(b"a").ctime_ns == other.names.get(ROOT).ctime_ns > node.core.now_ns() + HOUR_NS // 2
+        made = node.file(b"b")
+        root = node.names.get(ROOT)
+        assert root.mtime_ns == root.ctime_ns == made.ctime_ns
+
+    @pytest.mark.parametrize("ahead_ns", [-HOUR_NS, HOUR_NS])
+    def test_nodes_with_wrong_clocks_create_in_a_directory_that_changes_all_the_time(
+        self, volume: Volume, node: Node, ahead_ns: int
+    ) -> None:
+        """However fast the others are: there is a commit of theirs between every look at the directory and the next commit."""
+        other = volume.node(ahead_ns)
+        one, busy = (node, other) if ahead_ns > 0 else (other, node)
+        names = count()
+        busy.file(b"first")
+
+        def disturb() -> None:
+            busy.file(b"%d" % next(names))
+            one.store.before_next_commit(disturb)
+
+        before = one.names.get(ROOT)
+        disturb()
+        one.file(b"made")
+        assert one.store.trips.count("commit") < 10
+        after = one.names.get(ROOT)
+        assert (after.mtime_ns > before.mtime_ns, after.ctime_ns > before.ctime_ns) == (True, True)
+        assert after.size == next(names) + 2
 
 
 class TestLookup:
