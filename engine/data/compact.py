@@ -12,12 +12,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from cairnfs.clock import Clock
+from cairnfs.clock import Clock, Since
 from cairnfs.const import CHUNK_BYTES
 from cairnfs.data.fetch import SMALL_SLICE_BYTES, Fetcher
 from cairnfs.data.ports import MetaPort, NewPack
 from cairnfs.data.uploader import Piece, Uploader
-from cairnfs.data.writer import OLD_NS
+from cairnfs.data.writer import OLD_S
 from cairnfs.errors import CairnError, ObjectMissing
 from cairnfs.ext import slicer
 from cairnfs.types import Attr, Inode, PackId, SliceRef
@@ -104,7 +104,7 @@ class Compactor:
             return False
         changed = layout
         packs: list[NewPack] = []
-        began_ns = self._clock.now_ns()
+        began = Since(self._clock)
         try:
             for start, end in plan(layout, self._block_bytes):
                 if self._closing:
@@ -112,7 +112,7 @@ class Compactor:
                 ref, pack = self._rewrite(ino, chunk_no, layout, start, end)
                 changed = _overlay(changed, start, end, ref)
                 packs.append(pack)
-            if not 0 <= self._clock.now_ns() - began_ns < OLD_NS:
+            if began.is_longer(OLD_S):
                 raise CairnError("it took so long that what was stored may have been collected")
         except BaseException:
             for pack_id, _, _ in packs:

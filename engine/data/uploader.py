@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from itertools import count
 
+from cairnfs.clock import Since
 from cairnfs.data.pack import BuiltPack, PlainSlice, build_pack, pack_name
 from cairnfs.data.ports import MetaPort
 from cairnfs.errors import CairnError, ObjectError, ObjectMissing
@@ -52,13 +53,13 @@ class Piece:
 class Batch:
     """Pieces that share a pack. `offered`: a commit that was not refused has named its pack, which may be in a layout already."""
 
-    __slots__ = ("discarded", "error", "n_bytes", "offered", "pack", "pieces", "sealed_s", "state", "stored_ns")
+    __slots__ = ("discarded", "error", "n_bytes", "offered", "pack", "pieces", "sealed_s", "state", "stored")
 
     def __init__(self, pieces: list[Piece], sealed_s: float) -> None:
         self.pieces = pieces
         self.n_bytes = sum(p.length for p in pieces)
         self.sealed_s = sealed_s
-        self.stored_ns = 0
+        self.stored: Since | None = None
         self.state = State.WAITING
         self.pack: BuiltPack | None = None
         self.error: CairnError | None = None

@@ -13,7 +13,7 @@ Whoever waits for memory holds neither. States and scenarios: README.md.
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from cairnfs.clock import Clock
+from cairnfs.clock import Clock, Since
 from cairnfs.data.dirty import DirtyBlock
 from cairnfs.data.pack import BuiltPack
 from cairnfs.data.ports import LayoutOps
@@ -27,7 +27,7 @@ Snapshot = list[tuple[int, Buffer]]
 
 COMMIT_BATCHES = 128  # a background commit is due at this many stored batches: 512 MiB of sequential writing
 COMMIT_AGE_S = 30.0  # or at this age of the oldest: what Linux allows its own dirty pages
-OLD_NS = 1800 * 10**9  # what was stored so long ago and is named by nobody may have been collected: half of the grace of gc
+OLD_S = 1800.0  # what was stored so long ago and is named by nobody may have been collected: half of the grace of gc
 
 
 class WriterServices:
@@ -332,7 +332,7 @@ class FileWriter:
         with self._lock:
             for piece in batch.pieces:
                 piece.data = None
-            batch.state, batch.stored_ns = State.STORED, self._s.clock.now_ns()
+            batch.state, batch.stored = State.STORED, Since(self._s.clock)
             discarded = batch.discarded
             if self._settled is not None:
                 self._settled.notify_all()
@@ -413,12 +413,11 @@ class FileWriter:
         return attr
 
     def _check_old(self, batches: list[Batch]) -> None:
-        """Ask for objects that were stored long ago, by the clock that goes on while a machine is suspended; and for those that a
-        commit without an answer has named: if it was applied, and all of them was overwritten since, they are deleted.
+        """Ask for objects that were stored long ago; and for those that a commit without an answer has named: if it was applied,
+        and all of them was overwritten since, they are deleted.
         """
-        now_ns = self._s.clock.now_ns()
         for batch in batches:
-            is_old = not 0 <= now_ns - batch.stored_ns < OLD_NS
+            is_old = batch.stored is None or batch.stored.is_longer(OLD_S)
             if batch.pack is not None and (is_old or batch.offered) and not self._s.uploader.has(batch.pack.pack):
                 how = "overwritten elsewhere and deleted" if batch.offered else "collected before it was committed"
                 raise CorruptError(

@@ -203,19 +203,20 @@ def test_whoever_writes_meanwhile_wins(volume: DataVolume, monkeypatch: pytest.M
     file.writer.close()
 
 
-@pytest.mark.parametrize("passed_s", [7200, -7200])
+@pytest.mark.parametrize(("wall_s", "monotonic_s"), [(7200, 60), (-7200, 60), (60, 7200)])
 def test_what_was_collected_before_it_was_named_gets_into_no_layout(
-    volume: DataVolume, monkeypatch: pytest.MonkeyPatch, passed_s: int
+    volume: DataVolume, monkeypatch: pytest.MonkeyPatch, wall_s: int, monotonic_s: int
 ) -> None:
-    """A machine that was suspended for hours between storing and committing, and `gc --delete` elsewhere meanwhile."""
+    """A machine is suspended for hours between storing and committing, or its clock is set; and `gc --delete` elsewhere."""
     file, data = fragmented(volume)
     store = volume.data.uploader.store
 
     def suspended(*args: Any) -> BuiltPack:
         built = store(*args)
         volume.objects.delete(pack_name(built.pack))
-        now_ns = time.time_ns() + passed_s * 10**9
+        now_ns, now_s = time.time_ns() + wall_s * 10**9, time.monotonic() + monotonic_s
         monkeypatch.setattr(SystemClock, "now_ns", lambda self: now_ns)
+        monkeypatch.setattr(SystemClock, "monotonic_s", lambda self: now_s)
         return built
 
     monkeypatch.setattr(volume.data.uploader, "store", suspended)

@@ -459,22 +459,27 @@ def test_a_commit_that_may_have_been_applied_leaves_its_packs(
     assert len(volume.packs()) == 1
 
 
-@pytest.mark.parametrize("passed_s", [7200, -7200, 60])
+@pytest.mark.parametrize(
+    ("wall_s", "monotonic_s", "is_long"),
+    [(7200, 60, True), (-7200, 60, True), (60, 7200, True), (60, 60, False)],
+    ids=["suspended", "set back", "as much set back as passed", "short"],
+)
 def test_what_was_collected_before_its_commit_is_an_error_and_not_a_layout_of_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passed_s: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wall_s: int, monotonic_s: int, is_long: bool
 ) -> None:
-    """A machine that was suspended for hours commits what it had stored, and somebody may have run `gc --delete` meanwhile."""
+    """A machine that was suspended for hours, say, commits what it had stored; somebody may have run `gc --delete` meanwhile."""
     volume = DataVolume(tmp_path)
     kept, lost = volume.file(), volume.file()
     for file in (kept, lost):
         file.writer.write(0, b"x" * BLOCK)
         while file.writer._batches[0].state is not State.STORED:
             time.sleep(0.001)
-    now_ns = time.time_ns() + passed_s * 10**9
+    now_ns, now_s = time.time_ns() + wall_s * 10**9, time.monotonic() + monotonic_s
     monkeypatch.setattr(SystemClock, "now_ns", lambda self: now_ns)
+    monkeypatch.setattr(SystemClock, "monotonic_s", lambda self: now_s)
     assert kept.writer.flush() is not None
-    assert volume.faulty.calls["head"] == (passed_s != 60), "it asks only after long"
-    if passed_s != 60:
+    assert volume.faulty.calls["head"] == is_long, "it asks only after long"
+    if is_long:
         assert (pack := lost.writer._batches[0].pack) is not None
         volume.objects.delete(pack_name(pack.pack))
         for _ in range(2):
