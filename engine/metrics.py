@@ -27,8 +27,8 @@ META_OPERATIONS = (
     + ("layout.extents", "layout.free_deleted", "layout.garbage", "layout.punch", "layout.read", "layout.replace", "layout.seek")
     + ("layout.truncate", "layout.zero", "locks.drop_session", "locks.getlk", "locks.held")
     + ("locks.release", "locks.setlk")
-    + ("sessions.clean_stale", "sessions.close", "sessions.describe", "sessions.expect", "sessions.heartbeat", "sessions.list")
-    + ("sessions.now_ns", "sessions.open", "sessions.renew", "sessions.resume", "sessions.sustained")
+    + ("sessions.active", "sessions.clean_stale", "sessions.close", "sessions.describe", "sessions.expect", "sessions.heartbeat")
+    + ("sessions.list", "sessions.now_ns", "sessions.open", "sessions.renew", "sessions.resume", "sessions.sustained")
 )
 EVICTED = ("segment", "attributes", "name")  # in the order of `Arena.evicted`
 OBJECT_CALLS = ("put", "get", "head", "delete", "list")

@@ -17,7 +17,6 @@ from cairnfs.const import DEFAULT_BLOCK_BYTES
 from cairnfs.errors import ObjectError, StoreError, UsageError, VolumeError
 from cairnfs.ext.arena import Arena
 from cairnfs.meta import Meta, records
-from cairnfs.meta.sessions import SessionInfo, is_dead
 from cairnfs.meta.stores import open_store
 from cairnfs.meta.stores.base import Store
 from cairnfs.meta.stores.counting import CountingStore
@@ -115,13 +114,6 @@ class Volume:
 
             self._data = Data(self.meta, self.objects, self.options, metrics=self.metrics, arena=self.arena)
         return self._data
-
-    def active_sessions(self) -> list[SessionInfo]:
-        """Who uses the volume now; sessions whose process is known to have ended are cleaned up first."""
-        sessions = self.meta.sessions
-        sessions.clean_stale()
-        now_ns = sessions.now_ns()
-        return [session for session in sessions.list() if not is_dead(session, now_ns)]
 
     def close(self) -> None:
         """Close data, objects and metadata, in this order; goes on when one fails, and raises the first failure."""
@@ -286,7 +278,7 @@ def has_volume(store: Store) -> bool:
 
 def refuse_if_used(volume: Volume) -> None:
     """Raise VolumeError naming who has the volume mounted, if anybody has."""
-    users = volume.active_sessions()
+    users = volume.meta.sessions.active()
     if users:
         places = ", ".join(f"{user.host}:{user.mountpoint} (process {user.pid})" for user in users)
         raise VolumeError(f"volume '{volume.format.name}' is in use by {places}: unmount it first")

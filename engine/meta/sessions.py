@@ -11,9 +11,10 @@ that depends on it. Then `on_lost` is told, and another session is opened in its
 While a mount passes from one process to another, its session has both, and lives as long as either of them.
 
 A session is dead when its process is known to have ended (this machine tells) or, for processes this machine cannot see,
-when this process has watched it for five of its periods and seen no heartbeat. No clocks are compared for that. A process seen to
-run is never dead, however old its heartbeat: after a suspended machine wakes up all heartbeats are old. Who could not look for
-long begins to watch anew: the store may have been away, and then nobody's heart could beat.
+when this process has watched it for five of its periods and seen no heartbeat. No clocks are compared for that: the store's,
+too, is set at times, and then all heartbeats are old. Where it says besides that the machine was started again since the last
+one, two periods are enough. A process seen to run is never dead, however old its heartbeat: so it is after a suspended machine
+wakes up. Who could not look for long begins to watch anew: the store may have been away, and then nobody's heart could beat.
 """
 
 import builtins
@@ -48,9 +49,11 @@ from cairnfs.types import Inode, Position, SessionId
 log = logging.getLogger(__name__)
 
 MISSED_BEATS = 5
+DOUBTED_BEATS = 2  # of who is dead by the store's clock: one comes within a period if that clock was set
 SHORTEST_STALE_S = 5.0  # a process may well be kept waiting for a second or two
 DEFAULT_PERIOD_S = 12.0
 SCAN_ROWS = 256
+LOOK_AGAIN_S = 0.5  # while a heartbeat is waited for
 
 _NONE = SessionId(0)
 
@@ -229,7 +232,9 @@ class Sessions:
         watched by earlier calls.
         """
         found = self._scan()
-        now_s, shared_s = self._core.clock.monotonic_s(), self.now_ns() / 10**9
+        shared_ns = self._core.store.now_ns()
+        by_clock_s = (self._core.now_ns() if shared_ns is None else shared_ns) / 10**9
+        now_s = self._core.clock.monotonic_s()
         watched, self._watched = self._watched, {}
         away_s, self._looked_s = now_s - self._looked_s - self._period_s, now_s
         dead = []
@@ -241,14 +246,35 @@ class Sessions:
             if seen != version or away_s > session.stale_s / 2:
                 since_s = now_s
             self._watched[session.id] = version, since_s
-            missed = now_s - since_s > session.stale_s
-            ended = alive is False or session.process.ended_by_boot(session.heartbeat, shared_s)
-            if (session.is_buried or ended or missed) and self._bury(session, version):
+            missed_s = now_s - since_s
+            # Without a clock of its own a store is for one machine, and another boot is over.
+            may_be_over = shared_ns is None or missed_s > DOUBTED_BEATS * session.period_s
+            ended = alive is False or (may_be_over and session.process.ended_by_boot(session.heartbeat, by_clock_s))
+            if (session.is_buried or ended or missed_s > session.stale_s) and self._bury(session, version):
                 self._clean(session.id)
                 dead.append(session)
         return dead
 
-    def list(self) -> list[SessionInfo]:
+    def active(self) -> list[SessionInfo]:
+        """Who uses the volume now; sessions that are known to be dead are cleaned up first. If all others seem dead by the
+        store's clock, heartbeats of theirs are waited for: it may have been set.
+        """
+        self.clean_stale()
+        now_ns = self.now_ns()
+        found = [(session, version) for session, version in self._scan() if _may_live(session)]
+        doubted = {session.id: version for session, version in found if _is_doubtful(session, now_ns)}
+        active = [session for session, _ in found if session.id not in doubted]
+        if active or not doubted:
+            return active
+        wait_s = DOUBTED_BEATS * max(session.period_s for session, _ in found)
+        log.warning("waiting up to %g s for a heartbeat of who uses the volume", wait_s)
+        until_s = self._core.clock.monotonic_s() + wait_s
+        while not active and self._core.clock.monotonic_s() < until_s:
+            self._core.clock.sleep(LOOK_AGAIN_S)
+            active = [each for each, version in self._scan() if _may_live(each) and doubted.get(each.id) != version]
+        return active
+
+    def list(self) -> builtins.list[SessionInfo]:
         """All sessions, dead ones included, in the order they began. CorruptError (EIO) for a malformed row."""
         return sorted((session for session, _ in self._scan()), key=lambda session: session.id)
 
@@ -293,6 +319,16 @@ def is_dead(session: SessionInfo, now_ns: int) -> bool:
         return not alive
     now_s = now_ns / 10**9
     return now_s - session.heartbeat > session.stale_s or session.process.ended_by_boot(session.heartbeat, now_s)
+
+
+def _may_live(session: SessionInfo) -> bool:
+    return not session.is_buried and session.is_alive() is not False
+
+
+def _is_doubtful(session: SessionInfo, now_ns: int) -> bool:
+    """Whether a clock is all that says whether it is dead, and what it says is no recent heartbeat."""
+    is_recent = abs(now_ns / 10**9 - session.heartbeat) <= session.stale_s
+    return session.is_alive() is None and (not is_recent or is_dead(session, now_ns))
 
 
 def _forget(session: SessionId, txn: Txn) -> None:

@@ -8,13 +8,14 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from support.mounts import Mount, MountFactory, Volume
 from support.redis_server import RedisServer
+from support.shifted_clock import ShiftedClock
 
 BRIDGE = re.compile(r"cairn(\d+)s?")
 START = """
@@ -156,15 +157,21 @@ class Network:
         self.hosts.append(host)
         return host
 
-    def redis(self, folder: Path, *options: str, config: Path | None = None) -> RedisServer:
+    def redis(self, folder: Path, *options: str, config: Path | None = None, env: Mapping[str, str] | None = None) -> RedisServer:
         """A server that the hosts reach, too."""
-        return RedisServer(folder, "--bind", "127.0.0.1", self.address, "--protected-mode", "no", *options, config=config)
+        reached = ["--bind", "127.0.0.1", self.address, "--protected-mode", "no"]
+        return RedisServer(folder, *reached, *options, config=config, env=env)
 
     def url(self, server: RedisServer, db: int = 0) -> str:
         return f"redis://{self.address}:{server.port}/{db}"
 
-    def mount(self, mounts: MountFactory, host: Host, volume: Volume, *options: str) -> HostMount:
+    def mount(
+        self, mounts: MountFactory, host: Host, volume: Volume, *options: str, clock: ShiftedClock | None = None
+    ) -> HostMount:
+        """`clock`: what it has for a wall clock."""
         mount = HostMount(host, volume, mounts.root / f"mnt{len(mounts.mounts)}", *options)
+        if clock is not None:
+            mount.prefix = [*host.prefix, *clock.prefix]
         mounts.mounts.append(mount)
         mount.start()
         return mount

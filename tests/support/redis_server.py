@@ -1,9 +1,11 @@
 """Redis servers of the tests' own, on loopback, and Valkey servers, which are newer than Debian's Redis."""
 
+import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,7 +27,9 @@ VALKEY_WITH_TLS = shutil.which("valkey-server", path=f"{sys.prefix}/valkey/usr/b
 
 
 class RedisServer:
-    """One server; its data stays in `folder` when it is stopped and started again. With a `config`, a Sentinel."""
+    """One server; its data stays in `folder` when it is stopped and started again. With a `config`, a Sentinel. `env`: variables
+    that it has besides those of this process.
+    """
 
     def __init__(
         self,
@@ -35,6 +39,7 @@ class RedisServer:
         password: str = "",
         config: Path | None = None,
         program: str | None = REDIS_SERVER,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -43,6 +48,7 @@ class RedisServer:
         self.options = options
         self.config = config
         self.program = program
+        self._env = os.environ | (env or {})
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -60,7 +66,7 @@ class RedisServer:
             command = [self.program, *common, "--save", "", "--appendonly", "yes", "--repl-diskless-sync-delay", "0"]
             command += ["--requirepass", self.password] if self.password else []
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen([*command, *self.options], stdout=log, stderr=log)
+            self._process = subprocess.Popen([*command, *self.options], stdout=log, stderr=log, env=self._env)
         self.wait()
 
     def wait(self) -> None:

@@ -11,7 +11,6 @@ from conftest import ExpectedLogs
 
 from cairnfs.errors import CorruptError, FsError, SessionLost, StoreError
 from cairnfs.meta import Meta, records
-from cairnfs.meta import process as process_module
 from cairnfs.meta.process import Process, process_of, this_process
 from cairnfs.meta.sessions import DEFAULT_PERIOD_S, MISSED_BEATS, SessionInfo, is_dead
 from cairnfs.meta.stores.base import Delete, Put
@@ -358,6 +357,72 @@ def test_clocks_of_hosts_may_differ(
     assert watch(meta, clock) == [session]
 
 
+class SetClock:
+    """The store's, which is set; the monotonic one of its users goes on."""
+
+    def __init__(self, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead_s = 0
+        monkeypatch.setattr(MemoryStore, "now_ns", lambda store: clock.now_ns() + self.ahead_s * S)
+
+
+def namesake() -> Process:
+    """Of another machine with the name of this one, or of this one before it was started again."""
+    return replace(this_process(), boot_id="another")
+
+
+@pytest.mark.parametrize("hours", [-1000, 1000])
+def test_a_machine_with_our_name_lives_when_the_clock_of_the_store_is_set(
+    meta: Meta, other: Meta, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    shared = SetClock(clock, monkeypatch)
+    session = run_as(other, namesake(), monkeypatch)
+    assert watch(meta, clock, DEFAULT_PERIOD_S) == []
+    shared.ahead_s += 3600 * hours
+    for _ in range(5):
+        assert watch(meta, clock, DEFAULT_PERIOD_S) == []
+        other.sessions.heartbeat()
+    assert watch(meta, clock) == [session]
+
+
+def test_a_machine_that_was_started_again_is_missed_sooner(
+    meta: Meta, other: Meta, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = SetClock(clock, monkeypatch)
+    session = run_as(other, namesake(), monkeypatch)
+    shared.ahead_s += 10**9
+    assert watch(meta, clock, 2 * DEFAULT_PERIOD_S) == []
+    assert watch(meta, clock, 1) == [session]
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+@pytest.mark.parametrize("beats", [False, True])
+def test_who_uses_a_volume_is_asked_for_a_heartbeat_when_the_clock_of_the_store_was_set(
+    meta: Meta,
+    other: Meta,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    expected_logs: ExpectedLogs,
+    hours: int,
+    beats: bool,
+) -> None:
+    shared = SetClock(clock, monkeypatch)
+    session = run_as(other, elsewhere(), monkeypatch)
+    assert [known.id for known in meta.sessions.active()] == [session]
+    expected_logs.add("waiting up to 24 s for a heartbeat")
+    shared.ahead_s += 3600 * hours
+    began_s, sleep = clock.now_s, clock.sleep
+
+    def slept(seconds: float) -> None:
+        sleep(seconds)
+        if beats and clock.now_s - began_s > DEFAULT_PERIOD_S - 1:
+            other.sessions.heartbeat()
+
+    monkeypatch.setattr(clock, "sleep", slept)
+    assert [known.id for known in meta.sessions.active()] == [session] * beats
+    assert (clock.now_s - began_s < DEFAULT_PERIOD_S) == beats
+    assert [known.id for known in meta.sessions.list()] == [session], "nobody has watched it for long enough"
+
+
 def test_a_session_that_beats_often_is_missed_sooner(
     meta: Meta, other: Meta, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -405,45 +470,3 @@ def test_damaged_session_is_an_error_that_names_it(meta: Meta, value: bytes) -> 
     with pytest.raises(CorruptError, match="session 9") as raised:
         meta.sessions.list()
     assert raised.value.errno == errno.EIO
-
-
-# --- processes ---
-
-
-def session_of(process: Process, heartbeat: int) -> SessionInfo:
-    return SessionInfo(SessionId(1), process, "/mnt", "0", heartbeat, heartbeat)
-
-
-def test_pid_used_again_is_another_process() -> None:
-    assert this_process().is_alive() is True
-    assert replace(this_process(), pid_start=this_process().pid_start - 1).is_alive() is False
-
-
-def test_ended_process_that_nobody_reaped_is_not_alive() -> None:
-    ended = subprocess.Popen(["true"])
-    start = process_module._start_of(ended.pid)
-    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
-    assert replace(this_process(), pid=ended.pid, pid_start=max(start, 1)).is_alive() is False
-    ended.wait()
-
-
-@pytest.mark.parametrize("change", [{"boot_id": "other"}, {"boot_id": ""}, {"pid_namespace": "pid:[1]"}])
-def test_process_of_another_boot_or_container_cannot_be_told(change: dict[str, str]) -> None:
-    assert replace(this_process(), **change).is_alive() is None  # type: ignore[arg-type]
-
-
-def test_process_hidden_by_proc_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    process = replace(this_process(), pid=os.getppid())
-    monkeypatch.setattr(process_module, "_start_of", lambda pid: 0)
-    assert process.is_alive() is None
-
-
-def test_session_from_before_this_machine_started_is_dead_at_once() -> None:
-    now_s = 1_700_000_000
-    rebooted = replace(this_process(), boot_id="before")
-    assert is_dead(session_of(rebooted, heartbeat=0), now_s * S)
-    assert not is_dead(session_of(rebooted, heartbeat=now_s - 1), now_s * S)  # a machine with our name, running
-
-
-def test_session_of_a_clock_that_is_ahead_lives() -> None:
-    assert not is_dead(session_of(elsewhere(), heartbeat=2_000), 1_000 * S)
