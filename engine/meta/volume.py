@@ -157,7 +157,12 @@ def wipe_volume(store: Store, known: VolumeFormat | None = None) -> None:
         return
     numbers = records.encode_numbers(*(number_at(row.value, offset) + BETWEEN_VOLUMES for offset in NUMBERS_AT))
     store.wipe(SessionId(number_at(numbers, records.NEXT_SESSION_AT)))
-    transact(store, lambda txn: txn.put(records.FORMER_KEY, numbers))
+
+    def build(txn: Txn) -> None:
+        txn.delete(records.NEXT_KEY)  # which is gone: Redis without memory takes a row only behind a deletion
+        txn.put(records.FORMER_KEY, numbers)
+
+    transact(store, build)
 
 
 def update_format(store: Store, **changes: Any) -> VolumeFormat:

@@ -157,6 +157,7 @@ def test_a_restarted_server_goes_on_refusing_sessions_of_a_wiped_volume(redis_se
     with opened(f"{redis_server.url}/1") as former, opened(f"{redis_server.url}/1") as tool:
         former.origin = SessionId(8)
         put(former, A, b"1")
+        put(tool, A, b"1")  # so that no connection is made, and greeted, after the wipe
         tool.wipe(SessionId(9))
         put(tool, A, b"2")
         before = tool.position()

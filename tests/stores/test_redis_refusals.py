@@ -13,9 +13,11 @@ import redis
 from cairnfs.errors import StoreError
 from cairnfs.ext.log_end import LogEnd
 from cairnfs.meta.ids import Ids
+from cairnfs.meta.records import FORMER_KEY
 from cairnfs.meta.stores.base import Add, Delete, LogTrimmed, Put
 from cairnfs.meta.stores.redis_store import INDEX_FROM
-from cairnfs.types import Position
+from cairnfs.meta.volume import BETWEEN_VOLUMES, wipe_volume
+from cairnfs.types import Position, SessionId
 from support.metavolume import MetaVolume
 from support.proxy import Proxy
 from support.redis_rows import COUNT, counted, opened, synced
@@ -49,6 +51,24 @@ def test_with_full_memory_everything_can_be_read_and_deleted(own_server: Maker) 
         assert [record.position for record in other.log(newest, 10, rings=True)] == [newest + 1]
         config(server, "maxmemory", "0")
         assert put(store, B, b"3") == newest + 2
+
+
+def test_a_volume_on_a_full_server_can_be_destroyed(own_server: Maker) -> None:
+    """Even if that makes no room, since the memory is others'. Its numbers are kept, and its sessions refused, as anywhere."""
+    server = own_server()
+    with opened(server.url) as store, opened(server.url) as former:
+        first = Ids(MetaVolume(store=store).store).inode()
+        former.origin = SessionId(1)
+        newest = store.position()
+        config(server, "maxmemory", "1")
+        wipe_volume(store)
+        with pytest.raises(LogTrimmed):
+            store.log(newest, 10)
+        config(server, "maxmemory", "0")
+        with pytest.raises(StoreError, match="volume of this session was destroyed"):
+            put(former, A, b"1")
+        assert [name for name in store.partitions(b"", None, 10) if name != FORMER_KEY[0]] == []
+        assert Ids(MetaVolume(store=store).store).inode() > first + BETWEEN_VOLUMES
 
 
 def test_a_full_server_that_is_restarted_can_be_read(own_server: Maker) -> None:

@@ -122,6 +122,7 @@ class RedisStore:
         self._client_id = os.urandom(8)
         self._done = tag + b"done:" + self._client_id.hex().encode()
         self._commit, self._read_log, self._scan = Script("giver", "commit"), Script("log"), Script("scan")
+        self._wipe = Script("wipe")
         self._read, self._via = Script("read"), Script("newest", "page", "via")
         self._scan_via = Script("newest", "page", "scan_via")
         self._link.greet(Script("giver", "settle").text, (self._position, self._log_key, *self._others()))
@@ -282,23 +283,13 @@ class RedisStore:
 
     def wipe(self, first: SessionId = NO_SESSION) -> None:
         if first:  # before anything goes: nothing may be put in the place of what is gone
-            self._link.call(lambda client: client.set(self._streak, bytes(RUN_BYTES) + _ORIGIN.pack(first)))
+            self._run(self._wipe, [self._streak], [bytes(RUN_BYTES) + _ORIGIN.pack(first)])
         for at in range(0, len(names := self._names(self._tag)), SCAN_COUNT):
-            kept = (self._position, self._log_key, self._streak)
+            kept = (self._position, self._log_key, self._streak, self._givers)
             page = [name for name in names[at : at + SCAN_COUNT] if name not in kept]
             if page:
                 self._link.call(partial(_unlink, page))
-        newest = self.position()
-        record = _RECORD.pack(self.origin, os.urandom(8))
-        # Leaving out one position makes the gap at which every follower drops what it has.
-        self._link.call(lambda client: self._restart_log(client, newest + 2, record))
-
-    def _restart_log(self, client: Any, position: int, record: bytes) -> None:
-        with client.pipeline(transaction=not self._link.is_cluster) as pipeline:
-            pipeline.delete(self._log_key)
-            pipeline.set(self._position, position)
-            pipeline.rpush(self._log_key, record)
-            pipeline.execute()
+        self._run(self._wipe, [self._log_key, self._position], [_RECORD.pack(self.origin, os.urandom(8))])
 
     def close(self) -> None:
         try:
