@@ -56,7 +56,7 @@ def test_connections_for_compiled_code_are_not_the_pools_any_more(redis_server: 
 
 def test_a_server_that_was_restarted_is_asked_after_it_was_greeted(own_server: Callable[..., RedisServer]) -> None:
     """Else it would tell a position from before: it may have lost the newest commits, whose positions are not used again."""
-    server = own_server()
+    server = own_server("--appendfsync", "always")  # else it may write late while it waits for the disk
     end = LogEnd()
     with opened(server.url) as store:
         before = put(store, A, b"x")
