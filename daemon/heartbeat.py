@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from cairnfs.clock import Clock, SleeplessClock
 from cairnfs.meta.process import Process
 from cairnfs.types import SessionId
 from cairnfs.version import VERSION
@@ -18,6 +19,8 @@ from cairnfs.vfs.carried import Carried
 from cairnfs.volume import Volume
 
 log = logging.getLogger(__name__)
+
+LOOK_S = 1.0  # so long after a suspended machine goes on, its heart beats: it may be in time
 
 
 @contextmanager
@@ -62,17 +65,26 @@ class Heartbeat(threading.Thread):
     Changed limits of the volume are taken up on the same occasion.
     """
 
-    def __init__(self, volume: Volume) -> None:
+    def __init__(self, volume: Volume, clock: Clock | None = None) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._volume = volume
+        self._clock = clock or SleeplessClock()
         self._ended = threading.Event()
 
     def run(self) -> None:
-        while not self._ended.wait(self._volume.options.heartbeat_s):
+        while self._is_due():
             try:
                 self._beat()
             except OSError as error:
                 log.warning("no heartbeat: %s", error)
+
+    def _is_due(self) -> bool:
+        """Wait until it is; False at the end."""
+        due_s = self._clock.monotonic_s() + self._volume.options.heartbeat_s
+        while (left_s := due_s - self._clock.monotonic_s()) > 0:
+            if self._ended.wait(min(left_s, LOOK_S)):
+                return False
+        return not self._ended.is_set()
 
     def stop(self) -> None:
         self._ended.set()

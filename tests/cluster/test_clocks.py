@@ -17,6 +17,7 @@ from support.mounts import MountFactory, Volume, cairnfs
 from support.programs import ended, says
 from support.redis_server import RedisServer
 from support.shifted_clock import ShiftedClock
+from support.stopping import stopped
 
 pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
@@ -71,6 +72,12 @@ def set_volume(network: Network, set_server: RedisServer, mounts: MountFactory) 
 def sessions(volume: Volume) -> list[int]:
     with open_volume(volume.url, data=False) as opened:
         return [session.id for session in opened.meta.sessions.list() if not session.is_buried]
+
+
+def beats(volume: Volume) -> dict[str, int]:
+    """The latest heartbeat of each host."""
+    with open_volume(volume.url, data=False) as opened:
+        return {session.host: session.heartbeat for session in opened.meta.sessions.list()}
 
 
 def hold(mount: HostMount) -> "Popen[str]":
@@ -202,3 +209,22 @@ def _pread(fd: int) -> bytes:
         return os.pread(fd, 4, 0)
     except OSError:
         return b""
+
+
+def test_a_machine_that_was_suspended_knows_nothing_of_before_and_says_at_once_that_it_lives(
+    network: Network, volume: Volume, mounts: MountFactory, clock: ShiftedClock
+) -> None:
+    """Its monotonic clock, as that of all that waits there, stood still as well."""
+    alpha = network.mount(mounts, network.host("alpha"), volume, "--consistency", "push", "--heartbeat", "30", clock=clock)
+    beta = network.mount(mounts, network.host("beta"), volume)
+    alpha.expected_log += ["change log"]
+    (beta.top / "f").write_bytes(OLD)
+    until(lambda: (alpha.top / "f").exists(), "alpha does not follow", PATIENCE_S)
+    before = beats(volume)
+    with (alpha.top / "f").open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # so the mount is asked
+        with stopped(*alpha.pids):
+            (beta.top / "f").write_bytes(NEW)
+            clock.sleep(50)
+        assert os.pread(file.fileno(), 4, 0) == b"new;"
+    until(lambda: beats(volume)["alpha"] != before["alpha"], "it does not say that it lives", 15)

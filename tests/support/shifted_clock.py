@@ -1,12 +1,12 @@
 """A wall clock that a test moves at will: a library between programs and libc. Monotonic clocks stay, as on a machine whose clock
-is set.
+is set; or that which goes on while a machine is suspended moves with it.
 """
 
 import struct
 import subprocess
 from pathlib import Path
 
-_SHIFT = struct.Struct("=q")
+_SHIFTS = struct.Struct("=qq")
 _SOURCE = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -21,16 +21,20 @@ _SOURCE = r"""
 
 #define NS INT64_C(1000000000)
 
-static int64_t none;
-static volatile int64_t *shift_ns = &none; /* of the file SHIFTED_CLOCK */
+struct shifts {
+    int64_t wall_ns, boot_ns; /* the latter of CLOCK_BOOTTIME */
+};
+
+static struct shifts none;
+static volatile struct shifts *shifts = &none; /* the file SHIFTED_CLOCK */
 
 __attribute__((constructor)) static void start(void)
 {
     const char *path = getenv("SHIFTED_CLOCK");
     int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-    void *at = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof *shift_ns, PROT_READ, MAP_SHARED, fd, 0);
+    void *at = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof *shifts, PROT_READ, MAP_SHARED, fd, 0);
     if (at != MAP_FAILED)
-        shift_ns = at;
+        shifts = at;
     if (fd >= 0)
         close(fd);
 }
@@ -41,9 +45,10 @@ int clock_gettime(clockid_t clock, struct timespec *out)
     if (!next)
         next = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
     int failed = next(clock, out);
-    if (failed || (clock != CLOCK_REALTIME && clock != CLOCK_REALTIME_COARSE))
+    int is_wall = clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE;
+    if (failed || (!is_wall && clock != CLOCK_BOOTTIME))
         return failed;
-    int64_t ns = out->tv_sec * NS + out->tv_nsec + *shift_ns;
+    int64_t ns = out->tv_sec * NS + out->tv_nsec + (is_wall ? shifts->wall_ns : shifts->boot_ns);
     out->tv_sec = ns / NS;
     out->tv_nsec = ns % NS;
     return 0;
@@ -76,9 +81,9 @@ class ShiftedClock:
         command = ["cc", "-O1", "-shared", "-fPIC", "-o", "clock.so", "clock.c", "-ldl"]
         subprocess.run(command, cwd=folder, check=True, timeout=60)
         self._file = folder / "shift"
-        self._file.write_bytes(_SHIFT.pack(0))
+        self._file.write_bytes(_SHIFTS.pack(0, 0))
         self.env = {"LD_PRELOAD": str(folder / "clock.so"), "SHIFTED_CLOCK": str(self._file)}
-        self.ahead_s = 0.0
+        self.ahead_s = self._slept_s = 0.0
 
     @property
     def prefix(self) -> list[str]:
@@ -89,7 +94,12 @@ class ShiftedClock:
         """So far ahead of the machine's it is from now on."""
         self.ahead_s = ahead_s
         with self._file.open("r+b") as file:  # whoever has mapped it sees that
-            file.write(_SHIFT.pack(round(ahead_s * 10**9)))
+            file.write(_SHIFTS.pack(round(ahead_s * 10**9), round(self._slept_s * 10**9)))
 
     def jump(self, seconds: float) -> None:
         self.set(self.ahead_s + seconds)
+
+    def sleep(self, seconds: float) -> None:
+        """The machine was suspended for so long."""
+        self._slept_s += seconds
+        self.jump(seconds)
