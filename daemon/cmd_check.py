@@ -65,8 +65,9 @@ def _verdict(n_problems: int, n_left: int) -> str:
 def gc_command(meta_url: str, delete: bool, grace: float, as_json: bool) -> int:
     """Find what takes space in the volume at META_URL although no file uses it.
 
-    Unknown objects that are younger than the oldest mount are left alone, too: a file may be written to for as long before
-    anything of it is committed. A mount that has not been heard of for long counts until another one has cleaned up after it.
+    Unknown objects that were stored since the oldest mount began are left alone, too: a file may be written to for as long
+    before anything of it is committed. A mount that has not been heard of for long counts until another one has cleaned up
+    after it.
     """
     from cairnfs.check import gc
     from cairnfs.daemon.interrupting import ended_by_interrupt
@@ -97,11 +98,12 @@ def gc_command(meta_url: str, delete: bool, grace: float, as_json: bool) -> int:
 
 
 def _oldest_session_s(volume: "Volume") -> float:
-    """How long the volume has been in use without a break, by anyone who is not known to have ended; 0 when nobody is left.
+    """How long the volume has been in use without a break, by anyone who is not known to have ended; 0 when nobody is left. Of
+    those which do not say what packs are theirs, as earlier versions; `gc.run` knows those of all others.
 
     Who was not heard of for long may have been stopped with what it has stored, and go on to commit it.
     """
     sessions = volume.meta.sessions
     sessions.clean_stale()
-    started = [session.started for session in sessions.list()]
+    started = [session.started for session in sessions.list() if not session.first_pack]
     return sessions.now_ns() / 1e9 - min(started) + CLOCK_SKEW_S if started else 0.0

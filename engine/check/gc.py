@@ -1,8 +1,8 @@
 """Collecting what takes space although no file uses it: packs without live bytes, objects nobody knows, deleted files' chunks.
 
 Mounts delete what they free themselves; a collection finds what killed processes left. An object is stored before the commit
-that names it, so one that no pack row knows may be about to be named: it stays until it is older than the grace period,
-which must be longer than any writer waits between storing and committing.
+that names it, so one that no pack row knows may be about to be named: it stays until it is older than the grace period, and as
+long as it may be of a session that is there, which its number tells, whatever clocks say.
 """
 
 from collections.abc import Iterator, Sequence
@@ -71,9 +71,13 @@ class _Collection:
         while batch := list(islice(found, SCAN_ROWS)):
             packs = [(info, pack) for info in batch if (pack := pack_id_of(info.name)) is not None]
             self.report.foreign_objects += len(batch) - len(packs)
+            # In this order: whoever has stored one of these is there, or has committed what it ever will.
+            first = min((each.first_pack for each in self._meta.sessions.list() if each.first_pack), default=None)
             rows = self._meta.store.read([records.pack_key(pack) for _, pack in packs]) if packs else []
             unknown = [found for found, row in zip(packs, rows, strict=True) if row is None]
-            for _ in self._delete([pack for info, pack in unknown if self._is_unknown(info)]):
+            for _ in self._delete(
+                [pack for info, pack in unknown if self._is_unknown(info, first is not None and pack >= first)]
+            ):
                 pass
             stage.advance(len(batch))
 
@@ -109,9 +113,9 @@ class _Collection:
         for pack in self._delete(packs):
             self._meta.layout.drop_pack(pack)
 
-    def _is_unknown(self, info: ObjectInfo) -> bool:
-        """Count an object that no row knows; whether it is old enough to go."""
-        if info.mtime_s > self._young_from_s:
+    def _is_unknown(self, info: ObjectInfo, may_be_named: bool) -> bool:
+        """Count an object that no row knows; whether it may go, by its age and those who are there."""
+        if may_be_named or info.mtime_s > self._young_from_s:
             self.report.young_objects += 1
             return False
         self.report.unknown_objects += 1

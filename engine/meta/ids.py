@@ -8,7 +8,7 @@ import threading
 
 from cairnfs.errors import StoreError
 from cairnfs.meta import records
-from cairnfs.meta.stores.base import Add, ConditionFailed, Exists, Store
+from cairnfs.meta.stores.base import Add, Committed, ConditionFailed, Exists, Store
 from cairnfs.types import Inode, PackId, SessionId
 
 INODE_BATCH = 1024  # one extra commit per 1,024 creates; 2**53 numbers last for 8 * 10**12 mounts
@@ -74,15 +74,20 @@ class Ids:
         """A pack id no pack ever had. StoreError when the store fails."""
         return PackId(self._packs.take())
 
-    def session(self) -> SessionId:
-        """A session id no session ever had. StoreError when the store fails."""
-        return SessionId(take_numbers(self._store, records.NEXT_SESSION_AT, 1))
+    def session(self) -> tuple[SessionId, PackId]:
+        """A session id no session ever had, and a pack id that nobody had until then. StoreError when the store fails."""
+        committed = _added(self._store, records.NEXT_SESSION_AT, 1)
+        counters = committed.rows[records.NEXT_KEY] or b""
+        return SessionId(committed.added[0] - 1), PackId(int.from_bytes(counters[records.NEXT_PACK_AT :][:8], "big"))
 
 
 def take_numbers(store: Store, offset: int, n: int) -> int:
     """Reserve `n` consecutive numbers of a counter in the `next` row; returns the first. StoreError, also without a volume."""
+    return _added(store, offset, n).added[0] - n
+
+
+def _added(store: Store, offset: int, n: int) -> Committed:
     try:
-        committed = store.commit([Exists(records.NEXT_KEY)], [Add(records.NEXT_KEY, offset, n, unused=True)])
+        return store.commit([Exists(records.NEXT_KEY)], [Add(records.NEXT_KEY, offset, n, unused=True)])
     except ConditionFailed as failure:
         raise StoreError("the metadata store holds no volume any more") from failure
-    return committed.added[0] - n

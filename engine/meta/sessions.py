@@ -44,7 +44,7 @@ from cairnfs.meta.records import (
     sustained_part,
 )
 from cairnfs.meta.txn import Txn
-from cairnfs.types import Inode, Position, SessionId
+from cairnfs.types import Inode, PackId, Position, SessionId
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,8 @@ _NONE = SessionId(0)
 
 class SessionInfo(NamedTuple):
     """One session; `started` and `heartbeat` are seconds since the epoch, by the store's clock; `period_s` is from one beat to
-    the next. `is_buried`: somebody cleans up after it. `serving`: what it says of how, if it serves.
+    the next. `is_buried`: somebody cleans up after it. `serving`: what it says of how, if it serves. `first_pack`: all packs
+    that it stores have this number or a greater one (0: not known).
     """
 
     id: SessionId
@@ -73,6 +74,7 @@ class SessionInfo(NamedTuple):
     is_buried: bool = False
     serving: Mapping[str, Any] = MappingProxyType({})
     successor: Process | None = None  # who is about to go on with it
+    first_pack: PackId = PackId(0)
 
     def is_alive(self) -> bool | None:
         """Whether a process of it runs; None if that is not known here."""
@@ -133,8 +135,9 @@ class Sessions:
         return self.own
 
     def _register(self, info: SessionInfo) -> None:
-        """Open a session that has the next number."""
-        own = info._replace(id=self._core.ids.session())
+        """Open a session that has the next number. It goes on with the packs of the one before it, if there was one."""
+        session, first_pack = self._core.ids.session()
+        own = info._replace(id=session, first_pack=info.first_pack or first_pack)
         self._core.transact(lambda txn: txn.put(session_key(own.id), _encode(own)))
         self._go_on_as(own)
         self.n_known += 1
@@ -374,6 +377,7 @@ def _encode(session: SessionInfo) -> bytes:
         "period_s": session.period_s,
         "serving": dict(session.serving),
         "successor": session.successor and asdict(session.successor),
+        "first_pack": session.first_pack,
     }
     return json.dumps(row).encode()
 
@@ -383,7 +387,8 @@ def _decode(number: int, value: bytes) -> SessionInfo:
     try:
         row: dict[str, Any] = json.loads(value)
         times = int(row["started"]), int(row["heartbeat"]), float(row.get("period_s", DEFAULT_PERIOD_S))
-        more = dict(row.get("serving", {})), _process(row["successor"]) if row.get("successor") else None
+        successor = _process(row["successor"]) if row.get("successor") else None
+        more = dict(row.get("serving", {})), successor, PackId(int(row.get("first_pack", 0)))
         return SessionInfo(session, _process(row), row["mountpoint"], row["version"], *times, is_buried, *more)
     except (ValueError, TypeError, KeyError) as error:
         raise CorruptError(f"session {session}: the row cannot be read: {error!r}") from error

@@ -83,7 +83,7 @@ class Taken:
         self.n += n_batches * (INODE_BATCH + PACK_BATCH + 1)
         self.numbers |= {("inode", ids.inode()) for _ in range(n_batches * INODE_BATCH)}
         self.numbers |= {("pack", ids.pack()) for _ in range(n_batches * PACK_BATCH)}
-        self.numbers |= {("session", ids.session()) for _ in range(n_batches)}
+        self.numbers |= {("session", ids.session()[0]) for _ in range(n_batches)}
         assert len(self.numbers) == self.n, "numbers have been given out twice"
 
 
@@ -174,5 +174,5 @@ def test_numbers_follow_each_other_on_one_server(redis_server: RedisServer, tmp_
     format_volume(f"{redis_server.url}/1", new_format("numbers", bucket=str(tmp_path / "bucket")))
     with opened(f"{redis_server.url}/1") as store, opened(f"{redis_server.url}/1") as other:
         assert [Ids(each).inode() for each in (store, other, store)] == [2, 2 + INODE_BATCH, 2 + 2 * INODE_BATCH]
-        assert [Ids(each).session() for each in (store, other)] == [1, 2]
+        assert [Ids(each).session()[0] for each in (store, other)] == [1, 2]
         assert [Ids(each).pack() for each in (store, other)] == [1, 1 + PACK_BATCH]

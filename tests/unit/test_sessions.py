@@ -16,7 +16,7 @@ from cairnfs.meta.sessions import DEFAULT_PERIOD_S, MISSED_BEATS, SessionInfo, i
 from cairnfs.meta.stores.base import Delete, Put
 from cairnfs.meta.stores.memory import MemoryStore
 from cairnfs.meta.volume import VolumeFormat, create_volume
-from cairnfs.types import Caller, Inode, Lock, SessionId
+from cairnfs.types import Caller, Inode, Lock, PackId, SessionId
 
 ROOT = Inode(1)
 S = 10**9
@@ -81,7 +81,7 @@ def test_session_is_listed_with_all_that_is_known_of_it(meta: Meta, clock: Manua
     clock.sleep(5)
     meta.sessions.heartbeat()
     assert meta.sessions.list() == [
-        SessionInfo(session, this_process(), "/mnt/a b", "1.2.3", 1_700_000_000, 1_700_000_005),
+        SessionInfo(session, this_process(), "/mnt/a b", "1.2.3", 1_700_000_000, 1_700_000_005, first_pack=PackId(1)),
     ]
     assert meta.sessions.list()[0].pid == os.getpid()
     assert meta.core.session == session
