@@ -346,6 +346,7 @@ def _replace(session: SessionInfo) -> Callable[[Txn], bool]:
         if txn.get(session_key(session.id)) is None:
             return False
         txn.exists(session_key(session.id))
+        txn.delete(buried_key(session.id))  # which is not there: Redis without memory takes a row only behind a deletion
         txn.put(session_key(session.id), _encode(session))
         return True
 

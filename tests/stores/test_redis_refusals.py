@@ -13,7 +13,8 @@ import redis
 from cairnfs.errors import StoreError
 from cairnfs.ext.log_end import LogEnd
 from cairnfs.meta.ids import Ids
-from cairnfs.meta.records import FORMER_KEY
+from cairnfs.meta.records import FORMER_KEY, session_key
+from cairnfs.meta.sessions import Sessions
 from cairnfs.meta.stores.base import Add, Delete, LogTrimmed, Put
 from cairnfs.meta.stores.redis_store import INDEX_FROM
 from cairnfs.meta.volume import BETWEEN_VOLUMES, wipe_volume
@@ -51,6 +52,21 @@ def test_with_full_memory_everything_can_be_read_and_deleted(own_server: Maker) 
         assert [record.position for record in other.log(newest, 10, rings=True)] == [newest + 1]
         config(server, "maxmemory", "0")
         assert put(store, B, b"3") == newest + 2
+
+
+def test_hearts_beat_on_a_full_server(own_server: Maker) -> None:
+    """Else mounts of other hosts are shown as dead after a minute, and `destroy` refuses no more."""
+    server = own_server()
+    with opened(server.url) as store, opened(server.url) as other:
+        sessions = Sessions(MetaVolume(store=store).core, lambda session: None)
+        key = session_key(sessions.open("/mnt", "1"))
+        before = other.read([key])[0]
+        config(server, "maxmemory", "1")
+        sessions.heartbeat()
+        after = other.read([key])[0]
+        assert before is not None and after is not None and after.version > before.version
+        sessions.close()
+        assert other.read([key]) == [None]
 
 
 def test_a_volume_on_a_full_server_can_be_destroyed(own_server: Maker) -> None:
