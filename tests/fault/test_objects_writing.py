@@ -176,9 +176,7 @@ def test_an_upload_that_ends_after_discard_leaves_no_pack(file: OpenedFile, volu
     file.writer.close()
 
 
-def test_an_unforeseen_failure_is_an_error_and_not_a_hang(
-    file: OpenedFile, volume: DataVolume, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unforeseen_failure_is_an_error_and_not_a_hang(file: OpenedFile, volume: DataVolume) -> None:
     volume.faulty.fail_once("put", error=RuntimeError("a bug"))
     file.writer.write(0, b"precious")
     with pytest.raises(CairnError, match="a bug") as caught:

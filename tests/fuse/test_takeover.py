@@ -89,7 +89,7 @@ def test_locks_are_held_across_and_waited_for(taken: Mount) -> None:
     file.close()
 
 
-def test_a_listing_and_a_working_directory_go_on(taken: Mount, tmp_path: Path) -> None:
+def test_a_listing_and_a_working_directory_go_on(taken: Mount) -> None:
     folder = taken.path / "folder"
     folder.mkdir()
     for i in range(3000):

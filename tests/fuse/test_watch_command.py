@@ -129,7 +129,7 @@ def test_what_is_no_longer_in_the_log_is_said(mounts: MountFactory, tmp_path: Pa
         assert watch.wait_for("mkdir")[-1].split()[3] == str(mount.path / "after")
 
 
-def test_it_ends_quietly_when_nobody_reads_any_more(mounts: MountFactory, tmp_path: Path) -> None:
+def test_it_ends_quietly_when_nobody_reads_any_more(mounts: MountFactory) -> None:
     mount = mounts.new()
     process = subprocess.Popen(
         [*CAIRNFS, "watch", str(mount.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

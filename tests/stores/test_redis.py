@@ -70,9 +70,7 @@ def test_a_commit_whose_answer_is_lost_happens_once_and_is_told(redis_server: Re
     proxy.close()
 
 
-def test_a_commit_that_arrives_after_its_client_went_on_is_refused(
-    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_commit_that_arrives_after_its_client_went_on_is_refused(redis_server: RedisServer) -> None:
     with opened(redis_server.url) as store:
         put(store, A, b"1")
         put(store, A, b"2")

@@ -65,7 +65,7 @@ def test_a_store_of_which_the_balancer_knows_no_server_passes(proxy: S3Proxy, st
     assert proxy.n_left == 0
 
 
-def test_a_page_for_people_is_no_listing_and_no_marker(proxy: S3Proxy, store: Retrying, expected_logs: ExpectedLogs) -> None:
+def test_a_page_for_people_is_no_listing_and_no_marker(proxy: S3Proxy, store: Retrying) -> None:
     """The client takes what it does not know for an empty listing, or the end of one."""
     names = [f"packs/{n:02x}/{n:016x}" for n in range(3)]
     for name in names:

@@ -298,9 +298,7 @@ def test_whoever_does_not_open_as_opendir_3_reads_no_names(
     assert not fh & COMPILED_FH and read == []
 
 
-def test_what_changes_while_a_directory_is_opened_is_listed(
-    far: Node, far_peer: FusePeer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_changes_while_a_directory_is_opened_is_listed(far: Node, far_peer: FusePeer) -> None:
     ino = make_here(far, "d", stay(300))
     fence = far.follower.fence
 

@@ -134,7 +134,7 @@ def test_what_was_brought_whole_is_brought_again_only_after_many_misses() -> Non
     assert reader.n_rows == n_rows + neighbours.FIRST_PAGE
 
 
-def test_a_failed_read_leaves_the_next_one_free_to_bring_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_read_leaves_the_next_one_free_to_bring_neighbours() -> None:
     volume = Volume()
     places = made(volume, 200)
     reader = Reader(volume)
