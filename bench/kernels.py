@@ -257,7 +257,7 @@ def _steps() -> Iterator[Case]:
     record = encode_attr(Attr(Inode(9), FILE, 0, 0, 1, 0, data_version=1))
     conditions = [Exists(folder), Absent(name)]
     effects = [Put(new, record), Put(name, dentry_value(9, FILE)), Max(folder, 40, b"12345678"), Add(folder, 24, 1)]
-    yield Case("steps", ONE, "a commit of 6 steps", partial(steps.gathered, conditions, effects, CODES, 4))
+    yield Case("steps", ONE, "a commit of 6 steps", partial(steps.gathered, conditions, effects, CODES, Put, 4))
 
 
 def _log_keys() -> Iterator[Case]:

@@ -133,7 +133,7 @@ cdef class Arena:
             self.note_row(part, key, row[0], row[1], token)
 
     def committing(self, names=()):
-        """A commit begins that makes `names` (keys of rows); `committed` or `refused` ends it."""
+        """A commit begins that makes `names`, those among these keys of rows; `committed` or `refused` ends it."""
         for part, name in names:
             self.add_name(part, name)
         ar_committing(&self.arena)

@@ -32,6 +32,17 @@ def joined(keys not None):
     return out
 
 
+def first_bytes(keys not None):
+    cdef bytes part
+    cdef list found = list(keys)
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, len(found))
+    cdef char *at = PyBytes_AS_STRING(out)
+    for part, _ in found:
+        at[0] = PyBytes_AS_STRING(part)[0]  # 0 for an empty one: where its bytes end
+        at += 1
+    return out
+
+
 def taken_apart(bytes joined not None, Py_ssize_t begin=0):
     cdef const unsigned char *data = <const unsigned char *>PyBytes_AS_STRING(joined)
     cdef Py_ssize_t at = begin, end = PyBytes_GET_SIZE(joined), n_part, n_key

@@ -90,17 +90,18 @@ cdef class _Items:
         return PyBytes_FromStringAndSize(<char *>self.data, end)
 
 
-def gathered(conditions not None, effects not None, dict codes not None, int64_t first_part):
+def gathered(conditions not None, effects not None, dict codes not None, put, int64_t first_part):
     cdef _Items rows = _Items(), checked = _Items(), done = _Items()
-    cdef dict numbers = {}, parts = {}
+    cdef dict numbers = {}, parts = {}, changed = {}
     for step in conditions:
         add_step(checked, step, codes, numbers)
     for step in effects:
         add_step(done, step, codes, numbers)
+        changed[<object>PyTuple_GET_ITEM(step, 0)] = step[1] if type(step) is put else None
     for part, field in numbers:
         rows.add_number(parts.setdefault(part, len(parts) + first_part))
         rows.add_bytes(field)
-    return list(numbers), list(parts), rows.packed() + checked.packed() + done.packed()
+    return list(numbers), list(parts), changed, rows.packed() + checked.packed() + done.packed()
 
 
 cdef int add_step(_Items to, step, dict codes, dict numbers) except -1:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cairnfs.ext.log_keys import joined, taken_apart
+from cairnfs.ext.log_keys import first_bytes, joined, taken_apart
 from cairnfs.meta.stores.base import Key
 
 LENGTHS = struct.Struct(">BH")
@@ -25,6 +25,11 @@ def test_keys_are_joined_as_in_plain_python_and_taken_apart_again(keys: list[Key
     encoded = joined(keys)
     assert encoded == reference(keys)
     assert taken_apart(head + encoded, len(head)) == keys
+
+
+@given(keys_of_rows)
+def test_the_first_bytes_of_partitions_are_as_in_plain_python(keys: list[Key]) -> None:
+    assert first_bytes(keys) == b"".join([part[:1] or b"\0" for part, _ in keys])
 
 
 @given(keys_of_rows.filter(bool), st.data())

@@ -20,8 +20,8 @@ class Check(NamedTuple):
 
 class Change(NamedTuple):
     key: Key
-    at: int
     value: bytes
+    at: int
     is_new: bool
 
 
@@ -46,7 +46,9 @@ def packed_item(item: object) -> bytes:
     return head + item
 
 
-def reference(conditions: list[Check], effects: list[Change]) -> tuple[list[Key], list[bytes], bytes]:
+def reference(
+    conditions: list[Check], effects: list[Check | Change]
+) -> tuple[list[Key], list[bytes], dict[Key, bytes | None], bytes]:
     keys = list(dict.fromkeys([step.key for step in conditions] + [step.key for step in effects]))
     parts = list(dict.fromkeys(part for part, _ in keys))
     rows: list[object] = [item for part, field in keys for item in (parts.index(part) + FIRST_PART, field)]
@@ -54,7 +56,8 @@ def reference(conditions: list[Check], effects: list[Change]) -> tuple[list[Key]
         [item for step in steps for item in (CODES[type(step)], keys.index(step[0]) + 1, *step[1:])]
         for steps in (conditions, effects)
     )
-    return keys, parts, packed(rows) + packed(checked) + packed(done)
+    changed = {step.key: step.value if type(step) is Change else None for step in effects}
+    return keys, parts, changed, packed(rows) + packed(checked) + packed(done)
 
 
 keys = st.tuples(st.binary(max_size=2), st.binary(max_size=40))
@@ -62,11 +65,14 @@ numbers = st.integers(-(2**63), 2**63 - 1)
 values = st.binary(max_size=300) | st.sampled_from([b"x" * n for n in (31, 32, 255, 256, 65535, 65536, 100_000)])
 
 
-@given(st.lists(st.builds(Check, keys, numbers)), st.lists(st.builds(Change, keys, numbers, values, st.booleans())))
+checks, changes = st.builds(Check, keys, numbers), st.builds(Change, keys, values, numbers, st.booleans())
+
+
+@given(st.lists(checks), st.lists(changes | checks))
 @example([], [])
 @example([Check((b"p", b"%d" % i), 0) for i in range(200)], [])
-def test_steps_are_as_in_plain_python(conditions: list[Check], effects: list[Change]) -> None:
-    assert gathered(conditions, effects, CODES, FIRST_PART) == reference(conditions, effects)
+def test_steps_are_as_in_plain_python(conditions: list[Check], effects: list[Check | Change]) -> None:
+    assert gathered(conditions, effects, CODES, Change, FIRST_PART) == reference(conditions, effects)
 
 
 @pytest.mark.parametrize(
@@ -85,4 +91,4 @@ def test_steps_are_as_in_plain_python(conditions: list[Check], effects: list[Cha
 )
 def test_what_is_no_step_is_refused(step: Check, error: type[Exception]) -> None:
     with pytest.raises(error):
-        gathered([step], [], CODES, FIRST_PART)
+        gathered([step], [], CODES, Change, FIRST_PART)

@@ -90,7 +90,7 @@ class KeptStore:
         if not effects:
             return self._store.commit(conditions, effects)
         token = self._arena.token()
-        self._arena.committing([e.key for e in effects if type(e) is Put and e.key[0][:1] == DENTRY_PREFIX])
+        self._arena.committing([effect.key for effect in effects if type(effect) is Put])
         try:
             committed = self._store.commit(conditions, effects)
         except ConditionFailed:

@@ -7,7 +7,7 @@ one of 1 byte for the kind (1: of names it has only added some).
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cairnfs.ext.log_keys import joined, taken_apart
+from cairnfs.ext.log_keys import first_bytes, joined, taken_apart
 from cairnfs.meta.stores.base import DENTRY_PREFIX, XATTR_SUBPREFIX, Absent, Condition, Effect, Key, Put
 from cairnfs.types import serving
 
@@ -25,11 +25,10 @@ class Told(NamedTuple):
 
 def only_adds(conditions: Sequence[Condition], effects: Sequence[Effect]) -> bool:
     """Whether a commit gives names, and takes or replaces none."""
-    absent = [condition.key for condition in conditions if type(condition) is Absent]
     has_names = False
     for effect in effects:
         if effect.key[0][:1] == DENTRY_PREFIX:
-            if type(effect) is not Put or effect.key not in absent:
+            if type(effect) is not Put or effect.key not in [c.key for c in conditions if type(c) is Absent]:
                 return False
             has_names = True
     return has_names
@@ -38,7 +37,7 @@ def only_adds(conditions: Sequence[Condition], effects: Sequence[Effect]) -> boo
 def encode_record(keys: dict[Key, bytes | None], conditions: Sequence[Condition], effects: Sequence[Effect]) -> bytes:
     """What a commit touches, what kind it is of, and, if it must not be made twice, the request that it belongs to."""
     told = list(keys)
-    changes_names = DENTRY_PREFIX in [part[:1] for part, _ in told]
+    changes_names = DENTRY_PREFIX in first_bytes(told)
     if changes_names and only_adds(conditions, effects):
         told.append(_ONLY_ADDS)
     request = serving.request

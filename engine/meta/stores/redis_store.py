@@ -209,8 +209,7 @@ class RedisStore:
     # --- writing ---
 
     def commit(self, conditions: Sequence[Condition], effects: Sequence[Effect]) -> Committed:
-        rows, parts, steps = gathered(conditions, effects, CODES, FIRST_PART)
-        changed = {effect.key: effect.value if type(effect) is Put else None for effect in effects}
+        rows, parts, changed, steps = gathered(conditions, effects, CODES, Put, FIRST_PART)
         rows_of = self._rows
         keys = [self._position, self._log_key, self._done, *[rows_of + part for part in parts]]
         if self._link.is_cluster:
@@ -229,8 +228,8 @@ class RedisStore:
             failed = [*conditions, *effects][number - 1]
             raise ConditionFailed(failed.key, _row(raw), failed)
         _, position, totals, present = reply
-        for i in range(0, len(present), 2):
-            changed[rows[present[i] - 1]] = present[i + 1]
+        for number, value in zip(present[::2], present[1::2], strict=True):
+            changed[rows[number - 1]] = value
         return Committed(Position(position), totals, changed)
 
     def _others(self, parts: Iterable[bytes] = ()) -> list[bytes]:
