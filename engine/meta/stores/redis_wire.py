@@ -6,18 +6,19 @@ processor time for a command than redis-py's client with its pool, of 20 to 40. 
 
 import os
 import socket
-import threading
+import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import redis
+from redis._parsers.hiredis import NOT_ENOUGH_DATA
 
 from cairnfs.ext.busy_poll import BusyPoll, packed
 
 WAIT_MS = 100  # a server that is there answers within one; longer pauses are redis-py's
 
 Argument = bytes | int
-
 
 Words = tuple[str | Argument, ...]  # a command and its arguments
 
@@ -28,12 +29,11 @@ class Wire:
     def __init__(self, client: Any, greeting: Words = ()) -> None:
         """`greeting`: what is sent first on each connection."""
         self._pool = client.connection_pool
-        self._lock = threading.Lock()
-        self._idle: list[Any] = []
-        self._pid = os.getpid()
+        self._idle: list[Any] = []  # appended to and popped from by one step each
         self._is_over = False
         self._greeting = greeting
         self._poll = BusyPoll()
+        _wires.add(self)
 
     def is_to(self, client: Any) -> bool:
         """Is this the server of that client?"""
@@ -54,12 +54,14 @@ class Wire:
         return self._ask(b"".join(map(packed, commands)), len(commands))
 
     def _ask(self, commands: bytes, n: int) -> list[Any]:
-        connection = self._take()
-        if connection is not None:
-            try:
-                return self._exchange(connection, commands, n)
-            except redis.exceptions.ConnectionError:
-                self.close()  # the others are most likely closed, too
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            return self._exchange(self._connected(), commands, n)
+        try:
+            return self._exchange(connection, commands, n)
+        except redis.exceptions.ConnectionError:
+            self.close()  # the others are most likely closed, too
         return self._exchange(self._connected(), commands, n)
 
     def new_socket(self) -> int:
@@ -77,14 +79,13 @@ class Wire:
 
     def close(self) -> None:
         """Close all connections that no call uses."""
-        while (connection := self._take()) is not None:
-            self._give_up(connection)
+        with suppress(IndexError):
+            while True:
+                self._give_up(self._idle.pop())
 
-    def _take(self) -> Any | None:
-        with self._lock:
-            if self._pid != os.getpid():
-                self._idle, self._pid = [], os.getpid()  # they are our parent's
-            return self._idle.pop() if self._idle else None
+    def forget(self) -> None:
+        """All connections are those of the process that this one was forked from."""
+        self._idle = []
 
     def _connected(self) -> Any:
         connection = self._pool.get_connection()
@@ -106,21 +107,23 @@ class Wire:
             is_usable = not isinstance(error, redis.exceptions.ReadOnlyError)
             raise
         finally:
-            with self._lock:
-                is_kept = is_usable and not self._is_over
-                if is_kept:
-                    self._idle.append(connection)
-            if not is_kept:
+            if is_usable:
+                self._idle.append(connection)
+                if self._is_over:
+                    self.close()
+            else:
                 self._give_up(connection)
         return replies
 
     def _say(self, connection: Any, commands: bytes, n: int) -> list[Any]:
         self._send(connection, commands)
+        if n == 1:
+            return [_reply(connection)]
         replies: list[Any] = []
         errors: list[Exception] = []
         for _ in range(n):
             try:
-                replies.append(connection.read_response())
+                replies.append(_reply(connection))
             except redis.exceptions.ResponseError as error:  # the connection is in order, and the next reply will come
                 errors.append(error)
         if errors:
@@ -142,3 +145,30 @@ class Wire:
     def _give_up(self, connection: Any) -> None:
         connection.disconnect()
         self._pool.release(connection)  # which counts how many there are
+
+
+def _reply(connection: Any) -> Any:
+    """The next reply: one that is there already, as nearly always, without the turns that redis-py takes. Raises as redis-py."""
+    parser = connection._parser
+    found = parser._reader.gets()
+    if type(found) is list:
+        return found
+    if isinstance(found, Exception):
+        raise found
+    if found is NOT_ENOUGH_DATA:
+        return connection.read_response()
+    if isinstance(found, list):  # nobody has asked for it
+        parser.handle_push_response(found)
+        return connection.read_response()
+    return found
+
+
+_wires: "weakref.WeakSet[Wire]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for wire in list(_wires):
+        wire.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)
