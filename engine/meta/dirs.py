@@ -111,8 +111,10 @@ def walk(txn: Txn, way: Position | None) -> None:
 
 def tell_walkers(txn: Txn, *moved: Attr | None) -> None:
     """Effect of a change of names on whoever walks through them: see `walk`. Once in a commit."""
-    if any(attr is not None and (attr.is_dir or attr.is_symlink) for attr in moved):
-        txn.add(MOVES_KEY, 0, 1)
+    for attr in moved:
+        if attr is not None and not attr.is_file and (attr.is_dir or attr.is_symlink):
+            txn.add(MOVES_KEY, 0, 1)
+            return
 
 
 def _bring_to_present(txn: Txn, attr: Attr, now_ns: int) -> None:

@@ -128,8 +128,7 @@ def _free_layout(ledger: Ledger, layout: bytes) -> int:
         _, freed = slicer.overlay(layout, 0, CHUNK_BYTES, None)
     except ValueError:
         return 0
-    ledger.freed(freed)
-    return sum(n_bytes for _, n_bytes in freed)
+    return ledger.freed(freed)
 
 
 def _free_chunks(store: Store, ino: int, limit: int) -> int:

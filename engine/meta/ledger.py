@@ -47,10 +47,13 @@ class Ledger:
         """A record of `n_bytes` now names `pack`."""
         self._packs[pack] = self._packs.get(pack, 0) + n_bytes
 
-    def freed(self, pairs: Iterable[tuple[int, int]]) -> None:
-        """Records no longer name these (pack, bytes)."""
+    def freed(self, pairs: Iterable[tuple[int, int]]) -> int:
+        """Records no longer name these (pack, bytes); how many bytes that is."""
+        n_freed = 0
         for pack, n_bytes in pairs:
             self.referenced(PackId(pack), -n_bytes)
+            n_freed += n_bytes
+        return n_freed
 
     def admit(self, txn: Txn, packs: Iterable[PackId], new_packs: Iterable[NewPack]) -> None:
         """Take in packs that pieces name: new ones get a row, others must have one with live bytes left.

@@ -124,23 +124,24 @@ def release_deleted(core: MetaCore, ino: Inode) -> None:
     core.transact(build)
 
 
-def drop_name(core: MetaCore, txn: Txn, stored: Attr, now_ns: int, is_open: IsOpen) -> Unlinked:
-    """Effects of taking one name from an inode that is no directory."""
-    key = inode_key(stored.ino)
-    attr = stored.copy()
+def drop_name(core: MetaCore, txn: Txn, attr: Attr, now_ns: int, is_open: IsOpen) -> Unlinked:
+    """Effects of taking one name from an inode that is no directory. `attr`, as it is stored, becomes what it is afterwards."""
+    kept = attr.nlink == 1 and is_open(attr.ino)
+    freed = attr.nlink == 1 and not kept
+    if freed:
+        free_inode(txn, attr)
     attr.nlink -= 1
     attr.ctime_ns = now_ns
-    kept = attr.nlink == 0 and is_open(stored.ino)
     if attr.nlink == 0:
         attr.parent = 0
-    if attr.nlink == 0 and not kept:
-        free_inode(txn, stored)
+    if freed:
         return Unlinked(attr, kept)
+    key = inode_key(attr.ino)
     txn.unchanged(key)
     txn.put(key, encode_attr(attr))
     if kept:
         core.while_alive(txn)
-        txn.put(sustained_key(core.session, stored.ino), b"")
+        txn.put(sustained_key(core.session, attr.ino), b"")
     return Unlinked(attr, kept)
 
 

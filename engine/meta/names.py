@@ -207,7 +207,7 @@ class Names:
     def _bring(self, parent: Inode, name: bytes) -> None:
         """What a name stands for, for a transaction to recall: in one round trip, if any, that brings neighbours along."""
         core = self._core
-        if core.neighbours.started and not core.recall.known([dentry_key(parent, name)]):
+        if core.neighbours.started and not core.recall.knows(dentry_key(parent, name)):
             with suppress(FsError, Vanished):  # the transaction sees for itself
                 self._look_up_once(parent, name)
 

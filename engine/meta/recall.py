@@ -134,6 +134,10 @@ class Recall:
                 self._settle()
             return {key: self._rows[key] for key in keys if key in self._rows}
 
+    def knows(self, key: Key) -> bool:
+        """Whether `known` has the row."""
+        return bool(self.known((key,))) if self._late else self.started and key in self._rows and self._is_current()
+
     def known_at(self, key: Key, version: Position) -> Row | None:
         """A row at a version, if that is remembered or was passed on."""
         row = self.known([key]).get(key)

@@ -47,6 +47,8 @@ MAX_PAUSE_S = 0.02  # a conflicting commit takes well under a millisecond; a lon
 
 UNCOMMITTED = Position(0)  # version of a row that this transaction itself has changed
 
+_step = tuple.__new__  # makes a step of its type and its fields; the type's own __new__ is Python, and a commit has a dozen steps
+
 
 class Txn:
     """Gathers one commit. Reads show the transaction's own effects; `unchanged` speaks of rows as they were read."""
@@ -121,19 +123,19 @@ class Txn:
         if key not in self._read:
             self._fetch([key])
         row = self._read[key]
-        self.conditions.append(Absent(key) if row is None else Unchanged(key, row.version))
+        self.conditions.append(_step(Absent, (key,)) if row is None else _step(Unchanged, (key, row.version)))
 
     def exists(self, key: Key, error: Refusal | None = None) -> None:
         """Condition: the row exists at the commit. With `error`, that is raised instead of trying again."""
-        self._condition(Exists(key), error)
+        self._condition(_step(Exists, (key,)), error)
 
     def absent(self, key: Key, error: Refusal | None = None) -> None:
         """Condition: the row does not exist before the commit. With `error`, that is raised instead of trying again."""
-        self._condition(Absent(key), error)
+        self._condition(_step(Absent, (key,)), error)
 
     def not_since(self, key: Key, position: Position, error: Refusal | None = None) -> None:
         """Condition: nobody has written the row after a position. With `error`, that is raised instead of trying again."""
-        self._condition(NotSince(key, position), error)
+        self._condition(_step(NotSince, (key, position)), error)
 
     def at_most(self, key: Key, offset: int, n: int, limit: int, error: Refusal | None = None) -> None:
         """Condition: the field plus `n` is at most `limit`; its value is that before this commit's effects."""
@@ -141,24 +143,24 @@ class Txn:
 
     def put(self, key: Key, value: bytes) -> None:
         """Effect: the row has this value."""
-        self.effects.append(Put(key, value))
+        self.effects.append(_step(Put, (key, value)))
         self._changed.add(key)
 
     def delete(self, key: Key) -> None:
         """Effect: the row is gone, whether it existed or not."""
-        self.effects.append(Delete(key))
+        self.effects.append(_step(Delete, (key,)))
         self._changed.add(key)
 
     def add(self, key: Key, offset: int, n: int, *, unused: bool = False) -> int:
         """Effect: `n` is added to a field (see `Add`). Returns the index of its new value in `Committed.added`."""
-        self.effects.append(Add(key, offset, n, unused))
+        self.effects.append(_step(Add, (key, offset, n, unused)))
         self._changed.add(key)
         self._n_adds += 1
         return self._n_adds - 1
 
     def max(self, key: Key, offset: int, value: bytes) -> None:
         """Effect: a field becomes the greater of itself and `value`; the row must exist."""
-        self.effects.append(Max(key, offset, value))
+        self.effects.append(_step(Max, (key, offset, value)))
         self._changed.add(key)
 
     def error_for(self, failed: Condition | Effect) -> FsError | None:

@@ -156,7 +156,7 @@ class Namespace:
         self._state.writable()
         check_name(name)
         check = partial(self._state.moved.check_change, c.pid, (parent, name))
-        return self._walked(check, [(parent, name)], partial(self._names.create, c, parent, name, mode))
+        return self._walked(check, [(parent, name)], partial(self._names.create, c, parent, name, mode), self._state.way())
 
     def mknod(self, c: Caller, parent: Inode, name: bytes, mode: int, rdev: int = 0, target: bytes = b"") -> Attr:
         """Create a node of the type in `mode` (a regular file when it has none)."""
@@ -167,7 +167,8 @@ class Namespace:
         make = partial(self._names.create, c, parent, name, mode, rdev, target)
         if stat.S_ISSOCK(mode):  # bind has no second try
             return make()
-        return self._walked(partial(self._state.moved.check_new, c.pid, parent, name), [(parent, name)], make)
+        check = partial(self._state.moved.check_new, c.pid, parent, name)
+        return self._walked(check, [(parent, name)], make, self._state.way())
 
     def mkdir(self, c: Caller, parent: Inode, name: bytes, mode: int) -> Attr:
         return self.mknod(c, parent, name, stat.S_IFDIR | stat.S_IMODE(mode))
@@ -185,7 +186,7 @@ class Namespace:
         check = partial(self._state.moved.check_new, c.pid, parent, name)
         file = self._state.files.get(ino)
         dirty = CLEAN if file is None else file.dirty_state()
-        attr = self._walked(check, [(parent, name)], partial(self._names.link, ino, parent, name))
+        attr = self._walked(check, [(parent, name)], partial(self._names.link, ino, parent, name), self._state.way())
         return attr if file is None else file.overlay(attr, dirty)
 
     def unlink(self, c: Caller, parent: Inode, name: bytes) -> None:
@@ -216,19 +217,22 @@ class Namespace:
 
     def _changed(self, c: Caller, names: Sequence[tuple[Inode, bytes]], change: Callable[..., T]) -> T:
         """`_walked`, for names that the kernel has had all the time: nobody has asked what others have made of them."""
-        if self._state.way() is None:
+        way = self._state.way()
+        if way is None:
             self._state.fence(UNKNOWN)
-        return self._walked(partial(self._state.moved.check_change, c.pid, *names), names, change)
+        return self._walked(partial(self._state.moved.check_change, c.pid, *names), names, change, way)
 
-    def _walked(self, check: Callable[[], bool], names: Sequence[tuple[Inode, bytes]], change: Callable[..., T]) -> T:
+    def _walked(
+        self, check: Callable[[], bool], names: Sequence[tuple[Inode, bytes]], change: Callable[..., T], way: Position | None
+    ) -> T:
         """Change names in directories that the kernel has found by walking along a path, unless others have changed what it
         leads to: in the same round trip, where they may have and nobody has asked.
 
-        `check` raises ESTALE, or says that the thread has to be let pass; `change` takes `way`, see `dirs.walk`.
+        `check` raises ESTALE, or says that the thread has to be let pass; `change` takes `way`, see `dirs.walk`. It was asked for
+        before the check: what becomes known after that has not been looked at.
         """
         state = self._state
         for _ in range(MAX_WAYS):
-            way = state.way()  # before the check: what becomes known after it has not been looked at
             try:
                 if check() or all(parent == ROOT_INO for parent, _ in names):
                     break
@@ -239,6 +243,7 @@ class Namespace:
                 return change(way=way)
             except WayChanged:
                 state.fence(UNKNOWN)
+                way = state.way()
             except FsError as error:
                 if way is not None and error.errno in MISLED:
                     state.fence(UNKNOWN)

@@ -9,8 +9,7 @@ import errno
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from types import TracebackType
 
 from cairnfs.data import Data
@@ -68,10 +67,7 @@ class Removal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._closed:
-            self._files.n_removals += 1
-            self._files.unbar(self._closed)
-        self._files.unbar_compiled([*self._closed, *self._pinned])
+        self._files.end_removal(self._closed, self._pinned)
         for file in self._pinned.values():
             self._files.release(file)
 
@@ -97,7 +93,7 @@ class OpenFiles:
         self._files: dict[Inode, OpenFile] = {}
         self._barred: dict[Inode, int] = {}
         self._compiled: dict[Inode, OpenFile] = {}  # a reference for all handles that compiled code has of it
-        self._barred_there: Counter[Inode] = Counter()  # marked BARRED for compiled code
+        self._barred_there: dict[Inode, int] = {}  # marked BARRED for compiled code -> by how many removals
         self.n_removals = 0  # of inodes that were not open; grows before they can be opened again
         self.n_invalidations = 0  # grows before each
         self.on_lost: Callable[[Iterable[Inode]], None] = _nobody
@@ -166,22 +162,21 @@ class OpenFiles:
         for file in files:
             self.release(file)
 
-    def unbar_compiled(self, inos: Iterable[Inode]) -> None:
-        """Let compiled code open the inodes again, if it finds them as they should be."""
-        with self._lock:
-            for ino in inos:
-                self._barred_there[ino] -= 1
-                if not self._barred_there[ino]:
-                    del self._barred_there[ino]
-                    self.arena.unmark(ino, BARRED)
-            self._wake()
+    def _unbar_there(self, ino: Inode) -> None:
+        """Let compiled code open the inode again, if it finds it as it should be."""
+        n_removals = self._barred_there[ino] - 1
+        if n_removals:
+            self._barred_there[ino] = n_removals
+        else:
+            del self._barred_there[ino]
+            self.arena.unmark(ino, BARRED)
 
     def _bar_there(self, ino: Inode) -> bool:
         """Keep compiled code from opening the inode. True when it has handles already: they then hold one reference."""
         n_open = self.arena.bar(ino)
         if n_open:
             self.arena.mark(ino, BARRED)
-        self._barred_there[ino] += 1
+        self._barred_there[ino] = self._barred_there.get(ino, 0) + 1
         if n_open and ino not in self._compiled:
             self._compiled[ino] = self._referenced(ino)
         return n_open > 0
@@ -208,7 +203,9 @@ class OpenFiles:
             if file.unlinked:
                 self._free(file.ino)
         finally:
-            self.unbar({file.ino})
+            with self._lock:
+                self._unbar(file.ino)
+                self._wake()
 
     def keeps(self, file: OpenFile) -> bool:
         """Whether an inode without a name is one that this process has removed and holds, as the caller does. Waits while it is
@@ -288,8 +285,8 @@ class OpenFiles:
         return Removal(self)
 
     def pin_or_bar(self, ino: Inode) -> OpenFile | None:
-        """A reference if the inode is open; else None, and nobody can open it until `unbar`. Either way compiled code cannot
-        until `unbar_compiled`.
+        """A reference if the inode is open; else None, and nobody can open it until then. Either way compiled code cannot
+        until `end_removal`.
         """
         with self._lock:
             if self._bar_there(ino) or ino in self._files:
@@ -297,13 +294,16 @@ class OpenFiles:
             self._bar(ino)
             return None
 
-    def unbar(self, inos: Iterable[Inode]) -> None:
-        """Let the inodes be opened again, if they still exist."""
+    def end_removal(self, closed: Collection[Inode], pinned: Collection[Inode]) -> None:
+        """Let the inodes be opened again, if they still exist: those that `pin_or_bar` found closed, and those it has pinned."""
         with self._lock:
-            for ino in inos:
-                self._barred[ino] -= 1
-                if not self._barred[ino]:
-                    del self._barred[ino]
+            if closed:
+                self.n_removals += 1
+            for ino in closed:
+                self._unbar(ino)
+                self._unbar_there(ino)
+            for ino in pinned:
+                self._unbar_there(ino)
             self._wake()
 
     def _wait(self) -> None:
@@ -320,6 +320,13 @@ class OpenFiles:
 
     def _bar(self, ino: Inode) -> None:
         self._barred[ino] = self._barred.get(ino, 0) + 1
+
+    def _unbar(self, ino: Inode) -> None:
+        n_bars = self._barred[ino] - 1
+        if n_bars:
+            self._barred[ino] = n_bars
+        else:
+            del self._barred[ino]
 
     def _flush_late(self, file: OpenFile) -> bool:
         """Data written after the last flush() of any handle (by a mapping, say) has nobody to report an error to."""
