@@ -9,12 +9,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from random import Random
 from typing import NamedTuple
 
 from cairnfs.const import MIB, PAGE_BYTES
-from cairnfs.ext import arena, checksum, file_io, ino_map, journal, listing, log_keys, page, shm, slicer, steps
-from cairnfs.meta.records import dentry_key, dentry_value, encode_attr, inode_key
+from cairnfs.ext import arena, checksum, file_io, ino_map, journal, kept_rows, listing, log_keys, page, shm, slicer, steps
+from cairnfs.meta.recall import MAX_ROWS, MAX_VALUE_BYTES, RECALLED
+from cairnfs.meta.records import USAGE_KEY, dentry_key, dentry_value, encode_attr, inode_key, locks_key, pack_key
 from cairnfs.meta.stores.base import Absent, Add, Exists, Key, Max, Put, Row
 from cairnfs.meta.stores.redis_store import CODES
 from cairnfs.types import Attr, Inode, Position
@@ -83,7 +85,20 @@ def _run(act: Callable[[], object], n_calls: int) -> int:
 
 def cases() -> Iterator[Case]:
     """Every line of every kernel."""
-    for of_kernel in (_checksum, _slicer, _ino_map, _arena, _listing, _page, _journal, _shm, _file_io, _steps, _log_keys):
+    for of_kernel in (
+        _checksum,
+        _slicer,
+        _ino_map,
+        _arena,
+        _listing,
+        _page,
+        _journal,
+        _shm,
+        _file_io,
+        _steps,
+        _log_keys,
+        _kept_rows,
+    ):
         yield from of_kernel()
 
 
@@ -258,6 +273,19 @@ def _steps() -> Iterator[Case]:
     conditions = [Exists(folder), Absent(name)]
     effects = [Put(new, record), Put(name, dentry_value(9, FILE)), Max(folder, 40, b"12345678"), Add(folder, 24, 1)]
     yield Case("steps", ONE, "a commit of 6 steps", partial(steps.gathered, conditions, effects, CODES, Put, 4))
+
+
+def _kept_rows() -> Iterator[Case]:
+    """A commit as for a removal."""
+    kept = kept_rows.KeptRows(RECALLED, partial(tuple.__new__, Row), MAX_ROWS, MAX_VALUE_BYTES)
+    folder, name, gone, pack = inode_key(Inode(1)), dentry_key(1, b"file-000001"), inode_key(Inode(9)), pack_key(7)
+    rows = {name: None, folder: bytes(88), gone: None, locks_key(9): None, USAGE_KEY: bytes(16), pack: bytes(24)}
+    positions = count(1)
+
+    def commit() -> None:
+        kept.committed(kept.may_keep(rows), rows, next(positions))
+
+    yield Case("kept_rows", ONE, "a commit of 6 rows", commit)
 
 
 def _log_keys() -> Iterator[Case]:

@@ -19,6 +19,7 @@ KERNELS = (
     "fuse_table",
     "ino_map",
     "journal",
+    "kept_rows",
     "listing",
     "log_end",
     "log_keys",

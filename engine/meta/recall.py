@@ -11,10 +11,12 @@ Pages are taken apart only then, or when a transaction begins: whoever does noth
 """
 
 import threading
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
+from cairnfs.ext.kept_rows import KeptRows
 from cairnfs.ext.page import Page
 from cairnfs.meta.passed_on import PassedOn
 from cairnfs.meta.records import ATTR_SUBKEY, DENTRY_PREFIX, INODE_PREFIX, PACK_PREFIX
@@ -24,9 +26,9 @@ from cairnfs.types import Position
 
 MAX_ROWS = 20_000  # some 10 MiB
 MAX_VALUE_BYTES = 4096
-_INODES = INODE_PREFIX[0]
-_OTHERS = DENTRY_PREFIX + PACK_PREFIX
-MAX_CHANGED = 8192  # keys of latest changes; a read that takes longer than as many changes is not remembered
+RECALLED = {INODE_PREFIX: ATTR_SUBKEY, DENTRY_PREFIX: None, PACK_PREFIX: None}  # of these partitions, with this key if not any
+_make_row = partial(tuple.__new__, Row)  # of its fields, without a call of Python as Row._make is one
+MAX_CHANGED = 8192  # keys of latest changes; a read during which more are changed is not remembered
 
 
 def _always() -> bool:
@@ -55,12 +57,13 @@ class Recall:
     def __init__(self, store: Store, max_rows: int = MAX_ROWS) -> None:
         self._store = store
         self._max_rows = max_rows
-        self._rows: OrderedDict[Key, Row | None] = OrderedDict()
+        self._rows = KeptRows(RECALLED, _make_row, max_rows, MAX_VALUE_BYTES)
         self._late: deque[_Late | tuple[Key, ...]] = deque()  # pages, and keys of rows that have changed since those before
         self._n_late = 0  # rows and keys in it
         self._lock = threading.Lock()
         self._n_changes = 0
-        self._changed: OrderedDict[Key, int] = OrderedDict()  # -> number of its latest change
+        self._changed: deque[tuple[int, list[Key]]] = deque()  # number of a change, what it has changed
+        self._n_changed = 0  # keys in it
         self._n_forgotten = 0  # changes up to this number may have changed anything
         self._is_current: Callable[[], bool] = _always
         self._passed_on: PassedOn | None = None
@@ -121,9 +124,10 @@ class Recall:
             return
         with self._lock:
             if moment >= self._n_forgotten:
-                for key, row in rows.items():
-                    if self._changed.get(key, 0) <= moment:
-                        self._put(key, row)
+                changed = set(self._since(moment))
+                for key in self._rows.may_keep(rows):
+                    if key not in changed:
+                        self._rows.put(key, rows[key])
 
     def known(self, keys: Iterable[Key]) -> dict[Key, Row | None]:
         """Those of the rows that are remembered; None for one that did not exist."""
@@ -132,7 +136,7 @@ class Recall:
         with self._lock:
             if self._late:
                 self._settle()
-            return {key: self._rows[key] for key in keys if key in self._rows}
+            return self._rows.known(keys)
 
     def knows(self, key: Key) -> bool:
         """Whether `known` has the row."""
@@ -149,24 +153,19 @@ class Recall:
         """A commit of this process has given rows these values."""
         if not self.started:
             return
-        keys = _recalled(rows)
         with self._lock:
+            keys = self._rows.may_keep(rows)
             self._note(keys)
             self._supersede(keys)
-            for key in keys:
-                before = self._rows.get(key)
-                if before is None or before.version < position:
-                    value = rows[key]
-                    self._keep(key, None if value is None else Row(value, position))
+            self._rows.committed(keys, rows, position)
 
     def changed(self, keys: Iterable[Key]) -> None:
         """Others have changed these rows."""
         with self._lock:
-            keys = tuple(keys)
+            keys = list(keys)
             self._note(keys)
             self._supersede(keys)
-            for key in keys:
-                self._rows.pop(key, None)
+            self._rows.drop(keys)
 
     def clear(self) -> None:
         """Nobody knows what was changed."""
@@ -174,6 +173,7 @@ class Recall:
             self._n_changes += 1
             self._n_forgotten = self._n_changes
             self._changed.clear()
+            self._n_changed = 0
             self._rows.clear()
             self._forget_late()
 
@@ -193,23 +193,23 @@ class Recall:
                 first = self._late.popleft()
                 self._n_late -= first.n_rows if isinstance(first, _Late) else len(first)
 
-    def _note(self, keys: Iterable[Key]) -> None:
+    def _note(self, keys: list[Key]) -> None:
         """One change more, of these rows."""
         self._n_changes += 1
-        for key in keys:
-            self._changed[key] = self._n_changes
-            self._changed.move_to_end(key)
-        while len(self._changed) > MAX_CHANGED:
-            _, self._n_forgotten = self._changed.popitem(last=False)
+        self._changed.append((self._n_changes, keys))
+        self._n_changed += len(keys)
+        while self._n_changed > MAX_CHANGED:
+            self._n_forgotten, forgotten = self._changed.popleft()
+            self._n_changed -= len(forgotten)
 
     def _since(self, moment: int) -> Iterator[Key]:
         """Keys of rows that were changed after a moment."""
-        for key, number in reversed(self._changed.items()):
+        for number, keys in reversed(self._changed):
             if number <= moment:
                 return
-            yield key
+            yield from keys
 
-    def _supersede(self, keys: Iterable[Key]) -> None:
+    def _supersede(self, keys: Collection[Key]) -> None:
         """Rows of pages that were read until now count no more."""
         if not self._late:
             return
@@ -230,28 +230,9 @@ class Recall:
                 changed.update(late)
         self._n_late = 0
         for rows in reversed(found):
-            for key, row in rows.items():
-                self._put(key, row)
+            for key in self._rows.may_keep(rows):
+                self._rows.put(key, rows[key])
 
     def _forget_late(self) -> None:
         self._late.clear()
         self._n_late = 0
-
-    def _put(self, key: Key, row: Row | None) -> None:
-        if _recalled((key,)):
-            self._keep(key, row)
-
-    def _keep(self, key: Key, row: Row | None) -> None:
-        """`_put` of a row that may be recalled."""
-        if row is not None and len(row.value) > MAX_VALUE_BYTES:
-            self._rows.pop(key, None)
-            return
-        self._rows[key] = row
-        self._rows.move_to_end(key)
-        if len(self._rows) > self._max_rows:
-            self._rows.popitem(last=False)
-
-
-def _recalled(keys: Iterable[Key]) -> list[Key]:
-    """Those of the keys whose rows may be recalled: nothing else is ever among the rows."""
-    return [key for key in keys if (key[1] == ATTR_SUBKEY if key[0][0] == _INODES else key[0][0] in _OTHERS)]
