@@ -217,6 +217,16 @@ class ChannelFront:
         except OSError as error:
             log.warning("%s: the kernel did not take an invalidation: %s", self._mountpoint, error)
 
+    def invalidate_own(self, inos: Iterable[Inode]) -> None:
+        """See `Front`."""
+        channel = self._channel
+        if channel is None:
+            return
+        try:
+            channel.inval_own(list(inos))
+        except OSError as error:
+            log.warning("%s: the kernel did not take an invalidation: %s", self._mountpoint, error)
+
     def _open(self, fd: int) -> Channel:
         self._transport, n_queues = choose(self._options, self._inherited is not None)
         more: dict[str, Any] = {"arena": self._arena, "log_end": self._log_end}

@@ -150,6 +150,8 @@ class Pyfuse3Front:
             for ino in inos:
                 _notify(pyfuse3.invalidate_inode, ino, True)
 
+    invalidate_own = invalidate_attributes
+
     def _init(self, fd: int) -> None:
         try:
             pyfuse3.init(self._operations, f"/dev/fd/{fd}", {"debug"} if self._options.debug else set())

@@ -40,6 +40,10 @@ class Front(Protocol):
         """Make the kernel ask for attributes again. Also from a thread that serves a request."""
         ...
 
+    def invalidate_own(self, inos: Iterable[Inode]) -> None:
+        """The same for what a commit of this process has changed: before the reply to the request that has made it."""
+        ...
+
     def invalidate_all(self) -> None:
         """Make the kernel forget everything it keeps."""
         ...

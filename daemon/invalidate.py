@@ -15,7 +15,7 @@ attributes that it overtakes is then dropped there. README.md has what the kerne
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from cairnfs.const import ROOT_INO
@@ -25,7 +25,7 @@ from cairnfs.errors import CairnError
 from cairnfs.ext.arena import Arena
 from cairnfs.meta.core import MetaCore
 from cairnfs.meta.passed_on import PassedOn
-from cairnfs.meta.records import DENTRY_PREFIX, INODE_PREFIX, LOCKS_SUBKEY
+from cairnfs.meta.records import ATTR_SUBKEY, DENTRY_PREFIX, INODE_PREFIX, LOCKS_SUBKEY
 from cairnfs.meta.stores.base import Key, LogRecord, LogTrimmed, Store
 from cairnfs.types import Inode, Position
 from cairnfs.vfs.moved import Moved
@@ -39,6 +39,7 @@ SHOWN_WITHIN_S = 5.0  # dropping pages waits for those who read them; a lock is 
 OPENED_WITHIN_S = 1.0  # nor is an open, or a direct write,
 DROPPED_WITHIN_S = 0.005  # and any other write may have one of the pages locked until it is answered
 INO8 = 8
+_INODE = INODE_PREFIX[0]
 NEWEST = Position(0)
 
 Changes = tuple[set[Inode], set[tuple[Inode, bytes]]]
@@ -74,6 +75,10 @@ class KernelCaches(Cached, Protocol):
         ...
 
     def invalidate_attributes(self, inos: Iterable[Inode]) -> None: ...
+
+    def invalidate_own(self, inos: Iterable[Inode]) -> None:
+        """As before, for what a commit of the request has changed that the thread serves: in time for the reply to that."""
+        ...
 
     def trust(self, followed: bool) -> None: ...
 
@@ -443,12 +448,23 @@ def changed_inodes(keys: Iterable[Key]) -> set[Inode]:
     }
 
 
-def tell_own(front: KernelCaches) -> Callable[[Iterable[Key]], None]:
-    """What is to be called with the keys of each commit of this process: the kernel asks for those attributes again."""
+def tell_own(front: KernelCaches) -> Callable[[Mapping[Key, bytes | None]], None]:
+    """What is to be called with the rows of each commit of this process: the kernel asks for those attributes again.
 
-    def told(keys: Iterable[Key]) -> None:
-        inos = changed_inodes(keys)
-        if inos:
-            front.invalidate_attributes(inos)
+    Not for those of an inode that is gone: nobody is given any, and the kernel itself drops what it has, and answers under way.
+    """
+
+    def told(rows: Mapping[Key, bytes | None]) -> None:
+        changed: set[bytes] = set()
+        gone: list[bytes] = []
+        for (partition, key), value in rows.items():
+            if partition[0] == _INODE:
+                if value is None and key == ATTR_SUBKEY:
+                    gone.append(partition)
+                elif key != LOCKS_SUBKEY:
+                    changed.add(partition)
+        changed.difference_update(gone)
+        if changed:
+            front.invalidate_own([Inode(int.from_bytes(partition[1:], "big")) for partition in changed])
 
     return told

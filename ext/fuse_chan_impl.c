@@ -41,6 +41,8 @@ int fc_chan_init(struct fc_chan *chan, int dev_fd)
     chan->put_page = fc_put_page;
     chan->is_known = fc_is_known;
     chan->let_go = fc_let_go;
+    chan->tell_later = fc_tell_later;
+    chan->tell = fc_tell;
     chan->wants_fence = fc_wants_fence;
     chan->open_fenced = fc_open_fenced;
     struct fc_shared *shared = chan->slots == NULL ? NULL : fc_shared_of(chan->slots);
@@ -409,6 +411,7 @@ int fc_next(struct fc_lane *lane)
         fc_register(lane, header->unique);
         atomic_fetch_add(&chan->n_in_python, 1);
         fu_let_go(lane);
+        fc_serve(lane);
         return FC_REQUEST;
     }
     return FC_END;
@@ -418,6 +421,7 @@ void fc_done(struct fc_lane *lane)
 {
     atomic_fetch_sub(&lane->chan->n_in_python, 1);
     fc_reply_error(lane, EIO);
+    fc_serve(NULL);
     fc_retire(lane);
     lane->replied = 1;
     lane->resumed = 0;
@@ -458,6 +462,7 @@ int fc_resume(struct fc_lane *lane)
             atomic_store(&lane->interrupted, header->unique);
         lane->resumed = 1;
         atomic_fetch_add(&lane->chan->n_in_python, 1);
+        fc_serve(lane);
         return FC_REQUEST;
     }
     fc_retire(lane);

@@ -125,6 +125,14 @@ void fc_count_request(struct fc_chan *chan, const struct fw_in_header *header);
  * when there is no memory. */
 int fc_give(struct fc_chan *chan, const struct ar_attr *attr);
 
+/* This thread begins to serve the request of a lane in Python; NULL: it has ended (fuse_chan_told.c). */
+void fc_serve(struct fc_lane *lane);
+
+/* Inodes that a commit of this thread has changed: have the kernel told of them just before the reply to the request that the thread
+ * serves, if that changes names. 0 = it does not: tell it now. */
+int fc_tell_later(struct fc_chan *chan, const uint64_t *inos, size_t n);
+void fc_tell(struct fc_lane *lane);
+
 /* The kernel is told to forget attributes of an inode; of every one: 0. */
 void fc_let_go(struct fc_chan *chan, uint64_t ino);
 

@@ -48,6 +48,7 @@ enum {
     FC_N_EARLY = 64,        /* interrupts remembered that came before their request was registered */
     FC_N_MARKS = 4096,      /* slots of the filter over inodes; see enum fc_mark */
     FC_MAX_BUFFERS = 1000,  /* buffers of one READ reply; writev takes 1024 */
+    FC_MAX_TOLD = 8,        /* inodes that the kernel is told of with a reply; of more, before */
 };
 
 struct fc_chan;
@@ -73,6 +74,8 @@ struct fc_lane {
     uint64_t reply_to;            /* `unique` of the present request */
     _Atomic uint64_t unique;      /* the same while the request may be interrupted, else 0 */
     _Atomic uint64_t interrupted; /* the last request of this lane that an INTERRUPT named */
+    uint64_t told[FC_MAX_TOLD];   /* inodes whose attributes the kernel has to ask for again when it has the reply */
+    size_t n_told;
 };
 
 /* Entries of a directory that Python has read (page_impl.h), for its reply to READDIR or READDIRPLUS. */
@@ -138,6 +141,8 @@ struct fc_chan {
     int (*count_known)(struct fc_chan *chan, uint64_t ino, int64_t n); /* fc_known(), for modules that do not have it */
     int (*is_known)(struct fc_chan *chan, uint64_t ino); /* fc_is_known() */
     void (*let_go)(struct fc_chan *chan, uint64_t ino); /* fc_let_go() */
+    int (*tell_later)(struct fc_chan *chan, const uint64_t *inos, size_t n); /* fc_tell_later(), and fc_tell() */
+    void (*tell)(struct fc_lane *lane);
     int (*wants_fence)(struct fc_chan *chan, uint64_t ino); /* fc_wants_fence(), and fc_open_fenced() */
     int (*open_fenced)(struct fc_lane *lane);
     int (*put_known)(struct fc_chan *chan, uint64_t ino, struct fw_entry_out *out); /* fc_put_known() */
@@ -227,6 +232,8 @@ static inline int fc_reply(struct fc_lane *lane, int error, struct iovec *iov, i
 {
     if (lane->replied)
         return 0;
+    if (lane->n_told != 0)
+        lane->chan->tell(lane);
     fc_keep_answer(lane, error, iov, n_iov);
     fc_count_answer(lane);
     int result = lane->put_reply != NULL ? lane->put_reply(lane, -error, iov, n_iov)

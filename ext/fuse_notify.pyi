@@ -32,5 +32,10 @@ class Notifier:
     def inval_attributes(self, inos: list[int]) -> None:
         """Forget the attributes of inodes. Takes no lock of the kernel's: allowed while serving."""
 
+    def inval_own(self, inos: list[int]) -> None:
+        """The same for inodes that a commit of this process has changed: where the present thread serves a request that changes
+        names, just before the reply to that.
+        """
+
     def inc_epoch(self) -> bool:
         """Look up every name of the mount again at its next use. False on kernels before 6.16."""

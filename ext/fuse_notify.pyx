@@ -8,7 +8,7 @@ from posix.uio cimport iovec
 from posix.unistd cimport close
 
 from cairnfs.ext cimport fuse_wire as fw
-from cairnfs.ext.fuse_req cimport fc_write
+from cairnfs.ext.fuse_req cimport FC_MAX_TOLD, fc_write
 
 import os
 from array import array
@@ -117,6 +117,19 @@ cdef class Notifier:
         if inos:
             numbers = array("Q", inos)
             self.notify_each(&numbers[0], numbers.shape[0], -1)
+
+    def inval_own(self, list inos not None):
+        """The same for inodes that a commit of this process has changed: where the present thread serves a request that changes
+        names, just before the reply to that.
+        """
+        cdef uint64_t[FC_MAX_TOLD] few
+        cdef size_t n = len(inos), i
+        if n <= FC_MAX_TOLD:
+            for i in range(n):
+                few[i] = inos[i]
+            if self.chan.tell_later(self.chan, few, n):
+                return
+        self.inval_attributes(inos)
 
     cdef int notify_each(self, const uint64_t *inos, size_t n, int64_t offset) except -1:
         """INVAL_INODE for each. That the kernel does not know an inode is no error; one that hangs up ends it."""

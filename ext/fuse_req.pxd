@@ -24,6 +24,7 @@ cdef extern from "fuse_cursor.h" nogil:
 cdef extern from "fuse_lane.h" nogil:
     enum:
         FC_MAX_BUFFERS
+        FC_MAX_TOLD
         FC_UNWANTED
         FC_MARK_LOCKED
         FC_MARK_SUID
@@ -81,6 +82,7 @@ cdef extern from "fuse_lane.h" nogil:
         fc_times *answers
         int (*is_known)(fc_chan *chan, uint64_t ino) noexcept
         void (*let_go)(fc_chan *chan, uint64_t ino) noexcept nogil
+        int (*tell_later)(fc_chan *chan, const uint64_t *inos, size_t n) noexcept
         int (*wants_fence)(fc_chan *chan, uint64_t ino) noexcept
         int (*open_fenced)(fc_lane *lane) noexcept
         int (*put_known)(fc_chan *chan, uint64_t ino, fw_entry_out *out) noexcept

@@ -55,6 +55,8 @@ class Cache:
     def invalidate_attributes(self, inos: Iterable[Inode]) -> None:
         self.attributes.update(inos)
 
+    invalidate_own = invalidate_attributes
+
     def invalidate_all(self) -> None:
         self.n_everything += 1
 
@@ -307,9 +309,23 @@ def test_attributes_that_the_kernel_did_not_know_are_dropped_again_at_the_next_p
 
 def test_own_commits_tell_the_kernel_which_attributes_changed(node: Node) -> None:
     inodes, names = [inode_key(Inode(5)), inode_key(Inode(6))], [dentry_key(Inode(5), b"f")]
-    tell_own(node.kernel)([*inodes, *names, xattr_key(Inode(7), b"user.a"), locks_key(Inode(8))])
+    changed = dict.fromkeys([*inodes, *names, xattr_key(Inode(7), b"user.a"), locks_key(Inode(8))], b"x")
+    tell_own(node.kernel)(changed)
     assert node.kernel.attributes == {5, 6, 7}
     assert not node.kernel.inos
+
+
+def test_the_kernel_is_not_told_of_attributes_of_what_is_gone(node: Node) -> None:
+    removed, without = Inode(5), Inode(6)  # an inode, an extended attribute of another
+    tell_own(node.kernel)(
+        {
+            inode_key(removed): None,
+            xattr_key(removed, b"user.a"): None,
+            locks_key(removed): None,
+            xattr_key(without, b"user.a"): None,
+        }
+    )
+    assert node.kernel.attributes == {without}
 
 
 def test_without_a_session_no_commit_is_passed_over(node: Node) -> None:

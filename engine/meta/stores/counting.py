@@ -1,6 +1,6 @@
 """A metadata store that counts its round trips and how long they took, and tells of commits; the rest is the store given."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Event
 from time import perf_counter_ns
 
@@ -42,20 +42,23 @@ CONDITION_NAMES: dict[type, str] = {
 }
 
 
-def _nobody(keys: Iterable[Key]) -> None:
+Rows = Mapping[Key, bytes | None]
+
+
+def _nobody(rows: Rows) -> None:
     """Who is told of commits unless somebody else is."""
 
 
 class CountingStore:
     """The store it is given. Calls that fail are counted as well: they took their time.
 
-    `on_commit` is called with the keys that every commit has touched, on the thread that made it and before that goes on. When
-    `ended` says why, every call for rows, the log or the disk fails: StoreError.
+    `on_commit` is called with the rows that every commit has touched and their values now (None: gone), on the thread that made
+    it and before that goes on. When `ended` says why, every call for rows, the log or the disk fails: StoreError.
     """
 
     def __init__(self, store: Store, metrics: Metrics) -> None:
         self._store = store
-        self.on_commit: Callable[[Iterable[Key]], None] = _nobody
+        self.on_commit: Callable[[Rows], None] = _nobody
         self.ended = ""
         seconds = metrics.meta_store_s
         self._reads, self._scans, self._commits = seconds["read"], seconds["scan"], seconds["commit"]
