@@ -53,7 +53,7 @@ _step = tuple.__new__  # makes a step of its type and its fields; the type's own
 class Txn:
     """Gathers one commit. Reads show the transaction's own effects; `unchanged` speaks of rows as they were read."""
 
-    __slots__ = ("_changed", "_errors", "_n_adds", "_read", "_recall", "_store", "attempt", "conditions", "effects", "recalled")
+    __slots__ = ("_errors", "_n_adds", "_read", "_recall", "_store", "attempt", "conditions", "effects", "recalled")
 
     def __init__(self, store: Store | Recall, recall: Recall | None = None, attempt: int = 0) -> None:
         """`recall`: rows are taken from there if they are known; `recalled` says whether any were. `attempt`: how often the
@@ -64,7 +64,6 @@ class Txn:
         self._recall = recall
         self.recalled = False
         self._read: dict[Key, Row | None] = {}
-        self._changed: set[Key] = set()  # rows of the effects
         self._errors: list[tuple[Condition, Refusal]] = []
         self._n_adds = 0
         self.conditions: list[Condition] = []
@@ -74,7 +73,7 @@ class Txn:
         """The row as this transaction sees it: read once, with the transaction's own effects applied."""
         if key not in self._read:
             self._fetch([key])
-        return self._view(key) if key in self._changed else self._read[key]
+        return self._view(key) if self.effects else self._read[key]
 
     def get_many(self, keys: Sequence[Key], *, absent: Key | None = None) -> list[Row | None]:
         """Like `get` for each key, fetching what is not yet known in one round trip and from one snapshot. `absent`: one of them,
@@ -84,9 +83,7 @@ class Txn:
         missing = [key for key in keys if key not in read]
         if missing:
             self._fetch(missing, absent)
-        if not self._changed:
-            return [read[key] for key in keys]
-        return [self._view(key) if key in self._changed else read[key] for key in keys]
+        return [self._view(key) for key in keys] if self.effects else [read[key] for key in keys]
 
     def suppose_absent(self, keys: Sequence[Key]) -> None:
         """Guess that rows do not exist, where guesses are allowed and nothing is remembered of them.
@@ -144,24 +141,20 @@ class Txn:
     def put(self, key: Key, value: bytes) -> None:
         """Effect: the row has this value."""
         self.effects.append(_step(Put, (key, value)))
-        self._changed.add(key)
 
     def delete(self, key: Key) -> None:
         """Effect: the row is gone, whether it existed or not."""
         self.effects.append(_step(Delete, (key,)))
-        self._changed.add(key)
 
     def add(self, key: Key, offset: int, n: int, *, unused: bool = False) -> int:
         """Effect: `n` is added to a field (see `Add`). Returns the index of its new value in `Committed.added`."""
         self.effects.append(_step(Add, (key, offset, n, unused)))
-        self._changed.add(key)
         self._n_adds += 1
         return self._n_adds - 1
 
     def max(self, key: Key, offset: int, value: bytes) -> None:
         """Effect: a field becomes the greater of itself and `value`; the row must exist."""
         self.effects.append(_step(Max, (key, offset, value)))
-        self._changed.add(key)
 
     def error_for(self, failed: Condition | Effect) -> FsError | None:
         """The error that was given with a condition, if any."""
@@ -177,10 +170,12 @@ class Txn:
 
     def _view(self, key: Key) -> Row | None:
         row = self._read[key]
+        own = [effect for effect in self.effects if effect.key == key]
+        if not own:
+            return row
         value = None if row is None else row.value
-        for effect in self.effects:
-            if effect.key == key:
-                value = _applied(effect, value)
+        for effect in own:
+            value = _applied(effect, value)
         return None if value is None else Row(value, UNCOMMITTED)
 
 
