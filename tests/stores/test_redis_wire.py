@@ -30,6 +30,19 @@ def test_one_connection_serves_one_call_after_the_other(redis_server: RedisServe
         assert client.info("stats")["total_connections_received"] - before <= 1
 
 
+def test_a_child_asks_on_connections_of_its_own(redis_server: RedisServer) -> None:
+    with closing(open_store(redis_server.url)) as store, redis_server.client() as client:
+        assert put(store, A, b"1") == 1
+        before = client.info("stats")["total_connections_received"]
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if store.position() == 1 else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert client.info("stats")["total_connections_received"] - before == 1
+        assert store.position() == 1
+        assert client.info("stats")["total_connections_received"] - before == 1
+
+
 def test_compiled_code_asks_on_connections_of_its_own(redis_server: RedisServer) -> None:
     end = LogEnd()
     url, elsewhere = f"{redis_server.url}/2", redis_server.url
