@@ -12,7 +12,6 @@ from contextlib import suppress
 from typing import Any
 
 import redis
-from redis._parsers.hiredis import NOT_ENOUGH_DATA
 
 from cairnfs.ext.busy_poll import BusyPoll, packed
 
@@ -155,7 +154,7 @@ def _reply(connection: Any) -> Any:
         return found
     if isinstance(found, Exception):
         raise found
-    if found is NOT_ENOUGH_DATA:
+    if type(found) is object:  # redis-py's sign for a reply that is not whole yet
         return connection.read_response()
     if isinstance(found, list):  # nobody has asked for it
         parser.handle_push_response(found)
