@@ -84,19 +84,19 @@ class Worker:
             pass
 
     def status(self) -> int | None:
-        """None while it runs, its exit code, or a negative number when it was killed (perhaps half: see half_dead)."""
+        """None while it runs, its exit code, or a negative number when it was killed; also of what is `half_dead`."""
         if self._status is None:
             self._status = self._ask()
         return self._status
 
     def _ask(self) -> int | None:
-        is_half_dead = half_dead(self.pid)
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        status = half_dead(self.pid)
+        pid, whole = os.waitpid(self.pid, os.WNOHANG)
         if pid:
-            return os.waitstatus_to_exitcode(status)
-        if is_half_dead:
+            return os.waitstatus_to_exitcode(whole)
+        if status:
             self._lingering.add(self.pid)
-            return -1
+            return os.waitstatus_to_exitcode(status)
         self._lingering -= {pid for pid in self._lingering if os.waitpid(pid, os.WNOHANG)[0]}
         return None
 
@@ -124,17 +124,19 @@ class Worker:
         self._silent_s = 0.0
 
 
-def half_dead(pid: int) -> bool:
-    """Killed or crashed, but not gone: a thread waits in the kernel for a request that only a successor can answer.
+def half_dead(pid: int) -> int:
+    """The status (as wait(2) tells it) of a process that was killed or has failed, but is not gone: a thread waits in the kernel
+    for a request that only a successor can answer. 0: it is not like that.
 
-    The threads of a process that ends well may take their time, too, on a busy machine: nobody need follow it.
+    The threads of a process that ends by itself may take their time, too, on a busy machine: nobody need follow one that ends
+    well, nor one that has failed to store something, when it is unmounted.
     """
     for _ in range(2):
         fields = _fields(pid)
         if fields[STATE] not in "ZX" or fields[STATUS] == "0":
-            return False
+            return 0
         time.sleep(HALF_DEAD_S)
-    return True
+    return int(fields[STATUS])
 
 
 def _fields(pid: int) -> list[str]:
