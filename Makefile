@@ -26,7 +26,7 @@ SAID = ceph_model ceph_mount s3_mount deployment takeover uring redis_mount two_
 SAID += absent_names bench_scripts compiled_listings destroyed channel_front channel_mount channel_mountpoint erasure_coded left_out_attributes locks_two_mounts redis_round_trips redis_urls second_try security trimmed_log
 # Much of what tests do is waiting, so three processes keep two cores busy. Some have time limits: nothing runs beside those.
 PROCESSES = -n 3
-PATIENT = dead_nodes
+PATIENT = dead_nodes clocks
 ALONE = $(filter-out $(PATIENT:%=tests/cluster/test_%.py),$(wildcard tests/cluster/test_*.py)) tests/fault/test_ceph_faults.py
 # A run starts thousands of Python processes: what each module compiles to is kept beside it, also where the environment says otherwise.
 unexport PYTHONDONTWRITEBYTECODE

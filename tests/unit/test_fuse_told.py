@@ -10,6 +10,7 @@ import pytest
 from cairnfs.errors import FsError
 from support.fuse_peer import FusePeer
 from support.memory_handler import MemoryHandler
+from support.storing import wait
 
 INVAL_INODE = struct.Struct("=Qqq")
 NOTIFIED = 2  # FUSE_NOTIFY_INVAL_INODE
@@ -79,9 +80,10 @@ def test_more_than_there_is_room_for_and_what_other_requests_change_is_told_at_o
 
     handler.before[opcode.lower()] = change
     unique = peer.send(opcode, b"name\0")
+    wait(lambda: bool(silent), "it is not served")  # before anything is taken away here
+    assert silent == [False]
     assert [told(peer) for _ in range(n)] == list(range(100, 100 + n))
     assert peer.receive().unique == unique
-    assert silent == [False]
 
 
 def test_what_no_request_has_changed_is_told_at_once(peer: FusePeer) -> None:
