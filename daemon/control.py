@@ -62,6 +62,7 @@ class Control:
         self._taking = taking
         self._leaving: Scout | None = None
         self._newcomer: Conversation | None = None
+        self._refused: list[Conversation] = []  # a worker of theirs may still ask whether this process is gone
         self._heard_s = 0.0
         inherited.first.append(self._in_worker)
 
@@ -73,6 +74,9 @@ class Control:
         self._taken()
         if self._leaving is not None and self._leaving.is_gone():
             self._leaving = None
+        for refused in [each for each in self._refused if each.is_over()]:
+            self._refused.remove(refused)
+            refused.close()
         if self._newcomer is None and not self._accept():
             return False
         newcomer = self._newcomer
@@ -98,6 +102,8 @@ class Control:
     def close(self) -> None:
         """For the end of the mount, or of this process's part in it."""
         self._forget()
+        while self._refused:
+            self._refused.pop().close()
         self._taken()
         self._listening.close()
 
@@ -159,7 +165,8 @@ class Control:
         for pid in workers:
             os.kill(pid, signal.SIGKILL)  # none was reaped meanwhile
         self._registration.renew()
-        self._forget()
+        self._newcomer = None
+        self._refused.append(newcomer)
         return False
 
     def _outcome(self, newcomer: Conversation) -> dict[str, Any]:
