@@ -42,7 +42,11 @@ def plain(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suite", ["quick", "small-files", "metadata", "large", "train"])
-def test_every_line_is_measured_in_every_directory(suite: str, channel_mount: Mount, plain: Path, tmp_path: Path) -> None:
+def test_every_line_is_measured_in_every_directory(
+    suite: str, channel_mount: Mount, plain: Path, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    if suite in ("small-files", "metadata", "large") and not pytestconfig.getoption("--full"):
+        pytest.skip("its workloads are those of `quick`, too: --full")
     paths = {what: tmp_path / f"report.{what}" for what in ("json", "html", "markdown")}
     outputs = [word for what, path in paths.items() for word in (f"--{what}", str(path))]
     done = cairnfs("bench", channel_mount.path, plain, "--suite", suite, *AMOUNT, *outputs, timeout=240)
