@@ -208,22 +208,18 @@ class ChannelFront:
 
     def invalidate_attributes(self, inos: Iterable[Inode]) -> None:
         """Make the kernel ask for attributes again. Takes no lock of the kernel's, so requests may call it."""
-        with self._lock:
-            channel = self._channel
-        if channel is None:
-            return
-        try:
-            channel.inval_attributes(list(inos))
-        except OSError as error:
-            log.warning("%s: the kernel did not take an invalidation: %s", self._mountpoint, error)
+        self._outdated(Channel.inval_attributes, inos)
 
     def invalidate_own(self, inos: Iterable[Inode]) -> None:
         """See `Front`."""
+        self._outdated(Channel.inval_own, inos)
+
+    def _outdated(self, tell: Callable[[Channel, list[int]], None], inos: Iterable[Inode]) -> None:
         channel = self._channel
         if channel is None:
             return
         try:
-            channel.inval_own(list(inos))
+            tell(channel, list(inos))
         except OSError as error:
             log.warning("%s: the kernel did not take an invalidation: %s", self._mountpoint, error)
 

@@ -71,15 +71,19 @@ class _Collection:
         while batch := list(islice(found, SCAN_ROWS)):
             packs = [(info, pack) for info in batch if (pack := pack_id_of(info.name)) is not None]
             self.report.foreign_objects += len(batch) - len(packs)
-            # In this order: whoever has stored one of these is there, or has committed what it ever will.
-            first = min((each.first_pack for each in self._meta.sessions.list() if each.first_pack), default=None)
-            rows = self._meta.store.read([records.pack_key(pack) for _, pack in packs]) if packs else []
-            unknown = [found for found, row in zip(packs, rows, strict=True) if row is None]
-            for _ in self._delete(
-                [pack for info, pack in unknown if self._is_unknown(info, first is not None and pack >= first)]
-            ):
-                pass
+            if unknown := self._without_row(packs):
+                # In this order: whoever has stored one of these is there, or has committed what it ever will.
+                first = min((each.first_pack for each in self._meta.sessions.list() if each.first_pack), default=None)
+                unknown = self._without_row(unknown)
+                for _ in self._delete(
+                    [pack for info, pack in unknown if self._is_unknown(info, first is not None and pack >= first)]
+                ):
+                    pass
             stage.advance(len(batch))
+
+    def _without_row(self, packs: list[tuple[ObjectInfo, PackId]]) -> list[tuple[ObjectInfo, PackId]]:
+        rows = self._meta.store.read([records.pack_key(pack) for _, pack in packs]) if packs else []
+        return [found for found, row in zip(packs, rows, strict=True) if row is None]
 
     def _pack_rows(self) -> Iterator[tuple[PackId, PackInfo]]:
         for part in self._meta.store.partitions(records.PACK_PREFIX, None, 256):

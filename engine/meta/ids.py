@@ -9,6 +9,7 @@ import threading
 from cairnfs.errors import StoreError
 from cairnfs.meta import records
 from cairnfs.meta.stores.base import Add, Committed, ConditionFailed, Exists, Store
+from cairnfs.meta.stores.fields import field
 from cairnfs.types import Inode, PackId, SessionId
 
 INODE_BATCH = 1024  # one extra commit per 1,024 creates; 2**53 numbers last for 8 * 10**12 mounts
@@ -77,8 +78,7 @@ class Ids:
     def session(self) -> tuple[SessionId, PackId]:
         """A session id no session ever had, and a pack id that nobody had until then. StoreError when the store fails."""
         committed = _added(self._store, records.NEXT_SESSION_AT, 1)
-        counters = committed.rows[records.NEXT_KEY] or b""
-        return SessionId(committed.added[0] - 1), PackId(int.from_bytes(counters[records.NEXT_PACK_AT :][:8], "big"))
+        return SessionId(committed.added[0] - 1), PackId(field(committed.rows[records.NEXT_KEY], records.NEXT_PACK_AT))
 
 
 def take_numbers(store: Store, offset: int, n: int) -> int:

@@ -93,6 +93,14 @@ def goes_on(holder: "Popen[str]") -> bool:
     return says(holder) == "True"
 
 
+def dies(mount: HostMount, holder: "Popen[str]", volume: Volume) -> None:
+    """With its host; one other is left, which cleans up after it."""
+    mount.host.kill()
+    mount.mounted = False
+    until(lambda: len(sessions(volume)) == 1, "the dead one is not cleaned up after", PATIENCE_S)
+    holder.kill()
+
+
 def is_locked(mount: HostMount) -> bool:
     command = ["flock", "--nonblock", "--conflict-exit-code", "0", mount.path / "locked", "echo", "free"]
     return mount.host.run(*command) == ""
@@ -111,10 +119,7 @@ def test_the_clock_of_the_server_is_set(network: Network, set_volume: Volume, mo
             assert goes_on(holder)
         assert sessions(set_volume) == before
         clock.jump(-HOUR_S)
-        alpha.host.kill()
-        alpha.mounted = False
-        until(lambda: len(sessions(set_volume)) == 1, "the dead one is not cleaned up after", PATIENCE_S)
-        holder.kill()
+        dies(alpha, holder, set_volume)
     assert not is_locked(beta)
     assert (beta.top / "locked").read_bytes() == b"more" * 5
 
@@ -175,10 +180,7 @@ def test_the_clock_of_a_node_is_wrong_and_is_set(
         assert (abs(found.st_mtime - time.time()) < HOUR_S, abs(found.st_ctime - time.time()) < HOUR_S) == (True, True)
         assert sessions(volume) == before
         clock.set(-ahead_s)
-        beta.host.kill()
-        beta.mounted = False
-        until(lambda: len(sessions(volume)) == 1, "the dead one is not cleaned up after", PATIENCE_S)
-        holder.kill()
+        dies(beta, holder, volume)
     assert not is_locked(alpha)
 
 

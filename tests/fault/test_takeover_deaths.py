@@ -27,24 +27,7 @@ EARLY = {
     "after it has asked": dies_in("takeover", "_hear"),
     "with everything mapped": dies_in("takeover", "_end_workers"),
 }
-LATE = {
-    "before it kills the workers": dies_in("takeover", "_end"),
-    "after it has killed them": dies_in("takeover", "_end", after=True),
-    "after the session has its name": dies_in("scout", "Scout.adopt", after=True),
-    "after the note has its name": dies_in("running", "Registration.renew", after=True),
-    "before it starts a worker": dies_in("worker", "Worker.start"),
-    "before its worker speaks": """
-import os, signal
-import cairnfs.daemon.control as module
-call = module.Control._claim
-def changed(*a):
-    parent = os.getppid()
-    os.kill(parent, signal.SIGKILL)
-    while os.getppid() == parent: pass
-    return call(*a)
-module.Control._claim = changed
-""",
-    "long before its worker speaks": """
+WORKER_SPEAKS = """
 import os, signal, time
 import cairnfs.daemon.control as module
 call = module.Control._claim
@@ -52,10 +35,17 @@ def changed(*a):
     parent = os.getppid()
     os.kill(parent, signal.SIGKILL)
     while os.getppid() == parent: pass
-    time.sleep(2)  # meanwhile the one that has the mount goes on
+    time.sleep({pause_s})
     return call(*a)
 module.Control._claim = changed
-""",
+"""  # after the death of its supervisor
+LATE = {
+    "before it kills the workers": dies_in("takeover", "_end"),
+    "after it has killed them": dies_in("takeover", "_end", after=True),
+    "after the session has its name": dies_in("scout", "Scout.adopt", after=True),
+    "after the note has its name": dies_in("running", "Registration.renew", after=True),
+    "before it starts a worker": dies_in("worker", "Worker.start"),
+    "before its worker speaks": WORKER_SPEAKS.format(pause_s=0),
 }
 
 
@@ -117,10 +107,19 @@ def test_when_the_newcomer_dies_the_supervisor_goes_on(mounts: MountFactory, whe
     assert take_over(writing.mount, change=LATE[when], check=False).returncode == 1
     wait_for(writing.mount, "going on")
     (writing.mount.path / "other").write_bytes(b"other")
-    if "sleep" in LATE[when]:
-        time.sleep(4)
-    assert {config(writing.mount)["pid"] for _ in range(50)} == {writing.pid}, "nobody else serves"
+    assert config(writing.mount)["pid"] == writing.pid
     assert [(session["pid"], session["dead"]) for session in sessions(writing.mount)] == [(writing.pid, False)]
+    writing.goes_on()
+
+
+def test_a_newcomers_worker_that_speaks_when_the_supervisor_goes_on_already_does_not_serve(mounts: MountFactory) -> None:
+    """It asks whether anybody has the mount, since its own supervisor is dead."""
+    writing = Writing(mounts)
+    writing.mount.expected_log += GOES_ON
+    assert take_over(writing.mount, change=WORKER_SPEAKS.format(pause_s=2), check=False).returncode == 1
+    wait_for(writing.mount, "going on")
+    time.sleep(4)
+    assert {config(writing.mount)["pid"] for _ in range(50)} == {writing.pid}, "nobody else serves"
     writing.goes_on()
 
 
